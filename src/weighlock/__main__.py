@@ -1,0 +1,5 @@
+"""``python -m weighlock``: the command line."""
+
+from weighlock.cli import main
+
+main()

@@ -1,0 +1,339 @@
+"""NumPy: descriptions become arrays over memory that is filled once the whole tree stands.
+
+A large storage owns its memory. Small ones share arenas of at most `_ARENA` bytes, so that keeping one small tensor
+never keeps a large file alive, and 20,000 tiny ones do not cost 20,000 allocations. Memory is never more than what
+the file's own records hold: a storage is only promised after its record was found to be as long.
+"""
+
+import mmap
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from weighlock.backends import numpy_pickles
+from weighlock.backends.numpy_types import (
+    JaggedTensor,
+    MetaTensor,
+    NestedTensor,
+    PackedTensor,
+    QuantizedTensor,
+    SparseTensor,
+    TensorSubclass,
+    UninitializedTensor,
+    WrapperTensor,
+)
+from weighlock.dtypes import DType
+from weighlock.errors import PickleStreamError, TruncatedError, UnsupportedError
+from weighlock.storages.locations import META, placement
+from weighlock.storages.refs import StorageRef
+from weighlock.storages.storage import Storage
+from weighlock.tensors.leaves import Leaves
+from weighlock.tensors.spec import (
+    JaggedSpec,
+    MetaSpec,
+    NestedSpec,
+    QuantizedSpec,
+    SparseSpec,
+    SubclassSpec,
+    TensorSpec,
+    UninitializedSpec,
+    WrapperSpec,
+)
+
+__all__ = ["NumpyLeaves"]
+
+_ARENA: Final = 1 << 20
+_SMALL: Final = 64 << 10
+_ALIGN: Final = 64
+_TENSOR_LIKE: Final = (np.ndarray, PackedTensor, QuantizedTensor, SparseTensor, NestedTensor, JaggedTensor, MetaTensor)
+
+
+class NumpyLeaves(Leaves):
+    """Builds NumPy arrays.
+
+    Parameters
+    ----------
+    map_location : object
+        As in `weighlock.load`.
+    mapped : bool
+        Leave the data in the file and map it, copy-on-write.
+    source : ByteSource
+        What is mapped.
+    verify : bool
+        Check CRC-32 while reading.
+    """
+
+    def __init__(self, *, map_location: Any = None, mapped: bool = False, source: Any = None, verify: bool = True) -> None:
+        super().__init__()
+        self._place, self._place_is_function = placement(map_location)
+        self._mapped = mapped
+        self._source = source
+        self._map: Any = None
+        self._verify = verify
+        self._unread: list[Storage] = []
+        self._arena: Any = None
+        self._arena_view = memoryview(b"")
+        self._arena_used = _ARENA
+        self._after: list[Callable[[], None]] = []
+        self._variants: dict[tuple[int, str, bool, bool], Storage] = {}
+
+    def restart(self) -> None:
+        self._unread.clear()
+        self._after.clear()
+        self._variants.clear()
+
+    # Storages
+
+    def storage(self, ref: StorageRef) -> Any:
+        storage = Storage(ref)
+        if not self._place_is_function:
+            if self._place(storage, ref.location) != META:
+                self._promise(storage)
+            return storage
+        self._promise(storage)
+        placed = self._place(storage, ref.location)
+        if placed == META:
+            storage.memory = storage.array = None
+        return placed if isinstance(placed, Storage) else storage
+
+    def _promise(self, storage: Storage) -> None:
+        """Give a storage its memory; its bytes come with `finish`."""
+        reader: Any = storage.ref.reader
+        if self._mapped and storage.nbytes and reader is not None and reader.source is self._source:
+            self._attach(storage)
+            return
+        self._allocate(storage)
+        storage._fill = self._fill_one
+        self._unread.append(storage)
+
+    def _attach(self, storage: Storage) -> None:
+        """Let a storage be a part of the mapped file."""
+        ref: Any = storage.ref
+        extent = ref.reader.extent(ref)
+        if extent is None or ref.byteorder != sys.byteorder:
+            why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
+            raise UnsupportedError(
+                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
+                hint="Load without mmap, or save the checkpoint again first.",
+            )  # fmt: skip
+        if self._map is None:
+            self._map = np.frombuffer(self._source.map(mmap.ACCESS_COPY), np.uint8)
+        if extent.offset + extent.nbytes > len(self._map):
+            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
+        storage.array, storage.start = self._map, extent.offset
+        storage.memory = self._map.data[extent.offset : extent.offset + extent.nbytes]
+
+    def _allocate(self, storage: Storage) -> None:
+        nbytes = storage.ref.nbytes
+        if nbytes > _SMALL:
+            storage.array = np.empty(nbytes, np.uint8)
+            storage.start = 0
+            storage.memory = storage.array.data
+            return
+        start = self._arena_used
+        if start + nbytes > _ARENA:
+            self._arena = np.empty(_ARENA, np.uint8)
+            self._arena_view = self._arena.data
+            start = -self._arena.ctypes.data % _ALIGN
+            if start + nbytes > _ARENA:
+                start = 0
+        storage.array = self._arena
+        storage.start = start
+        storage.memory = self._arena_view[start : start + nbytes]
+        self._arena_used = start + nbytes + (-nbytes % _ALIGN)
+
+    def _fill_one(self, storage: Storage) -> None:
+        """Read one storage before its turn: a map_location function looks at it."""
+        self._unread.remove(storage)
+        self._read([storage])
+
+    def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
+        view = Storage(ref)
+        if root.memory is None:
+            return view
+        start = offset * ref.dtype.itemsize
+        view.array, view.start = root.array, root.start + start
+        view.memory = root.memory[start : start + ref.nbytes]
+        return view
+
+    def _read(self, storages: list[Storage]) -> None:
+        by_reader: dict[int, list[Storage]] = {}
+        for storage in storages:
+            storage._fill = None
+            if storage.ref.reader is not None:
+                by_reader.setdefault(id(storage.ref.reader), []).append(storage)
+        for group in by_reader.values():
+            reader: Any = group[0].ref.reader
+            reader.read([(storage.ref, storage.memory) for storage in group], verify=self._verify)
+        for storage in storages:
+            if storage.ref.byteorder != sys.byteorder:
+                _swap(storage)
+
+    # Tensors
+
+    def tensor(self, spec: TensorSpec) -> Any:
+        storage, dtype = spec.storage, spec.dtype
+        if storage.array is None:
+            return MetaTensor(dtype, spec.shape, spec.stride, spec.requires_grad)
+        if spec.conj or spec.neg:
+            storage = self._variant(storage, dtype, conj=spec.conj, neg=spec.neg)
+        item = dtype.itemsize
+        if 0 in spec.shape:
+            array = np.empty(spec.shape, dtype.numpy)
+        else:
+            array = np.ndarray(
+                spec.shape, dtype.numpy, storage.array, storage.start + spec.offset * item,
+                [step * item for step in spec.stride],
+            )  # fmt: skip
+        if dtype.numpy_name is None:
+            return PackedTensor(dtype, array)
+        return array
+
+    def _variant(self, storage: Storage, dtype: DType, *, conj: bool, neg: bool) -> Storage:
+        """Return a storage that will hold the conjugates or negatives: one per storage, whatever views it has."""
+        key = (id(storage), dtype.name, conj, neg)
+        found = self._variants.get(key)
+        if found is None:
+            found = self._variants[key] = Storage(storage.ref)
+            self._allocate(found)
+            self._after.append(lambda: _resolve_bits(storage, found, dtype, conj=conj, neg=neg))
+        return found
+
+    def parameter(self, data: Any, *, requires_grad: bool, state: Any = None) -> Any:
+        # An nn.Parameter is its array: state_dicts hold nothing else, and NumPy has no gradients.
+        if not isinstance(data, (*_TENSOR_LIKE, TensorSubclass, WrapperTensor, UninitializedTensor)):
+            raise PickleStreamError("a parameter of something that is no tensor", got=type(data).__name__)
+        return data
+
+    def quantized(self, spec: QuantizedSpec) -> Any:
+        if isinstance(spec.tensor, MetaTensor):
+            return spec.tensor
+        made = QuantizedTensor(
+            spec.dtype, spec.shape, spec.tensor, spec.scheme,
+            _plain_or_array(spec.scale), _plain_or_array(spec.zero_point), spec.axis,
+        )  # fmt: skip
+        if spec.axis is not None:
+            for channel in (made.scale, made.zero_point):
+                if np.shape(channel) != (spec.shape[spec.axis],):
+                    raise PickleStreamError("a quantized tensor needs one scale and zero point per channel")
+        return made
+
+    def sparse(self, spec: SparseSpec) -> Any:
+        made = SparseTensor(spec.layout, spec.indices, spec.values, spec.shape, spec.coalesced)
+        parts = spec.indices if isinstance(spec.indices, tuple) else (spec.indices,)
+        if not any(isinstance(part, MetaTensor) for part in (*parts, spec.values)):
+            self._after.append(made.check)
+        return made
+
+    def nested(self, spec: NestedSpec) -> Any:
+        made = NestedTensor(spec.buffer, spec.sizes, spec.strides, spec.offsets)
+        if not isinstance(spec.buffer, MetaTensor):
+            self._after.append(lambda: _check_nested(made))
+        return made
+
+    def jagged(self, spec: JaggedSpec) -> Any:
+        made = JaggedTensor(spec.values, spec.offsets, spec.lengths, spec.ragged_index, spec.fields)
+        if not isinstance(spec.values, MetaTensor):
+            self._after.append(lambda: _check_jagged(made))
+        return made
+
+    def meta(self, spec: MetaSpec) -> Any:
+        return MetaTensor(spec.dtype, spec.shape, spec.stride, spec.requires_grad)
+
+    def uninitialized(self, spec: UninitializedSpec) -> Any:
+        return UninitializedTensor(spec.kind, spec.requires_grad)
+
+    def wrapper(self, spec: WrapperSpec) -> Any:
+        return WrapperTensor(
+            spec.cls, spec.dtype, spec.shape, spec.stride, spec.offset, spec.layout, spec.device, spec.requires_grad
+        )
+
+    def subclass(self, spec: SubclassSpec) -> Any:
+        return TensorSubclass(spec.cls, spec.data, spec.state)
+
+    def cast(self, data: Any, dtype: DType) -> Any:
+        if not isinstance(data, np.ndarray):
+            raise PickleStreamError("a device tensor without its data", got=type(data).__name__)
+        if data.dtype == dtype.numpy:
+            return data
+        # The array may not be filled yet.
+        made = np.empty(data.shape, dtype.numpy)
+        self.charge(made.nbytes)
+        self._after.append(lambda: np.copyto(made, data, casting="unsafe"))
+        return made
+
+    # NumPy's own objects in a pickle
+
+    def numpy_dtype(self, code: str) -> Any:
+        return numpy_pickles.dtype(code)
+
+    def numpy_array(self) -> Any:
+        return numpy_pickles.PendingArray()
+
+    def numpy_scalar(self, dtype: Any, data: Any) -> Any:
+        return numpy_pickles.scalar(dtype, data)
+
+    def build(self, target: Any, state: Any) -> Any:
+        if isinstance(target, np.dtype):
+            return numpy_pickles.complete_dtype(target, state)
+        if isinstance(target, numpy_pickles.PendingArray):
+            return numpy_pickles.complete_array(state, self.charge)
+        if isinstance(target, np.ndarray) and isinstance(state, tuple) and len(state) in (3, 5):
+            return target  # Parameters and Variables of 2017: requires_grad, volatile and hooks
+        raise PickleStreamError("a state is set on something that takes none", got=type(target).__name__)
+
+    # The end of the reading
+
+    def finish(self) -> None:
+        unread, self._unread = self._unread, []
+        self._read([storage for storage in unread if storage.array is not None])
+        for action in self._after:
+            action()
+        self._after.clear()
+
+
+def _swap(storage: Storage) -> None:
+    """Reverse the bytes of each element in place: the file was written on a machine of the other byte order."""
+    width = storage.ref.elements.swap
+    if width > 1 and storage.memory is not None and len(storage.memory):
+        usable = len(storage.memory) // width * width
+        np.frombuffer(storage.memory[:usable], f"u{width}").byteswap(inplace=True)
+
+
+def _resolve_bits(storage: Storage, target: Storage, dtype: DType, *, conj: bool, neg: bool) -> None:
+    usable = storage.nbytes // dtype.itemsize * dtype.itemsize
+    assert storage.memory is not None and target.memory is not None
+    values = np.frombuffer(storage.memory[:usable], dtype.numpy)
+    result = np.frombuffer(target.memory[:usable], dtype.numpy)
+    if conj:
+        np.copyto(result, np.conjugate(values))
+        values = result
+    if neg:
+        np.copyto(result, np.negative(values))
+
+
+def _plain_or_array(value: Any) -> Any:
+    if isinstance(value, list) and len(value) <= 1 << 24 and all(isinstance(item, int | float) for item in value):
+        return np.array(value)
+    if isinstance(value, int | float | np.ndarray):
+        return value
+    raise PickleStreamError("a quantized tensor's scale or zero point is no number", got=type(value).__name__)
+
+
+def _check_nested(tensor: NestedTensor) -> None:
+    parts = (tensor.buffer, tensor.sizes, tensor.strides)
+    if not all(isinstance(part, np.ndarray) for part in parts) or tensor.sizes.shape != tensor.strides.shape:
+        raise PickleStreamError("a nested tensor whose parts do not fit together")
+    tensor.unbind()
+
+
+def _check_jagged(tensor: JaggedTensor) -> None:
+    values, offsets, lengths = tensor.values, tensor.offsets, tensor.lengths
+    if not isinstance(values, np.ndarray) or not isinstance(offsets, np.ndarray) or offsets.ndim != 1:
+        raise PickleStreamError("a jagged tensor whose parts do not fit together")
+    ends = offsets if lengths is None else offsets[:-1] + lengths
+    size = values.shape[tensor.ragged_index - 1] if values.ndim >= tensor.ragged_index else -1
+    if offsets.size and (offsets.min() < 0 or offsets.max() > size or ends.max(initial=0) > size):
+        raise PickleStreamError("a jagged tensor reaches outside of its values")

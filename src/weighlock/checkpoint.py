@@ -1,0 +1,140 @@
+"""A checkpoint that is looked at, not loaded: its object with descriptions in place of tensors.
+
+Reads the directory and the pickles, no tensor data, and needs neither NumPy nor PyTorch.
+"""
+
+from typing import Any
+
+from weighlock.errors import MissingFileError, WeighlockError
+from weighlock.formats.detect import read_any
+from weighlock.formats.foreign import describe_folder
+from weighlock.formats.reading import Contents, Reading
+from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.storages.refs import StorageRef
+from weighlock.storages.source import ByteSource, open_source
+from weighlock.tensors.leaves import Leaves
+
+__all__ = ["Checkpoint", "open_any", "read_checkpoint"]
+
+
+class Checkpoint:
+    """The description of one file. A context manager: closing it closes the file.
+
+    Attributes
+    ----------
+    object : object
+        What the file holds, tensors as `TensorSpec` and its relatives, unknown classes as `Stub`.
+    format : str
+        One of ``formats.detect.FORMATS``.
+    metadata : dict
+        What the container says of how it was written.
+    globals : dict of str to int
+        Every global that the pickles name, and the byte where it is named first.
+    unknown : tuple of str
+        Those that are neither known data nor named by the user.
+    storages : dict of str to StorageRef
+    name : str
+        The file's name.
+    size : int
+        Its length in bytes.
+    """
+
+    def __init__(self, source: ByteSource, contents: Contents, reading: Reading) -> None:
+        self.object = contents.object
+        self.format = contents.format
+        self.metadata = contents.metadata
+        self.storages = contents.storages
+        self.globals = dict(reading.globals_seen)
+        self.unknown = tuple(reading.unknown)
+        self.name = source.name
+        self.size = source.size
+        self._source = source
+
+    def __enter__(self) -> "Checkpoint":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. What was described stays; bytes can no longer be read."""
+        self._source.close()
+
+    def storage_bytes(self, ref: StorageRef, start: int = 0, count: int | None = None) -> bytes:
+        """Return bytes of one storage, as the file has them: only those are read, where the record is not compressed.
+
+        Parameters
+        ----------
+        ref : StorageRef
+        start, count : int
+            In bytes from the storage's start; to its end where `count` is None.
+        """
+        count = ref.nbytes - start if count is None else count
+        if ref.reader is None or count <= 0:
+            return bytes(max(count, 0))
+        extent = ref.reader.extent(ref)
+        if extent is not None:
+            source: ByteSource = ref.reader.source  # type: ignore[attr-defined]
+            return source.read_at(extent.offset + start, count)
+        whole = bytearray(ref.nbytes)
+        ref.reader.read([(ref, memoryview(whole))], verify=True)
+        return bytes(whole[start : start + count])
+
+
+def open_any(f: Any) -> ByteSource:
+    """Open what a caller passed as a file; a folder is refused with what it looks like."""
+    import os
+
+    if isinstance(f, str | os.PathLike) and os.path.isdir(f):
+        raise describe_folder(os.fspath(f))
+    try:
+        return open_source(f)
+    except MissingFileError as error:
+        if os.path.islink(os.fspath(f)):
+            error.locate(hint="It is a symbolic link to a file that is not there.")
+        raise
+
+
+def read_checkpoint(
+    f: Any, *, limits: Limits | None = None, encoding: str = "utf-8", errors: str = "strict", verify: bool = True
+) -> Checkpoint:
+    """Describe the checkpoint in `f` without reading its tensors' data.
+
+    Parameters
+    ----------
+    f : path, bytes-like or file object
+    limits : Limits, optional
+    encoding, errors : str
+        How strings written by Python 2 are decoded.
+    verify : bool
+        Check the CRC-32 of the records that are read.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no checkpoint, or damaged.
+
+    Examples
+    --------
+    >>> import io, weighlock, numpy
+    >>> file = io.BytesIO()
+    >>> weighlock.save({"w": numpy.zeros((2, 3), "f4")}, file)
+    >>> _ = file.seek(0)
+    >>> read_checkpoint(file).object["w"]
+    <tensor float32[2, 3] in storage '0'>
+    """
+    source = open_any(f)
+    reading = Reading(
+        Leaves(), read_any, limits=limits or DEFAULT_LIMITS, encoding=encoding, errors=errors, stubs_allowed=True,
+        verify=verify,
+    )  # fmt: skip
+    try:
+        contents = read_any(source, reading)
+    except WeighlockError as error:
+        source.close()
+        error.locate(path=source.name)
+        raise
+    except BaseException:
+        source.close()
+        raise
+    return Checkpoint(source, contents, reading)

@@ -1,0 +1,222 @@
+"""Every exception that Weighlock raises, in one tree.
+
+Each class derives from `WeighlockError` and from the builtin that callers of torch, NumPy and the standard
+library already catch in that situation::
+
+    WeighlockError
+    ├── SourceError (OSError)                    the bytes cannot be reached
+    │   └── MissingFileError (FileNotFoundError)
+    ├── CheckpointError (RuntimeError)           the bytes are there, but cannot be read as asked
+    │   ├── NotACheckpointError                  some other kind of file: a web page, a Git LFS pointer, an archive ...
+    │   ├── DamagedError                         a checkpoint that is not whole or contradicts itself
+    │   │   ├── TruncatedError (EOFError)        bytes are missing at the end
+    │   │   ├── ChecksumError                    bytes are not the ones that were written
+    │   │   ├── DirectoryError                   the archive's directory cannot be believed
+    │   │   └── TensorBoundsError                a tensor reaches outside its storage, or a record has another size
+    │   ├── PickleStreamError (UnpicklingError)  the pickle inside is malformed
+    │   │   └── UnsafeGlobalError                it names globals that are neither known data nor allowed by the user
+    │   ├── LimitError                           reading it would exceed `weighlock.Limits`
+    │   └── UnsupportedError (NotImplementedError)  valid, but outside of what this call can do
+    ├── DeviceError (RuntimeError)               a location that the framework does not have
+    ├── SaveError (RuntimeError)                 the object or the target cannot be written
+    │   └── UnsupportedTypeError (TypeError)     PyTorch has no form for this object
+    ├── StateDictError (ValueError)              an object from which no state_dict can be drawn
+    ├── ArgumentError (ValueError)               a parameter's value makes no sense
+    │   └── ArgumentTypeError (TypeError)
+    └── MissingDependencyError (ImportError)     an optional package is not installed
+
+A message says what happened, what was expected and what was found, where (file, record, byte offset, object
+path) and what to do next; the same facts are attributes, for programs.
+"""
+
+from _pickle import UnpicklingError  # The exception type alone: the module `pickle` is never loaded for it.
+from typing import Any
+
+from weighlock.text import safe_text
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "CheckpointError",
+    "ChecksumError",
+    "DamagedError",
+    "DeviceError",
+    "DirectoryError",
+    "LimitError",
+    "MissingDependencyError",
+    "MissingFileError",
+    "NotACheckpointError",
+    "PickleStreamError",
+    "SaveError",
+    "SourceError",
+    "StateDictError",
+    "TensorBoundsError",
+    "TruncatedError",
+    "UnsafeGlobalError",
+    "UnsupportedError",
+    "UnsupportedTypeError",
+    "WeighlockError",
+]
+
+
+class WeighlockError(Exception):
+    """The base of every error that Weighlock raises.
+
+    Parameters
+    ----------
+    what : str
+        What happened, as a clause without a full stop.
+    **facts
+        Any of `expected`, `got`, `path`, `record`, `offset` (bytes from the start of the record, or of the file
+        where there is no record), `object_path`, and `hint` (what to do next, as a sentence).
+
+    Examples
+    --------
+    >>> error = WeighlockError("the record is short", expected="64 bytes", got="60 bytes", record="data/0")
+    >>> str(error)
+    'the record is short: expected 64 bytes, got 60 bytes (record data/0)'
+    """
+
+    FACTS = ("expected", "got", "path", "record", "offset", "object_path", "hint")
+
+    expected: str | None = None
+    got: str | None = None
+    path: str | None = None
+    record: str | None = None
+    offset: int | None = None
+    object_path: str | None = None
+    hint: str | None = None
+
+    def __init__(self, what: str = "", **facts: Any) -> None:
+        super().__init__(what)
+        self.what = what
+        for name, value in facts.items():
+            if name not in self.FACTS:
+                raise TypeError(f"{type(self).__name__} has no fact called {name!r}")
+            if value is not None:
+                setattr(self, name, value)
+
+    def locate(self, **facts: Any) -> "WeighlockError":
+        """Add facts that an outer caller knows (such as the file's path) where they are still missing."""
+        for name, value in facts.items():
+            if getattr(self, name) is None and value is not None:
+                setattr(self, name, value)
+        return self
+
+    def _where(self) -> str:
+        parts = []
+        if self.path is not None:
+            parts.append(safe_text(self.path))
+        if self.record is not None:
+            parts.append(f"record {safe_text(self.record)}")
+        if self.offset is not None:
+            parts.append(f"byte {self.offset}")
+        if self.object_path is not None:
+            parts.append(f"object {safe_text(self.object_path)}")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        text = safe_text(self.what, keep_newlines=True)
+        got_and_expected = [
+            f"{label} {safe_text(value)}" for label, value in (("expected", self.expected), ("got", self.got)) if value
+        ]
+        if got_and_expected:
+            text += ": " + ", ".join(got_and_expected)
+        where = self._where()
+        if where:
+            text += f" ({where})"
+        if self.hint is not None:
+            text += f". {safe_text(self.hint, keep_newlines=True)}"
+        return text
+
+
+class SourceError(WeighlockError, OSError):
+    """The bytes cannot be reached: no permission, not seekable, the disk failed."""
+
+
+class MissingFileError(SourceError, FileNotFoundError):
+    """There is no such file."""
+
+
+class CheckpointError(WeighlockError, RuntimeError):
+    """The bytes were reached, but cannot be read as asked."""
+
+
+class NotACheckpointError(CheckpointError):
+    """The file is of some other kind; `kind` names it where it was recognised (``"html"``, ``"git-lfs"`` ...)."""
+
+    FACTS = (*CheckpointError.FACTS, "kind")
+    kind: str | None = None
+
+
+class DamagedError(CheckpointError):
+    """The file is a checkpoint that is not whole or that contradicts itself."""
+
+
+class TruncatedError(DamagedError, EOFError):
+    """Bytes are missing at the end of the file."""
+
+
+class ChecksumError(DamagedError):
+    """A record's bytes are not the ones that were written: its CRC-32 differs."""
+
+
+class DirectoryError(DamagedError):
+    """The archive's directory cannot be believed: duplicate, overlapping or contradicting entries."""
+
+
+class TensorBoundsError(DamagedError):
+    """A tensor reaches outside its storage, or a record has another size than its tensor needs."""
+
+
+class PickleStreamError(CheckpointError, UnpicklingError):
+    """The pickle inside the file is malformed, or does what no checkpoint does."""
+
+
+class UnsafeGlobalError(PickleStreamError):
+    """The file names globals that are neither known data nor allowed by the user.
+
+    Attributes
+    ----------
+    globals : dict of str to tuple of str
+        The full name of each such global, with the object paths where it stands.
+    """
+
+    FACTS = (*PickleStreamError.FACTS, "globals")
+    globals: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 - a class default that is only ever replaced.
+
+
+class LimitError(CheckpointError):
+    """Reading the file would exceed `weighlock.Limits`, or more than its own size justifies."""
+
+
+class UnsupportedError(CheckpointError, NotImplementedError):
+    """The file is valid, but holds something that this call cannot do."""
+
+
+class DeviceError(WeighlockError, RuntimeError):
+    """A tensor should go to a location that the framework does not have."""
+
+
+class SaveError(WeighlockError, RuntimeError):
+    """The object cannot be written, or the target cannot be written to."""
+
+
+class UnsupportedTypeError(SaveError, TypeError):
+    """PyTorch checkpoints have no form for this object."""
+
+
+class StateDictError(WeighlockError, ValueError):
+    """No state_dict can be drawn from this object."""
+
+
+class ArgumentError(WeighlockError, ValueError):
+    """A parameter's value makes no sense."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """A parameter is of the wrong type."""
+
+
+class MissingDependencyError(WeighlockError, ImportError):
+    """An optional package that this call needs is not installed."""

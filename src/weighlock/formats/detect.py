@@ -1,0 +1,79 @@
+"""The only list of formats: which one a file is, by its content, never by its name."""
+
+from weighlock.errors import DirectoryError, NotACheckpointError
+from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
+from weighlock.formats.foreign import describe_foreign
+from weighlock.formats.reading import Contents, Reading
+from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
+from weighlock.storages.source import ByteSource, BytesSource
+
+__all__ = ["FORMATS", "read_any"]
+
+FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors")
+
+_HEAD = 4096
+
+
+def read_any(source: ByteSource, reading: Reading) -> Contents:
+    """Read whatever checkpoint `source` holds.
+
+    Raises
+    ------
+    NotACheckpointError
+        If it is something else; the message says what.
+    CheckpointError
+        If it is a checkpoint that cannot be read.
+    """
+    head = source.read_at(0, min(source.size, _HEAD))
+    if head[:4] == b"PK\x03\x04":
+        return _read_zip(source, reading)
+    if torch_legacy.matches(head):
+        return torch_legacy.read(source, reading)
+    if torch_tar.matches(head):
+        return _read_tar(source, reading)
+    if safetensors.matches(head, source.size):
+        return safetensors.read(source, reading)
+    foreign = describe_foreign(source) if head[:1] != b"\x80" else None
+    if foreign is not None and getattr(foreign, "kind", None) not in _COULD_BE_PICKLES:
+        raise foreign
+    if plain_pickle.looks_like(source, head):
+        return plain_pickle.read(source, reading)
+    raise foreign or describe_foreign(source)
+
+
+# Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.
+_COULD_BE_PICKLES = frozenset({None, "text", "unknown", "python"})
+
+
+def _read_tar(source: ByteSource, reading: Reading) -> Contents:
+    if torch_tar.find_members(source):
+        return torch_tar.read(source, reading)
+    raise describe_foreign(source)
+
+
+def _read_zip(source: ByteSource, reading: Reading) -> Contents:
+    directory = read_directory(source, reading.limits)
+    names = {record.name.rpartition("/")[2] for record in directory.records}
+    if "data.pkl" in names:
+        program = any(record.name.rpartition("/")[2] == "constants.pkl" for record in directory.records)
+        return (torchscript if program else torch_zip).read(source, directory, reading)
+    files = [record for record in directory.records if not record.name.endswith("/")]
+    if len(files) == 1:
+        return _read_only_member(source, directory, reading)
+    raise describe_foreign(source)
+
+
+def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Contents:
+    """Read an archive whose one file is itself a checkpoint: how early hubs compressed their weights."""
+    record = next(record for record in directory.records if not record.name.endswith("/"))
+    data = read_record(source, record, reading.limits, verify=reading.verify)
+    inner = BytesSource(data, f"{source.name}/{record.name}")
+    try:
+        contents = read_any(inner, reading)
+    except NotACheckpointError as error:
+        raise describe_foreign(source) from error
+    if contents.format == "torch-zip" and len(directory.records) > 1:
+        raise DirectoryError("a checkpoint beside other entries in an archive", path=source.name)
+    contents.end = source.size
+    contents.metadata["inside"] = record.name
+    return contents

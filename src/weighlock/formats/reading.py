@@ -1,0 +1,205 @@
+"""One reading of one file: what every format needs to run its pickles and to hand its leaves on.
+
+A format's module has one function ``read(source, reading) -> Contents``. It runs its pickles through
+`Reading.unpickle`, describes each storage once to `reading.leaves`, and says how bytes are reached (`RecordReader`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from weighlock.errors import LimitError, PickleStreamError, UnsafeGlobalError, WeighlockError
+from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.pickling.allowlist import Allowlist, Known
+from weighlock.pickling.python_rows import DESCRIBED_ROWS, PYTHON_ROWS
+from weighlock.pickling.unpickler import Unpickler
+from weighlock.pickling.user_globals import NO_USER_GLOBALS, UserGlobals
+from weighlock.storages.refs import StorageRef
+from weighlock.storages.source import ByteSource
+from weighlock.tensors.leaves import Leaves
+from weighlock.tensors.numpy_rows import NUMPY_ROWS
+from weighlock.tensors.rebuild import REBUILD_TENSOR_V2, TORCH_ROWS, StorageClass
+
+__all__ = ["Contents", "Reading", "allowlist_with", "parse_persistent_id"]
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a format found: the object, and what is known of the file around it."""
+
+    object: Any
+    format: str
+    end: int
+    """Where the checkpoint ends, in bytes from its start."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    storages: dict[str, StorageRef] = field(default_factory=dict)
+
+
+def _known(row: Callable[[], tuple[Any, ...]]) -> Callable[[], Known]:
+    return lambda: Known(*row())
+
+
+_TENSOR_ROWS = {key: _known(row) for table in (TORCH_ROWS, NUMPY_ROWS) for key, row in table.items()}
+
+
+def allowlist_with(*overlays: Any) -> Allowlist:
+    """Return the closed table, with tables of a framework or a format searched before it."""
+    return Allowlist(*overlays, _TENSOR_ROWS, PYTHON_ROWS, DESCRIBED_ROWS, idiom_function=REBUILD_TENSOR_V2)
+
+
+_ALLOWLIST = allowlist_with()
+
+
+class Reading:
+    """One reading: its options, its leaves, and what it has seen.
+
+    Parameters
+    ----------
+    leaves : Leaves
+        What is made of tensors.
+    find_format : callable
+        Called with a source and this reading; returns the `Contents` of a checkpoint inside the checkpoint.
+    """
+
+    # Reason for the parameter count: the options of one load, each passed on to a different part.
+    def __init__(  # noqa: PLR0913
+        self,
+        leaves: Leaves,
+        read_any: Callable[[ByteSource, "Reading"], Contents],
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        encoding: str = "utf-8",
+        errors: str = "strict",
+        user_globals: UserGlobals = NO_USER_GLOBALS,
+        allowlist: Allowlist = _ALLOWLIST,
+        stubs_allowed: bool = False,
+        verify: bool = True,
+        trusted: Any = None,
+    ) -> None:
+        self.leaves = leaves
+        self.read_any = read_any
+        self.limits = limits
+        self.encoding = encoding
+        self.errors = errors
+        self.user_globals = user_globals
+        self.allowlist = allowlist
+        self.stubs_allowed = stubs_allowed
+        self.verify = verify
+        self.trusted = trusted
+        self.globals_seen: dict[str, int] = {}
+        self.unknown: dict[str, Any] = {}
+        self._depth = 0
+        self._machine: Any = None
+        leaves.reader = self
+
+    # Reason for the parameter count: those of the machine that differ from pickle to pickle.
+    def unpickle(  # noqa: PLR0913
+        self,
+        data: bytes,
+        persistent_load: Callable[[Any], Any] | None = None,
+        *,
+        start: int = 0,
+        record: str | None = None,
+        allowlist: Allowlist | None = None,
+        plain: bool = False,
+    ) -> tuple[Any, int]:
+        """Run one pickle; return its object and the position behind its STOP.
+
+        Parameters
+        ----------
+        plain : bool
+            It is one of the small pickles around the object (a magic number, a list of keys): always run by our own
+            machine, also for ``weights_only=False``.
+        """
+        if len(data) - start > self.limits.max_pickle_bytes:
+            raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=f"{len(data)} bytes", record=record)
+        self.leaves.allow_work(len(data) - start)
+        table = allowlist or self.allowlist
+        if self.trusted is not None and not plain:
+            return self.trusted(data, start, persistent_load, self, table)  # type: ignore[no-any-return]
+        machine = Unpickler(
+            data, table, self.leaves, persistent_load, start=start, encoding=self.encoding,
+            errors=self.errors, limits=self.limits, user_globals=self.user_globals,
+        )  # fmt: skip
+        outer, self._machine = self._machine, machine
+        try:
+            made = machine.load()
+        except WeighlockError as error:
+            error.locate(record=record)
+            if machine.unknown and isinstance(error, PickleStreamError) and not self.stubs_allowed:
+                raise self.unsafe(machine) from error
+            raise
+        finally:
+            self._machine = outer
+            self._note(machine)
+        return made, machine.end
+
+    def _note(self, machine: Unpickler) -> None:
+        for key, position in machine.globals_seen.items():
+            self.globals_seen.setdefault(".".join(key), position)
+        for key, ref in machine.unknown.items():
+            self.unknown.setdefault(".".join(key), ref)
+
+    def unsafe(self, machine: Unpickler) -> UnsafeGlobalError:
+        """Return the error for a pickle that failed after it had named unknown globals."""
+        names = {".".join(key): (f"byte {machine.globals_seen[key]}",) for key in machine.unknown}
+        return unsafe_global_error(names)
+
+    # What rows of the allowlist ask of the machine that runs them (`context.reader`).
+
+    def call(self, function: Any, args: Any) -> Any:
+        """Carry out a call named inside another call's arguments."""
+        if not isinstance(args, tuple):
+            raise PickleStreamError("the arguments of a call are not a tuple", got=type(args).__name__)
+        return self._machine.called(function, args)
+
+    def new(self, cls: Any, args: Any, kwargs: Any = None) -> Any:
+        """Make an instance without its `__init__`."""
+        return self._machine.new(cls, args, kwargs)
+
+    def check_keys(self, keys: list[Any]) -> None:
+        """Refuse keys that would take unbounded time to hash."""
+        self._machine.check_keys(keys)
+
+    def nested(self, data: bytes) -> Any:
+        """Read a checkpoint that lies inside the pickle as bytes."""
+        from weighlock.storages.source import BytesSource
+
+        self._depth += 1
+        if self._depth > self.limits.max_nesting:
+            raise LimitError("checkpoints inside checkpoints inside checkpoints ...", expected="Limits.max_nesting")
+        try:
+            return self.read_any(BytesSource(data, "<bytes inside the pickle>"), self).object
+        finally:
+            self._depth -= 1
+
+
+def unsafe_global_error(names: dict[str, tuple[str, ...]]) -> UnsafeGlobalError:
+    """Return the one error that names every unknown global and where it stands."""
+    listed = "; ".join(f"{name} at {', '.join(paths[:3])}" if paths else name for name, paths in names.items())
+    more = "s" if len(names) > 1 else ""
+    return UnsafeGlobalError(
+        f"the file names {len(names)} global{more} that are neither known data nor allowed: {listed}",
+        globals=names,
+        hint="To look at them as inert data, pass on_unknown='stub'. To build the classes for real, if you trust them "
+        "with any arguments, name them with weighlock.add_safe_globals([...]).",
+    )
+
+
+def parse_persistent_id(pid: Any) -> tuple[StorageClass, str, str, int]:
+    """Check a storage's persistent id; return its class, key, location and length.
+
+    ``('storage', class, key, location, numel[, view metadata])``; Python 2 and `encoding='bytes'` leave text as bytes.
+    """
+    if type(pid) is not tuple or len(pid) < 5 or _text(pid[0]) != "storage":
+        raise PickleStreamError("a persistent id that is no storage", got=repr(pid)[:60])
+    kind, key, location, numel = pid[1], _text(pid[2]), _text(pid[3]), pid[4]
+    if type(kind) is not StorageClass:
+        raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60])
+    if type(key) is not str or type(location) is not str or type(numel) is not int or not 0 <= numel < 1 << 60:
+        raise PickleStreamError("a storage with a malformed description", got=repr(pid[2:5])[:80])
+    return kind, key, location, numel
+
+
+def _text(value: Any) -> Any:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value) if type(value) is int else value

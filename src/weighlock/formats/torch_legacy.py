@@ -1,0 +1,200 @@
+"""The stream that torch 0.1.10 to 1.5 wrote, and `_use_new_zipfile_serialization=False` writes still.
+
+Five pickles back to back: a magic number, a protocol version, facts of the writing system, the object, the list of
+storage keys. Then, for each key in that order, an int64 with the number of elements, and the elements, always
+little-endian. One file may hold several such streams one after the other.
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, Final
+
+from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, TruncatedError, UnsupportedError
+from weighlock.formats.reading import Contents, Reading, parse_persistent_id
+from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.source import ByteSource
+from weighlock.tensors.rebuild import StorageClass
+
+__all__ = ["MAGIC", "matches", "read"]
+
+MAGIC: Final = 0x1950A86A20F9469CFC6C
+_VERSION: Final = 1001
+_MAGIC_BYTES: Final = MAGIC.to_bytes(10, "little")
+_COUNT: Final = Struct("<q")
+
+# The pickles stand before the data, and their length is written nowhere: read this much at first, then ever more.
+_FIRST_READ: Final = 1 << 20
+
+
+def matches(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a legacy stream: a pickled magic number in any protocol."""
+    if _MAGIC_BYTES in head[:16]:
+        return True
+    return head[:32].startswith((b"L%dL\n" % MAGIC, b"I%d\n" % MAGIC))
+
+
+class _Stream:
+    """One stream: where its storages lie, once their keys are read."""
+
+    def __init__(self, source: ByteSource, reading: Reading) -> None:
+        self.source = source
+        self.reading = reading
+        self.refs: dict[str, StorageRef] = {}
+        self.made: dict[str, Any] = {}
+        self.views: dict[str, Any] = {}  # storage views of torch before 0.4
+        self.offsets: dict[str, int] = {}
+        self.promised = 0
+
+    def restart(self) -> None:
+        """Forget what an attempt at the object's pickle has made."""
+        self.refs.clear()
+        self.made.clear()
+        self.views.clear()
+        self.promised = 0
+        self.reading.leaves.restart()
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Storages, and (``('module', class, file, source)``) the classes of whole pickled modules."""
+        if type(pid) is tuple and len(pid) == 4 and pid[0] in ("module", b"module"):
+            return pid[1]  # the source text is for a warning only; the class is what counts
+        kind, key, location, numel = parse_persistent_id(pid)
+        made = self.made.get(key)
+        if made is None:
+            made = self.made[key] = self._new_storage(kind, key, location, numel)
+        view = pid[5] if len(pid) > 5 else None
+        return made if view is None else self._view(made, kind, view)
+
+    def _new_storage(self, kind: StorageClass, key: str, location: str, numel: int) -> Any:
+        ref = StorageRef(key, kind.dtype, numel, location, self, record=f"storage {key}", untyped=kind.untyped)
+        self.promised += ref.nbytes
+        if self.promised > self.source.size:
+            raise TruncatedError(
+                "the storages that the pickle names are larger than the whole file",
+                expected=f"at least {self.promised} bytes",
+                got=str(self.source.size),
+                path=self.source.name,
+                hint="The file was probably cut while it was copied, downloaded or saved: get it again.",
+            )
+        self.refs[key] = ref
+        return self.reading.leaves.storage(ref)
+
+    def _view(self, root: Any, kind: StorageClass, view: Any) -> Any:
+        if type(view) is not tuple or len(view) != 3:
+            raise PickleStreamError("a storage view with a malformed description", got=repr(view)[:60])
+        view_key, offset, size = view
+        key = view_key.decode("latin-1") if isinstance(view_key, bytes) else str(view_key)
+        if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
+            raise PickleStreamError("a storage view with a malformed description", got=repr(view)[:60])
+        found = self.views.get(key)
+        if found is None:
+            ref: StorageRef = root.ref
+            if offset + size > ref.numel:
+                raise TensorBoundsError(
+                    "a storage view reaches outside of its storage", expected=f"{ref.numel}", got=str(offset + size),
+                    record=ref.record,
+                )  # fmt: skip
+            part = StorageRef(key, kind.dtype, size, ref.location, None, record=ref.record)
+            found = self.views[key] = self.reading.leaves.storage_view(root, part, offset)
+        return found
+
+    def locate(self, keys: Sequence[Any], position: int) -> int:
+        """Walk the data behind the pickles; return where they end."""
+        for raw_key in keys:
+            key = raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key)
+            ref = self.refs.get(key)
+            (count,) = _COUNT.unpack(self.source.read_at(position, _COUNT.size))
+            if ref is None:
+                raise DamagedError(
+                    "the stream holds data for a storage that the pickle does not name", got=key, offset=position
+                )
+            if count != ref.numel:
+                raise TensorBoundsError(
+                    "a storage has another length than the pickle says",
+                    expected=f"{ref.numel} elements", got=str(count), record=ref.record, offset=position,
+                )  # fmt: skip
+            position += _COUNT.size
+            self.offsets[key] = position
+            position += ref.nbytes
+            if position > self.source.size:
+                raise self._cut(position)
+        missing = self.refs.keys() - self.offsets.keys()
+        if missing:
+            raise DamagedError("the stream holds no data for a storage", got=", ".join(sorted(missing)[:5]))
+        return position
+
+    def _cut(self, needed: int) -> TruncatedError:
+        whole = sum(1 for key, at in self.offsets.items() if at + self.refs[key].nbytes <= self.source.size)
+        return TruncatedError(
+            f"the file ends inside its data: {whole} of {len(self.refs)} storages are whole",
+            expected=f"at least {needed} bytes",
+            got=str(self.source.size),
+            path=self.source.name,
+            hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+        )
+
+    def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
+        for ref, target in wanted:
+            self.source.read_into(self.offsets[ref.key], target)
+
+    def extent(self, ref: StorageRef) -> Extent | None:
+        """Return where a storage lies: known once `locate` has walked the data behind the pickles."""
+        offset = self.offsets.get(ref.key)
+        if offset is None:
+            raise UnsupportedError(
+                "a legacy stream cannot be mapped: where its data lie is written behind the pickle that needs them",
+                path=self.source.name, hint="Load without mmap, or save the checkpoint again with weighlock.save.",
+            )  # fmt: skip
+        return Extent(offset, ref.nbytes)
+
+
+def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
+    """Run the five pickles over as much of the file as they turn out to need."""
+    size = min(source.size, _FIRST_READ)
+    data = source.read_at(0, size)
+    results: list[Any] = []
+    position = 0
+    while len(results) < 5:
+        plain = len(results) != 3
+        try:
+            made, position = stream.reading.unpickle(
+                data, None if plain else stream.persistent_load, start=position, plain=plain
+            )
+        except PickleStreamError as error:
+            # Cut by our own window, not by the file: take more and run this pickle again, from nothing. (Skimming
+            # every pickle first to learn its length would cost each load a quarter of its time.)
+            if size == source.size or not error.what.startswith("the pickle ends"):
+                raise
+            size = min(source.size, size * 8)
+            data = source.read_at(0, size)
+            stream.restart()
+            continue
+        _check_head(results, made)
+        results.append(made)
+    return results, position
+
+
+def _check_head(results: list[Any], made: Any) -> None:
+    if len(results) == 0 and made != MAGIC:
+        raise DamagedError("the stream does not begin with PyTorch's magic number")
+    if len(results) == 1 and made != _VERSION:
+        raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=repr(made)[:40])
+
+
+def read(source: ByteSource, reading: Reading) -> Contents:
+    """Read one legacy stream from the start of `source`.
+
+    Raises
+    ------
+    DamagedError
+        If it is cut, or contradicts itself.
+    PickleStreamError
+        If one of its pickles is malformed.
+    """
+    stream = _Stream(source, reading)
+    (_, version, system, made, keys), position = _read_pickles(source, stream)
+    if not isinstance(keys, list):
+        raise DamagedError("the list of storages is no list", got=type(keys).__name__)
+    end = stream.locate(keys, position)
+    byteorder = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
+    metadata = {"format_version": version, "byteorder": "little", "written_on": f"a {byteorder}-endian system"}
+    return Contents(made, "torch-legacy", end, metadata, stream.refs)

@@ -1,0 +1,223 @@
+"""The tar archive that torch before 0.1.10 wrote (early 2017), which includes the first published vision models.
+
+Members: ``storages`` (a pickled count; for each storage a pickled ``(key, location, storage class)``, an int64 length
+and the elements; then a pickled list of views ``(key, root key, offset, length)``), ``tensors`` (a pickled count; for
+each a pickled ``(key, storage key, tensor class)``, an int32 number of dimensions, 4 unused bytes, the sizes, the
+strides, the offset), and ``pickle``, the object, whose persistent ids are the keys of tensors and storages.
+"""
+
+import io
+import tarfile
+from collections.abc import Sequence
+from struct import Struct
+from typing import Any, Final
+
+from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, WeighlockError
+from weighlock.formats.reading import Contents, Reading
+from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.source import ByteSource
+from weighlock.tensors.layout import check_view
+from weighlock.tensors.rebuild import StorageClass
+from weighlock.tensors.spec import TensorSpec
+
+__all__ = ["matches", "read"]
+
+_INT64: Final = Struct("<q")
+_INT32: Final = Struct("<i")
+_MEMBERS: Final = frozenset({"storages", "tensors", "pickle"})
+
+
+def matches(head: bytes) -> bool:
+    """Whether the first block is a tar header: by its magic, or (older tars have none) by its checksum."""
+    if len(head) < 512 or not head[:1].strip(b"\0"):
+        return False
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        stored = int(head[148:156].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return False
+    return stored == sum(head[:148]) + 8 * 32 + sum(head[156:512])
+
+
+class _SourceFile(io.RawIOBase):
+    """A byte source as the file object that `tarfile` reads."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self._position, self._source.size)[whence]
+        self._position = max(base + offset, 0)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(min(len(view), self._source.size - self._position), 0)
+        self._source.read_into(self._position, view[:count])
+        self._position += count
+        return count
+
+
+def find_members(source: ByteSource) -> dict[str, tuple[int, int]]:
+    """Return offset and size of each regular member by its last name; `DamagedError` for a malformed archive."""
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(_SourceFile(source)), mode="r:") as archive:
+            return {
+                member.name.rpartition("/")[2]: (member.offset_data, member.size)
+                for member in archive
+                if member.isreg() and member.name.rpartition("/")[2] in _MEMBERS
+            }
+    except WeighlockError:
+        raise
+    except Exception as error:  # tarfile raises a dozen kinds on malformed headers
+        raise DamagedError(f"the tar archive is malformed: {error}", path=source.name) from error
+
+
+class _Tar:
+    """The storages and tensors of one archive."""
+
+    def __init__(self, source: ByteSource, reading: Reading, members: dict[str, tuple[int, int]]) -> None:
+        self.source = source
+        self.reading = reading
+        self.members = members
+        self.refs: dict[str, StorageRef] = {}
+        self.storages: dict[str, Any] = {}
+        self.tensors: dict[str, Any] = {}
+        self._offsets: dict[str, int] = {}
+
+    def _window(self, member: str) -> tuple[int, int]:
+        offset, size = self.members[member]
+        if offset + size > self.source.size:
+            raise DamagedError("a member of the tar archive is cut", record=member, expected=f"{size} bytes")
+        return offset, offset + size
+
+    def _pickle(self, position: int, end: int) -> tuple[Any, int]:
+        """Run the small pickle at `position`; its length is written nowhere, so try a little, then more."""
+        window = 512
+        while True:
+            data = self.source.read_at(position, min(window, end - position))
+            try:
+                made, used = self.reading.unpickle(data, plain=True)
+            except PickleStreamError as error:
+                if position + window >= end or not error.what.startswith("the pickle ends"):
+                    raise
+                window *= 16
+                continue
+            return made, position + used
+
+    def read_storages(self) -> None:
+        position, end = self._window("storages")
+        count, position = self._pickle(position, end)
+        for _ in range(_count(count, "storages")):
+            description, position = self._pickle(position, end)
+            key, location, kind = _triple(description, "storages")
+            if type(kind) is not StorageClass:
+                raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60], record="storages")
+            (numel,) = _INT64.unpack(self.source.read_at(position, 8))
+            position += 8
+            ref = StorageRef(str(key), kind.dtype, numel, _as_text(location), self, record=f"storage {key}")
+            if numel < 0 or position + ref.nbytes > end:
+                raise TensorBoundsError("a storage is longer than its archive member", got=str(numel), record="storages")
+            self.refs[ref.key] = ref
+            self._offsets[ref.key] = position
+            self.storages[ref.key] = self.reading.leaves.storage(ref)
+            position += ref.nbytes
+        views, _ = self._pickle(position, end)
+        for view in views if isinstance(views, list) else []:
+            self._read_view(view)
+
+    def _read_view(self, view: Any) -> None:
+        if not isinstance(view, tuple | list) or len(view) != 4:
+            raise PickleStreamError("a storage view with a malformed description", record="storages")
+        key, root_key, offset, size = view
+        root = self.storages.get(str(root_key))
+        if root is None or type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
+            raise PickleStreamError("a storage view with a malformed description", record="storages")
+        if offset + size > root.ref.numel:
+            raise TensorBoundsError("a storage view reaches outside of its storage", record="storages")
+        part = StorageRef(str(key), root.ref.dtype, size, root.ref.location, None, record=root.ref.record)
+        self.storages[part.key] = self.reading.leaves.storage_view(root, part, offset)
+
+    def read_tensors(self) -> None:
+        position, end = self._window("tensors")
+        count, position = self._pickle(position, end)
+        for _ in range(_count(count, "tensors")):
+            description, position = self._pickle(position, end)
+            key, storage_key, _ = _triple(description, "tensors")
+            storage = self.storages.get(str(storage_key))
+            if storage is None:
+                raise DamagedError("a tensor on a storage that the archive does not hold", record="tensors")
+            (dimensions,) = _INT32.unpack(self.source.read_at(position, 4))
+            if not 0 <= dimensions <= self.reading.limits.max_dimensions:
+                raise DamagedError("a tensor with an impossible number of dimensions", got=str(dimensions))
+            numbers = Struct(f"<{2 * dimensions + 1}q")
+            values = numbers.unpack(self.source.read_at(position + 8, numbers.size))
+            position += 8 + numbers.size
+            shape, stride, offset = values[:dimensions], values[dimensions:-1], values[-1]
+            ref: StorageRef = storage.ref
+            check_view(ref.nbytes, ref.dtype.itemsize, offset, shape, stride)
+            self.tensors[str(key)] = self.reading.leaves.tensor(TensorSpec(storage, ref.dtype, offset, shape, stride))
+
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple):
+            return pid[0] if pid else None  # (class, source file, source): the class of a pickled module
+        found = self.tensors.get(_as_text(pid))
+        if found is None:
+            found = self.storages.get(_as_text(pid))
+        if found is None:
+            raise PickleStreamError("a persistent id that is neither tensor nor storage", got=repr(pid)[:60])
+        return found
+
+    def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
+        for ref, target in wanted:
+            self.source.read_into(self._offsets[ref.key], target)
+
+    def extent(self, ref: StorageRef) -> Extent | None:
+        return Extent(self._offsets[ref.key], ref.nbytes)
+
+
+def _count(value: Any, record: str) -> int:
+    if type(value) is not int or value < 0:
+        raise DamagedError("an archive member without its count", got=repr(value)[:40], record=record)
+    return value
+
+
+def _triple(value: Any, record: str) -> tuple[Any, ...]:
+    if not isinstance(value, tuple) or len(value) != 3:
+        raise DamagedError("an archive member with a malformed description", got=repr(value)[:60], record=record)
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def read(source: ByteSource, reading: Reading) -> Contents:
+    """Read a checkpoint in a tar archive.
+
+    Raises
+    ------
+    DamagedError
+        If the archive or one of its members is cut or malformed.
+    """
+    members = find_members(source)
+    missing = _MEMBERS - members.keys()
+    if missing:
+        raise DamagedError("the tar archive is no checkpoint", expected="storages, tensors, pickle", path=source.name)
+    tar = _Tar(source, reading, members)
+    tar.read_storages()
+    tar.read_tensors()
+    offset, size = members["pickle"]
+    made, _ = reading.unpickle(source.read_at(offset, size), tar.persistent_load, record="pickle")
+    return Contents(made, "torch-tar", source.size, {"byteorder": "little"}, tar.refs)

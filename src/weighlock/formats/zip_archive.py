@@ -1,0 +1,150 @@
+"""Storages in the records of a zip archive: what PyTorch's zip files and TorchScript archives share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
+from weighlock.formats.reading import Reading, parse_persistent_id
+from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
+from weighlock.formats.zip_records import read_records
+from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.source import ByteSource
+
+__all__ = ["ZipArchive"]
+
+# What is known of how an archive was written, and the records that say so.
+_NOTES: Final = {
+    "format_version": ("version", ".data/version"),
+    "byteorder": ("byteorder",),
+    "storage_alignment": (".storage_alignment",),
+    "torch_format_version": (".format_version",),
+}
+
+
+class ZipArchive:
+    """One archive: its records by name under the root folder, and the storages that its pickles name.
+
+    Parameters
+    ----------
+    directory : ZipDirectory
+        Already checked.
+    """
+
+    def __init__(self, source: ByteSource, directory: ZipDirectory, reading: Reading) -> None:
+        self.source = source
+        self.directory = directory
+        self.reading = reading
+        self.root = root_of(directory)
+        skip = len(self.root)
+        self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
+        self.storages: dict[str, StorageRef] = {}
+        self._record_of: dict[StorageRef, ZipRecord] = {}
+        order = self.text("byteorder") or "little"
+        if order not in ("little", "big"):
+            raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
+        self.byteorder = order
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.records
+
+    def record(self, name: str) -> bytes:
+        """Return one whole record; `DirectoryError` if it is missing."""
+        found = self.records.get(name)
+        if found is None:
+            raise DirectoryError("the archive has no such record", path=self.source.name, record=self.root + name)
+        return read_record(self.source, found, self.reading.limits, verify=self.reading.verify)
+
+    def text(self, name: str) -> str | None:
+        """Return a small text record, or None where there is none."""
+        found = self.records.get(name)
+        if found is None or found.size > 4096:
+            return None
+        return self.record(name).decode("utf-8", "replace").strip()
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the archive's small records say of how it was written."""
+        found: dict[str, Any] = {"root": self.root.rstrip("/"), "records": len(self.records)}
+        for key, names in _NOTES.items():
+            text = next((text for text in map(self.text, names) if text is not None), None)
+            if text is not None:
+                found[key] = int(text) if text.isdigit() and len(text) < 19 else text
+        return found
+
+    def storage_loader(self, *folders: str) -> Any:
+        """Return the persistent-id function for a pickle whose storages lie in one of `folders`."""
+        made: dict[str, Any] = {}
+
+        def persistent_load(pid: Any) -> Any:
+            # The common form inline: this runs once per tensor.
+            if type(pid) is tuple and len(pid) == 5 and type(pid[2]) is str:
+                found = made.get(pid[2])
+                if found is not None and pid[0] == "storage":
+                    return found
+            kind, key, location, numel = parse_persistent_id(pid)
+            found = made.get(key)
+            if found is None:
+                ref = self._describe(key, StorageRef(
+                    key, kind.dtype, numel, location, self, byteorder=self.byteorder, untyped=kind.untyped
+                ), folders)  # fmt: skip
+                found = made[key] = self.reading.leaves.storage(ref)
+            return found
+
+        return persistent_load
+
+    def _describe(self, key: str, ref: StorageRef, folders: tuple[str, ...]) -> StorageRef:
+        for folder in folders:
+            record = self.records.get(folder + key)
+            if record is not None:
+                break
+        else:
+            name = f"{self.root}{folders[0]}{key}"
+            if ref.location == "meta" or ref.nbytes == 0:
+                self.storages[folders[0] + key] = ref
+                ref.record = name
+                ref.reader = None
+                return ref
+            raise DirectoryError("a storage that the pickle names has no record", path=self.source.name, record=name)
+        if record.size != ref.nbytes:
+            raise TensorBoundsError(
+                "a record has another size than its storage",
+                expected=f"{ref.nbytes} bytes ({ref.numel} x {ref.dtype.name})", got=str(record.size),
+                path=self.source.name, record=record.name,
+            )  # fmt: skip
+        ref.record = record.name
+        self._record_of[ref] = record
+        self.storages[folder + key] = ref
+        return ref
+
+    def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
+        """Fill each target with its storage's record."""
+        pairs = [(self._record_of[ref], target) for ref, target in wanted]
+        read_records(self.source, pairs, verify=verify, limits=self.reading.limits)
+
+    def extent(self, ref: StorageRef) -> Extent | None:
+        """Return where a storage lies in the file; None where its record is compressed."""
+        record = self._record_of.get(ref)
+        if record is None or record.method != 0:
+            return None
+        return Extent(data_offset(self.source, record), ref.nbytes)
+
+
+def root_of(directory: ZipDirectory) -> str:
+    """Return the folder that holds the archive's records, with its slash: that of the record ``data.pkl``.
+
+    PyTorch takes the folder of whichever record comes first; we ask for the one that holds the pickle, and for there
+    being one only, so that both read the same file.
+    """
+    found = [record.name for record in directory.records if record.name.rpartition("/")[2] == "data.pkl"]
+    shallow = min((name.count("/") for name in found), default=0)
+    roots = [name.removesuffix("data.pkl") for name in found if name.count("/") == shallow]
+    if not roots:
+        return ""
+    if len(roots) > 1:
+        raise DirectoryError("the archive holds several checkpoints side by side", got=", ".join(roots[:4]))
+    first = directory.records[0].name
+    if not first.startswith(roots[0]):
+        raise DirectoryError(
+            "the archive's first record lies outside of the folder of its pickle, where PyTorch would look",
+            expected=f"{roots[0]}...", got=first,
+        )  # fmt: skip
+    return roots[0]

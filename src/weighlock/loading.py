@@ -1,0 +1,219 @@
+"""`weighlock.load`: the file's description handed to a framework, then all data read in one plan."""
+
+import codecs
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+from weighlock.backends import registry
+from weighlock.checkpoint import open_any
+from weighlock.errors import ArgumentError, ArgumentTypeError, DamagedError, WeighlockError
+from weighlock.formats.detect import read_any
+from weighlock.formats.reading import Reading, unsafe_global_error
+from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.objects import format_path, path_of, walk
+from weighlock.pickling import user_globals
+from weighlock.pickling.inert import GlobalRef, Stub
+from weighlock.storages.source import ByteSource
+from weighlock.tensors.leaves import Leaves
+from weighlock.tensors.spec import TensorSpec
+
+__all__ = ["load"]
+
+_PATHS_SHOWN: Final = 5
+
+
+# Reason for the parameter count: the first five are torch.load's own, in its order and with its names.
+def load(  # noqa: PLR0913
+    f: Any,
+    map_location: Any = None,
+    pickle_module: Any = None,
+    *,
+    weights_only: bool = True,
+    mmap: bool | None = None,
+    framework: str = "numpy",
+    on_unknown: Literal["error", "stub"] = "error",
+    verify: bool = True,
+    limits: Limits | None = None,
+    **pickle_load_args: Any,
+) -> Any:
+    """Load a checkpoint: what `torch.save` wrote in any year, TorchScript, safetensors, or a pickle of tensors.
+
+    Nothing in the file is imported or called: it is read as data. Tensors become NumPy arrays of the saved shape,
+    strides and dtype; tensors that shared memory share it again.
+
+    Parameters
+    ----------
+    f : str, os.PathLike, bytes-like or file object
+        A file object needs `read`, `seek` and `tell`; reading begins where it stands, and leaves it behind the
+        checkpoint.
+    map_location : None, str, device, dict or callable
+        Where tensors go, as in `torch.load`. NumPy has ``"cpu"``, and ``"meta"``, which reads no data; every saved
+        location lands on the CPU. A function is called once per storage with a `weighlock.Storage` and its saved
+        location, and returns a storage or None.
+    pickle_module : module
+        Only with ``weights_only=False``: what runs the pickle instead of Python's own.
+    weights_only : bool
+        False runs the pickle with Python's own machine: **the file can then run any code**. For files of your own.
+    mmap : bool
+        Map the file instead of reading it: data are read when they are touched, changes stay private, and CRC-32 is
+        not checked.
+    framework : str
+        ``"numpy"``.
+    on_unknown : {"error", "stub"}
+        What becomes of classes that are neither known data nor named with `add_safe_globals`: one error that lists
+        them all, or inert `Stub` objects.
+    verify : bool
+        Check the CRC-32 of every record that has one.
+    limits : Limits
+        How much the file may ask of the machine.
+    **pickle_load_args
+        `encoding` (default ``"utf-8"``; ``"latin1"``, ``"bytes"`` ...) and `errors`: how strings written by Python 2
+        are decoded.
+
+    Returns
+    -------
+    object
+        What was saved. A key order is the file's order.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no checkpoint (`NotACheckpointError`), not whole (`DamagedError`), names unknown classes
+        (`UnsafeGlobalError`), or asks for too much (`LimitError`).
+    SourceError
+        If the file cannot be opened or read.
+
+    Examples
+    --------
+    >>> import io, numpy, weighlock
+    >>> file = io.BytesIO()
+    >>> weighlock.save({"weight": numpy.arange(3.0)}, file)
+    >>> _ = file.seek(0)
+    >>> weighlock.load(file)
+    {'weight': array([0., 1., 2.])}
+    """
+    encoding, errors = _text_options(pickle_load_args)
+    _check_options(pickle_module, weights_only=weights_only, mmap=mmap, on_unknown=on_unknown)
+    registry.check(framework)
+    source = open_any(f)
+    try:
+        leaves = registry.leaves_for(
+            framework, map_location=map_location, mapped=bool(mmap), source=source, verify=verify
+        )
+        reading = Reading(
+            leaves,
+            read_any,
+            limits=limits or DEFAULT_LIMITS,
+            encoding=encoding,
+            errors=errors,
+            user_globals=user_globals.snapshot(),
+            stubs_allowed=on_unknown == "stub",
+            verify=verify,
+            trusted=None if weights_only else _trusted_loader(pickle_module, pickle_load_args),
+        )
+        with _collector_paused():
+            return _read(source, reading)
+    finally:
+        source.close()
+
+
+def _read(source: ByteSource, reading: Reading) -> Any:
+    try:
+        contents = read_any(source, reading)
+        if reading.unknown and not reading.stubs_allowed:
+            raise unsafe_global_error(_places(contents.object, tuple(reading.unknown)))
+        reading.leaves.finish()
+        source.finish(contents.end)
+    except WeighlockError as error:
+        error.locate(path=source.name)
+        if isinstance(error, DamagedError) and error.record and not error.object_path:
+            error.locate(object_path=_object_of_record(source, error.record))
+        raise
+    return contents.object
+
+
+def _text_options(options: dict[str, Any]) -> tuple[str, str]:
+    for name in options:
+        if name not in ("encoding", "errors", "fix_imports", "buffers"):
+            raise ArgumentTypeError(f"load() got an unexpected keyword argument {name!r}")
+    encoding, errors = options.get("encoding", "utf-8"), options.get("errors", "strict")
+    try:
+        if encoding != "bytes":
+            codecs.lookup(encoding)
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError) as error:
+        raise ArgumentError(f"encoding or errors name nothing that Python knows: {error}") from error
+    return encoding, errors
+
+
+def _check_options(pickle_module: Any, *, weights_only: Any, mmap: Any, on_unknown: Any) -> None:
+    if pickle_module is not None and weights_only:
+        raise ArgumentError(
+            "pickle_module has no part in safe loading",
+            hint="It runs whatever the file says. For a file of your own, pass weights_only=False with it.",
+        )
+    if mmap not in (None, True, False):
+        raise ArgumentError("mmap must be True or False", got=repr(mmap)[:40])
+    if on_unknown not in ("error", "stub"):
+        raise ArgumentError("on_unknown must be 'error' or 'stub'", got=repr(on_unknown)[:40])
+
+
+def _trusted_loader(pickle_module: Any, options: dict[str, Any]) -> Any:
+    from weighlock.pickling.trusted import trusted_loader
+
+    return trusted_loader(pickle_module, options)
+
+
+def _places(root: Any, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return where each unknown global stands in the object."""
+    places: dict[str, list[str]] = {name: [] for name in names}
+    for node, value in walk(root):
+        ref = value.global_ref if type(value) is Stub else value
+        if isinstance(ref, GlobalRef) and ref.full_name in places:
+            found = places[ref.full_name]
+            path = format_path(tuple(part for part in path_of(node) if part != "<class>"))
+            if len(found) < _PATHS_SHOWN and path not in found:
+                found.append(path)
+    return {name: tuple(found) for name, found in places.items()}
+
+
+def _object_of_record(source: ByteSource, record: str) -> str | None:
+    """Return the path of the first tensor in a record, by describing the file again; None where that fails."""
+    try:
+        contents = read_any(source, Reading(Leaves(), read_any, stubs_allowed=True, verify=False))
+    except WeighlockError:
+        return None
+    for node, value in walk(contents.object):
+        if type(value) is TensorSpec and value.ref.record == record:
+            return format_path(path_of(node))
+    return None
+
+
+_pause_lock: Final = threading.Lock()
+_pauses = 0
+_was_enabled = False
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Hold Python's cycle collector while a tree is built.
+
+    A load makes up to millions of containers and frees none: the collector would walk them again and again, for a
+    third of the time of a large training checkpoint. Counted, because several threads may load at once.
+    """
+    global _pauses, _was_enabled  # noqa: PLW0603 - the collector is process-wide, and so is its pause
+    with _pause_lock:
+        if _pauses == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _pauses += 1
+    try:
+        yield
+    finally:
+        with _pause_lock:
+            _pauses -= 1
+            if _pauses == 0 and _was_enabled:
+                gc.enable()

@@ -1,0 +1,140 @@
+"""Drawing the state_dict out of an object, in PyTorch's order and naming.
+
+A pickled `nn.Module` holds its parameters in the attributes ``_parameters``, ``_buffers`` and ``_modules``; a
+TorchScript object holds them as attributes, named in the program's text. Neither class is needed to read them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from weighlock.errors import StateDictError
+from weighlock.pickling.inert import ScriptClass, Stub
+
+__all__ = ["state_dict"]
+
+# Attributes under which trainers keep the model inside of what they pickle, the most specific first.
+_HOLDERS: Final = ("state_dict", "model_state_dict", "ema", "model", "module", "net", "network", "generator")
+_MAX_HOLDERS: Final = 8
+_TENSOR_MARKS: Final = ("shape", "dtype")
+
+
+def state_dict(obj: Any) -> dict[str, Any]:
+    """Return the state_dict of an object: parameters and persistent buffers by dotted name, in PyTorch's order.
+
+    Parameters
+    ----------
+    obj : object
+        A `Stub` (a whole pickled `nn.Module`, Lightning module or TorchScript object, loaded with
+        ``on_unknown="stub"``), an object with a `state_dict` method, or a mapping that is one already, or that holds
+        one of these under a usual name such as ``"state_dict"`` or ``"model"``.
+
+    Returns
+    -------
+    collections.OrderedDict
+        With the arrays of `obj` themselves, not copies.
+
+    Raises
+    ------
+    StateDictError
+        If there is nothing to draw from.
+
+    Examples
+    --------
+    >>> import numpy
+    >>> state_dict({"epoch": 3, "state_dict": {"fc.weight": numpy.ones(2)}})
+    OrderedDict([('fc.weight', array([1., 1.]))])
+    """
+    current = obj
+    for _ in range(_MAX_HOLDERS):
+        if _is_module(current):
+            return OrderedDict(_module_items(current))
+        method = getattr(current, "state_dict", None)
+        if callable(method) and not isinstance(current, type):
+            return OrderedDict(method())
+        fields = _fields(current)
+        tensors = [key for key, value in fields.items() if _is_tensor(value)]
+        if tensors and isinstance(current, Mapping):
+            return OrderedDict((key, value) for key, value in fields.items() if isinstance(key, str))
+        held = next((fields[name] for name in _HOLDERS if fields.get(name) is not None), None)
+        if held is None:
+            break
+        current = held
+    raise StateDictError(
+        "no state_dict can be drawn from this object",
+        expected="a pickled module, an object with state_dict(), or a mapping of tensors",
+        got=_describe(obj),
+        hint="If the weights lie deeper, pass that part: weighlock.state_dict(checkpoint['...']).",
+    )
+
+
+def _describe(obj: Any) -> str:
+    if isinstance(obj, Mapping):
+        return f"a mapping with the keys {', '.join(repr(key) for key in list(obj)[:6])}"
+    return repr(obj)[:80] if isinstance(obj, Stub) else type(obj).__name__
+
+
+def _fields(obj: Any) -> Mapping[Any, Any]:
+    if isinstance(obj, Mapping):
+        return obj
+    if isinstance(obj, Stub):
+        return {**dict(obj.entries), **obj.attributes()} if _hashable(obj) else obj.attributes()
+    return getattr(obj, "__dict__", {})
+
+
+def _hashable(stub: Stub) -> bool:
+    return all(isinstance(key, str | int) for key, _ in stub.entries)
+
+
+def _is_tensor(value: Any) -> bool:
+    return all(hasattr(value, mark) for mark in _TENSOR_MARKS)
+
+
+def _is_module(obj: Any) -> bool:
+    if not isinstance(obj, Stub):
+        return False
+    if isinstance(obj.global_ref, ScriptClass):
+        return True
+    attributes = obj.attributes()
+    return "_parameters" in attributes and "_modules" in attributes
+
+
+def _module_items(root: Stub) -> Iterator[tuple[str, Any]]:
+    """Yield names and tensors depth first, each module's own before its children's: without recursion."""
+    pending: list[tuple[str, Any]] = [("", root)]
+    on_path: set[tuple[int, str]] = set()
+    while pending:
+        prefix, module = pending.pop()
+        if not isinstance(module, Stub):
+            continue
+        if (id(module), prefix) in on_path or prefix.count(".") > 1000:
+            raise StateDictError("the module contains itself", object_path=prefix[:80])
+        on_path.add((id(module), prefix))
+        own, children = _members(module)
+        yield from ((prefix + name, value) for name, value in own)
+        pending.extend((f"{prefix}{name}.", child) for name, child in reversed(children))
+
+
+_Pairs = list[tuple[str, Any]]
+
+
+def _members(module: Stub) -> tuple[_Pairs, _Pairs]:
+    """Return a module's own parameters and persistent buffers, and its submodules."""
+    attributes = module.attributes()
+    if isinstance(module.global_ref, ScriptClass):
+        return _script_members(module.global_ref, attributes)
+    own: _Pairs = [(name, value) for name, value in _items(attributes.get("_parameters")) if value is not None]
+    hidden = attributes.get("_non_persistent_buffers_set") or ()
+    own += [(name, value) for name, value in _items(attributes.get("_buffers")) if value is not None and name not in hidden]
+    return own, [(name, child) for name, child in _items(attributes.get("_modules")) if child is not None]
+
+
+def _items(mapping: Any) -> _Pairs:
+    return [(name, value) for name, value in mapping.items() if isinstance(name, str)] if isinstance(mapping, Mapping) else []
+
+
+def _script_members(cls: ScriptClass, attributes: Mapping[str, Any]) -> tuple[_Pairs, _Pairs]:
+    named = [*cls.parameters, *cls.buffers] or [name for name, value in attributes.items() if _is_tensor(value)]
+    own = [(name, attributes[name]) for name in named if attributes.get(name) is not None]
+    children = [(name, value) for name, value in attributes.items() if isinstance(value, Stub)]
+    return own, children

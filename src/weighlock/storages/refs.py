@@ -1,0 +1,92 @@
+"""A storage as a checkpoint names it, before any of its bytes are read."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from weighlock.dtypes import DType
+
+__all__ = ["Extent", "RecordReader", "StorageRef"]
+
+
+class Extent:
+    """Bytes of a file that lie in one piece, as they are: `offset` from the start of the checkpoint, and `nbytes`."""
+
+    __slots__ = ("nbytes", "offset")
+
+    def __init__(self, offset: int, nbytes: int) -> None:
+        self.offset = offset
+        self.nbytes = nbytes
+
+    def __repr__(self) -> str:
+        return f"Extent(offset={self.offset}, nbytes={self.nbytes})"
+
+
+class RecordReader(Protocol):
+    """What knows how to reach a storage's bytes: one per container."""
+
+    def read(self, wanted: "Sequence[tuple[StorageRef, memoryview]]", *, verify: bool) -> None:
+        """Fill each target with its storage's bytes, checking their CRC where there is one and `verify` is set."""
+
+    def extent(self, ref: "StorageRef") -> Extent | None:
+        """Return where the storage's bytes lie, or None where they are compressed or in pieces."""
+
+
+class StorageRef:
+    """One storage: what the file says of it, and who can read it.
+
+    Attributes
+    ----------
+    key : str
+        Its name in the file.
+    dtype : DType
+        The type of its elements; ``uint8`` for an `UntypedStorage`.
+    numel, nbytes : int
+        Its length in elements and in bytes.
+    location : str
+        Where it lived when it was saved: ``"cpu"``, ``"cuda:0"``, ``"meta"`` ...
+    byteorder : str
+        ``"little"`` or ``"big"``: the order of the bytes in the file.
+    record : str
+        The name of the record that holds it, for messages.
+    elements : DType
+        The type in units of which bytes are swapped. Differs from `dtype` for untyped storages, whose tensors name
+        their own type.
+    """
+
+    __slots__ = ("byteorder", "dtype", "elements", "key", "location", "nbytes", "numel", "reader", "record", "untyped")
+
+    # Reason for the parameter count: these are the fields of the persistent id and of the record, one to one.
+    def __init__(  # noqa: PLR0913
+        self,
+        key: str,
+        dtype: DType,
+        numel: int,
+        location: str,
+        reader: RecordReader | None = None,
+        *,
+        byteorder: str = "little",
+        record: str = "",
+        untyped: bool = False,
+    ) -> None:
+        self.key = key
+        self.dtype = dtype
+        self.numel = numel
+        self.nbytes = numel * dtype.itemsize
+        self.location = location
+        self.reader = reader
+        self.byteorder = byteorder
+        self.record = record
+        self.untyped = untyped
+        self.elements = dtype
+
+    def __repr__(self) -> str:
+        return f"<storage {self.key!r}: {self.numel} x {self.dtype.name}, {self.location}>"
+
+    @property
+    def ref(self) -> "StorageRef":
+        """Itself: a reading that builds nothing keeps the refs in place of storages."""
+        return self
+
+
+Wanted = Sequence[tuple[StorageRef, memoryview]]
+AnyStorage = Any

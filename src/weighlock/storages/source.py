@@ -1,0 +1,256 @@
+"""Where a checkpoint's bytes come from: a path, a file object, or bytes in memory.
+
+Everything above reads through `ByteSource`, by position, so that several threads can read at once and nothing depends
+on a file pointer. Offsets are relative to where the checkpoint begins (a file object may stand anywhere).
+"""
+
+import io
+import mmap
+import os
+import threading
+from typing import Any, Final, Protocol
+
+from weighlock.errors import ArgumentTypeError, MissingFileError, SourceError, TruncatedError, UnsupportedError
+
+__all__ = ["ByteSource", "BytesSource", "FileObjectSource", "PathSource", "open_source"]
+
+
+class ByteSource(Protocol):
+    """Random access to the bytes of one file."""
+
+    name: str
+    size: int
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Return exactly `count` bytes from `offset`; `TruncatedError` where the file ends before."""
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill `target` with the bytes from `offset`; `TruncatedError` where the file ends before."""
+
+    def map(self, access: int) -> memoryview:
+        """Map the whole file into memory (`access` as in `mmap.mmap`); `UnsupportedError` where that cannot be."""
+
+    def finish(self, end: int) -> None:
+        """Leave a file object's own position behind the checkpoint, which ends at `end`."""
+
+    def close(self) -> None:
+        """Release what was opened here."""
+
+
+def truncated(name: str, offset: int, count: int, got: int) -> TruncatedError:
+    """Return the error for a file that ends inside a read."""
+    return TruncatedError(
+        "the file ends too early",
+        expected=f"{count} bytes",
+        got=str(got),
+        path=name,
+        offset=offset,
+        hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+    )
+
+
+class PathSource:
+    """A file on disk, read by position (`pread`), and so by any number of threads at once."""
+
+    def __init__(self, path: str | bytes | os.PathLike[Any]) -> None:
+        self.name = os.fsdecode(path)
+        try:
+            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise MissingFileError("there is no such file", path=self.name) from error
+        except (OSError, ValueError) as error:
+            raise SourceError(f"the file cannot be opened: {_reason(error)}", path=self.name) from error
+        self.size = os.fstat(self._fd).st_size
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        try:
+            data = os.pread(self._fd, count, offset)
+            while len(data) < count:
+                more = os.pread(self._fd, count - len(data), offset + len(data))
+                if not more:
+                    raise truncated(self.name, offset, count, len(data))
+                data += more
+        except OSError as error:
+            raise self._failed(error, offset) from error
+        return data
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        done, count = 0, len(target)
+        try:
+            while done < count:
+                got = os.preadv(self._fd, [target[done:] if done else target], offset + done)
+                if got == 0:
+                    raise truncated(self.name, offset, count, done)
+                done += got
+        except OSError as error:
+            raise self._failed(error, offset + done) from error
+
+    def _failed(self, error: OSError, offset: int) -> Exception:
+        if isinstance(error, SourceError | TruncatedError):
+            return error
+        return SourceError(f"reading failed: {_reason(error)}", path=self.name, offset=offset)
+
+    def map(self, access: int) -> memoryview:
+        try:
+            return memoryview(mmap.mmap(self._fd, 0, access=access))
+        except (OSError, ValueError) as error:
+            raise UnsupportedError(f"the file cannot be mapped: {_reason(error)}", path=self.name) from error
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: there is no file position."""
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class BytesSource:
+    """Bytes, bytearray, memoryview, mmap or array in memory."""
+
+    def __init__(self, data: Any, name: str = "<bytes>") -> None:
+        self.name = name
+        try:
+            self._view: Final = memoryview(data).cast("B")
+        except (TypeError, ValueError, BufferError) as error:
+            raise ArgumentTypeError("only contiguous bytes can be read", got=type(data).__name__) from error
+        self.size = len(self._view)
+
+    def _slice(self, offset: int, count: int) -> memoryview:
+        found = self._view[offset : offset + count]
+        if len(found) != count:
+            raise truncated(self.name, offset, count, len(found))
+        return found
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        return bytes(self._slice(offset, count))
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        target[:] = self._slice(offset, len(target))
+
+    def map(self, access: int) -> memoryview:
+        # Bytes in memory are mapped already; what is read-only stays so.
+        if access != mmap.ACCESS_READ and self._view.readonly:
+            return memoryview(bytearray(self._view))
+        return self._view
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: there is no file position."""
+
+    def close(self) -> None:
+        """Leave the caller's bytes alone."""
+
+
+class FileObjectSource:
+    """A file object with `read`, `seek` and `tell`; the checkpoint begins where it stands now."""
+
+    def __init__(self, file: Any) -> None:
+        self._file: Final = file
+        self._lock: Final = threading.Lock()
+        self.name = _name_of(file)
+        try:
+            self._base: Final = file.tell()
+            file.seek(0, os.SEEK_END)
+            self.size = file.tell() - self._base
+            file.seek(self._base)
+        except (OSError, AttributeError, ValueError) as error:
+            raise UnsupportedError(
+                "the file object cannot seek",
+                got=type(file).__name__,
+                hint="Read it into memory first: weighlock.load(io.BytesIO(f.read())).",
+            ) from error
+        if self.size < 0:
+            raise UnsupportedError("the file object stands behind its own end", got=type(file).__name__)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        chunks, done = [], 0
+        with self._lock:
+            try:
+                self._file.seek(self._base + offset)
+                while done < count:
+                    chunk = self._file.read(count - done)
+                    if not chunk:
+                        raise truncated(self.name, offset, count, done)
+                    if not isinstance(chunk, bytes | bytearray | memoryview):
+                        what = "the file object returns text, not bytes; open it in binary mode ('rb')"
+                        raise ArgumentTypeError(what, got=type(chunk).__name__)
+                    chunks.append(bytes(chunk))
+                    done += len(chunk)
+            except (OSError, ValueError) as error:
+                if isinstance(error, TruncatedError | ArgumentTypeError):
+                    raise
+                raise SourceError(f"reading failed: {_reason(error)}", path=self.name, offset=offset) from error
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        readinto = getattr(self._file, "readinto", None)
+        if readinto is None:
+            target[:] = self.read_at(offset, len(target))
+            return
+        done = 0
+        with self._lock:
+            try:
+                self._file.seek(self._base + offset)
+                while done < len(target):
+                    got = readinto(target[done:])
+                    if not got:
+                        raise truncated(self.name, offset, len(target), done)
+                    done += got
+            except (OSError, ValueError) as error:
+                if isinstance(error, TruncatedError):
+                    raise
+                raise SourceError(f"reading failed: {_reason(error)}", path=self.name, offset=offset) from error
+
+    def map(self, access: int) -> memoryview:
+        raise UnsupportedError(
+            "a file object cannot be mapped", path=self.name, hint="Give the path, or the bytes themselves."
+        )
+
+    def finish(self, end: int) -> None:
+        self._file.seek(self._base + end)
+
+    def close(self) -> None:
+        """Leave the caller's file open."""
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _name_of(file: Any) -> str:
+    name = getattr(file, "name", None)
+    return name if isinstance(name, str) else f"<{type(file).__name__}>"
+
+
+def _is_bytes_like(f: Any) -> bool:
+    try:
+        memoryview(f).release()
+    except TypeError:
+        return False
+    return True
+
+
+def open_source(f: Any) -> ByteSource:
+    """Return the source for what a caller passed as `f`: a path, bytes-like, or a file object.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is none of these.
+    MissingFileError, SourceError, UnsupportedError
+        If it cannot be opened, or cannot seek.
+    """
+    if isinstance(f, str | os.PathLike):
+        return PathSource(f)
+    if isinstance(f, io.BytesIO):
+        # getbuffer would lock the caller's BytesIO against resizing for as long as a result refers to it.
+        return FileObjectSource(f)
+    if hasattr(f, "read"):
+        return FileObjectSource(f)
+    if _is_bytes_like(f):
+        return BytesSource(f)
+    raise ArgumentTypeError(
+        "f must be a path, bytes, or a file object opened in binary mode",
+        got=type(f).__name__,
+        hint="weighlock.load('model.pth') takes the path itself.",
+    )

@@ -1,0 +1,136 @@
+"""What a reading makes of the leaves it meets. This base class builds nothing: it keeps the descriptions.
+
+The rebuild table calls these methods with checked descriptions. A backend overrides them to make arrays; since the
+data of a storage may lie behind the pickle, arrays are made over memory that is filled only at the end.
+"""
+
+from typing import Any
+
+from weighlock.dtypes import DType
+from weighlock.errors import LimitError, PickleStreamError
+from weighlock.storages.refs import StorageRef
+from weighlock.tensors.spec import (
+    JaggedSpec,
+    MetaSpec,
+    NestedSpec,
+    NumpyArraySpec,
+    NumpyDtypeSpec,
+    NumpyScalarSpec,
+    QuantizedSpec,
+    SparseSpec,
+    SubclassSpec,
+    TensorSpec,
+    UninitializedSpec,
+    WrapperSpec,
+)
+from weighlock.tensors.values import Device, Size
+
+__all__ = ["Leaves"]
+
+# Work that a pickle may cause per byte of its own: copying one list again and again costs 3 bytes a time.
+_WORK_PER_BYTE = 16
+_FREE_WORK = 16 << 20
+
+
+class Leaves:
+    """Keeps every leaf as its description. Base of the backends.
+
+    A reading sets `reader` (to open checkpoints inside checkpoints) before the first call.
+    """
+
+    def __init__(self) -> None:
+        self.reader: Any = None
+        self._work = _FREE_WORK
+
+    def allow_work(self, pickle_bytes: int) -> None:
+        """Raise the bound on copying by what a pickle of this many bytes justifies."""
+        self._work += pickle_bytes * _WORK_PER_BYTE
+
+    def charge(self, nbytes: int) -> None:
+        """Count bytes that a call copies; `LimitError` once they are out of proportion to the pickle."""
+        self._work -= nbytes
+        if self._work < 0:
+            raise LimitError("the pickle copies its own objects out of all proportion to its size")
+
+    def restart(self) -> None:
+        """Forget the storages promised so far: the pickle is run again over more of the file."""
+
+    def storage(self, ref: StorageRef) -> Any:
+        """Return what stands for a storage; called once per storage."""
+        return ref
+
+    def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
+        """Return a storage that is a part of another (files of before 0.4); `offset` in elements of the root."""
+        return ref
+
+    def tensor(self, spec: TensorSpec) -> Any:
+        return spec
+
+    def parameter(self, data: Any, *, requires_grad: bool, state: Any = None) -> Any:
+        """Return the `nn.Parameter` around a leaf."""
+        if type(data) is TensorSpec:
+            data.parameter = True
+            data.requires_grad = requires_grad
+            data.attributes = state
+        return data
+
+    def quantized(self, spec: QuantizedSpec) -> Any:
+        return spec
+
+    def sparse(self, spec: SparseSpec) -> Any:
+        return spec
+
+    def nested(self, spec: NestedSpec) -> Any:
+        return spec
+
+    def jagged(self, spec: JaggedSpec) -> Any:
+        return spec
+
+    def meta(self, spec: MetaSpec) -> Any:
+        return spec
+
+    def uninitialized(self, spec: UninitializedSpec) -> Any:
+        return spec
+
+    def wrapper(self, spec: WrapperSpec) -> Any:
+        return spec
+
+    def subclass(self, spec: SubclassSpec) -> Any:
+        return spec
+
+    def cast(self, data: Any, dtype: DType) -> Any:
+        """Return a leaf as another element type (tensors saved from XLA and the like name theirs apart)."""
+        return data
+
+    def device(self, device: Device) -> Any:
+        return device
+
+    def size(self, size: Size) -> Any:
+        return size
+
+    def numpy_dtype(self, code: str) -> Any:
+        return NumpyDtypeSpec(code)
+
+    def numpy_array(self) -> Any:
+        """Return an array that a BUILD completes."""
+        return NumpyArraySpec()
+
+    def numpy_scalar(self, dtype: Any, data: Any) -> Any:
+        if not isinstance(dtype, NumpyDtypeSpec):
+            raise PickleStreamError("a NumPy scalar without a dtype", got=type(dtype).__name__)
+        return NumpyScalarSpec(dtype, data)
+
+    def build(self, target: Any, state: Any) -> Any:
+        """Complete a leaf with the state that the pickle gives it; return the leaf, or what takes its place."""
+        if type(target) is NumpyDtypeSpec and isinstance(state, tuple):
+            target.state = state
+            return target
+        if type(target) is NumpyArraySpec and isinstance(state, tuple) and len(state) == 5:
+            _, target.shape, target.dtype, target.fortran, target.data = state
+            return target
+        if type(target) is TensorSpec and isinstance(state, tuple) and len(state) in (3, 5):
+            return target  # Parameters and Variables of 2017: requires_grad, volatile and hooks
+        raise PickleStreamError("a state is set on something that takes none", got=type(target).__name__)
+
+    def finish(self) -> None:
+        """Fill what was promised: called once, when the whole tree stands."""

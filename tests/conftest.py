@@ -1,0 +1,85 @@
+"""What all tests share: probes of what is installed, skips that come from them, golden files, hypothesis profiles.
+
+Nothing here imports torch: whether it is there is read from the import system's own search.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+GOLDENS: Final = Path(__file__).parent / "goldens"
+"""Golden files: checkpoints as their writers made them, and the results we promise for them."""
+
+HAS_TORCH: Final = importlib.util.find_spec("torch") is not None
+HAS_SAFETENSORS: Final = importlib.util.find_spec("safetensors") is not None
+HAS_ML_DTYPES: Final = importlib.util.find_spec("ml_dtypes") is not None
+HAS_ISAL: Final = importlib.util.find_spec("isal") is not None
+
+CAPABILITIES: Final = {
+    "requires_torch": (HAS_TORCH, "PyTorch is not installed"),
+    "requires_safetensors": (HAS_SAFETENSORS, "safetensors is not installed"),
+    "requires_ml_dtypes": (HAS_ML_DTYPES, "ml_dtypes is not installed"),
+    "requires_isal": (HAS_ISAL, "isal is not installed"),
+}
+"""Marker: (is it there, why the test is skipped)."""
+
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2_000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="write golden results instead of comparing")
+
+
+def pytest_configure() -> None:
+    """Stop a lane of `make test` that is not what it says: it would pass by skipping, or prove nothing."""
+    lane = os.environ.get("WEIGHLOCK_LANE")
+    if lane == "torch" and not HAS_TORCH:
+        raise pytest.UsageError("WEIGHLOCK_LANE=torch, but PyTorch is not installed")
+    if lane == "plain" and HAS_TORCH:
+        raise pytest.UsageError("WEIGHLOCK_LANE=plain, but PyTorch is installed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, (is_there, reason) in CAPABILITIES.items():
+            if item.get_closest_marker(marker) and not is_there:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def torch() -> Any:
+    """PyTorch itself; the test is skipped where it is not installed."""
+    if not HAS_TORCH:
+        pytest.skip("PyTorch is not installed")
+    import torch
+
+    return torch
+
+
+@pytest.fixture
+def check_golden(request: pytest.FixtureRequest) -> Callable[[str, bytes], None]:
+    """A function that compares bytes with the golden file of that name below tests/goldens.
+
+    A missing golden file is a failure, never a reason to write one: that happens only with --update-goldens.
+    """
+    update = bool(request.config.getoption("--update-goldens"))
+
+    def check(name: str, produced: bytes) -> None:
+        path = GOLDENS / name
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(produced)
+            return
+        assert path.exists(), f"{path} is missing; write it with `make golden` and look at it before committing"
+        assert produced == path.read_bytes(), f"not the bytes of {path}; if that is meant, run `make golden`"
+
+    return check

@@ -1,0 +1,1 @@
+"""Small programs that check this repository; each is run by `make lint`."""
