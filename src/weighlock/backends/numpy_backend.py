@@ -75,7 +75,7 @@ class NumpyLeaves(Leaves):
         self._unread: list[Storage] = []
         self._arena: Any = None
         self._arena_view = memoryview(b"")
-        self._arena_used = _ARENA
+        self._arena_used = _ARENA + 1
         self._after: list[Callable[[], None]] = []
         self._variants: dict[tuple[int, str, bool, bool], Storage] = {}
 

@@ -48,7 +48,7 @@ def complete_dtype(target: "np.dtype[Any]", state: Any) -> "np.dtype[Any]":
         return _with_unit(target, state[8])
     if not isinstance(order, str) or order not in "<>=|":
         raise PickleStreamError("a NumPy dtype with an unknown byte order", got=repr(order)[:20])
-    if target.kind in "SUV" and len(state) > 5 and type(state[5]) is int and state[5] >= 0:
+    if target.type in (np.str_, np.bytes_, np.void) and len(state) > 5 and type(state[5]) is int and state[5] >= 0:
         target = np.dtype(f"{target.kind}{state[5] // (4 if target.kind == 'U' else 1)}")
     return target if order == "|" else target.newbyteorder(order)
 

@@ -28,7 +28,7 @@ _FIRST_READ: Final = 1 << 20
 
 def matches(head: bytes) -> bool:
     """Whether a file that begins with these bytes is a legacy stream: a pickled magic number in any protocol."""
-    if _MAGIC_BYTES in head[:16]:
+    if _MAGIC_BYTES in head[:32]:
         return True
     return head[:32].startswith((b"L%dL\n" % MAGIC, b"I%d\n" % MAGIC))
 
