@@ -42,7 +42,7 @@ class Checkpoint:
     def __init__(self, source: ByteSource, contents: Contents, reading: Reading) -> None:
         self.object = contents.object
         self.format = contents.format
-        self.metadata = contents.metadata
+        self.metadata = contents.notes()
         self.storages = contents.storages
         self.globals = dict(reading.globals_seen)
         self.unknown = tuple(reading.unknown)
@@ -129,12 +129,9 @@ def read_checkpoint(
         verify=verify,
     )  # fmt: skip
     try:
-        contents = read_any(source, reading)
-    except WeighlockError as error:
+        return Checkpoint(source, read_any(source, reading), reading)
+    except BaseException as error:
         source.close()
-        error.locate(path=source.name)
+        if isinstance(error, WeighlockError):
+            error.locate(path=source.name)
         raise
-    except BaseException:
-        source.close()
-        raise
-    return Checkpoint(source, contents, reading)

@@ -99,6 +99,7 @@ def load(  # noqa: PLR0913
     _check_options(pickle_module, weights_only=weights_only, mmap=mmap, on_unknown=on_unknown)
     registry.check(framework)
     source = open_any(f)
+    leaves = Leaves()
     try:
         leaves = registry.leaves_for(
             framework, map_location=map_location, mapped=bool(mmap), source=source, verify=verify
@@ -118,6 +119,7 @@ def load(  # noqa: PLR0913
             return _read(source, reading)
     finally:
         source.close()
+        leaves.release()
 
 
 def _read(source: ByteSource, reading: Reading) -> Any:
@@ -132,6 +134,7 @@ def _read(source: ByteSource, reading: Reading) -> Any:
         if isinstance(error, DamagedError) and error.record and not error.object_path:
             error.locate(object_path=_object_of_record(source, error.record))
         raise
+    contents.release()
     return contents.object
 
 

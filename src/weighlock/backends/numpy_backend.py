@@ -24,7 +24,7 @@ from weighlock.backends.numpy_types import (
     UninitializedTensor,
     WrapperTensor,
 )
-from weighlock.dtypes import DType
+from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import PickleStreamError, TruncatedError, UnsupportedError
 from weighlock.storages.locations import META, placement
 from weighlock.storages.refs import StorageRef
@@ -44,6 +44,8 @@ from weighlock.tensors.spec import (
 
 __all__ = ["NumpyLeaves"]
 
+_ndarray: Final = np.ndarray
+_NUMPY_OF: Final = {row: row.numpy for row in DTYPES.values()}
 _ARENA: Final = 1 << 20
 _SMALL: Final = 64 << 10
 _ALIGN: Final = 64
@@ -100,13 +102,15 @@ class NumpyLeaves(Leaves):
 
     def _promise(self, storage: Storage) -> None:
         """Give a storage its memory; its bytes come with `finish`."""
-        reader: Any = storage.ref.reader
-        if self._mapped and storage.nbytes and reader is not None and reader.source is self._source:
+        if self._mapped and storage.ref.nbytes and self._is_in_mapped_file(storage.ref):
             self._attach(storage)
             return
         self._allocate(storage)
         storage._fill = self._fill_one
         self._unread.append(storage)
+
+    def _is_in_mapped_file(self, ref: StorageRef) -> bool:
+        return getattr(ref.reader, "source", None) is self._source
 
     def _attach(self, storage: Storage) -> None:
         """Let a storage be a part of the mapped file."""
@@ -183,8 +187,8 @@ class NumpyLeaves(Leaves):
         if 0 in spec.shape:
             array = np.empty(spec.shape, dtype.numpy)
         else:
-            array = np.ndarray(
-                spec.shape, dtype.numpy, storage.array, storage.start + spec.offset * item,
+            array = _ndarray(
+                spec.shape, _NUMPY_OF.get(dtype) or dtype.numpy, storage.array, storage.start + spec.offset * item,
                 [step * item for step in spec.stride],
             )  # fmt: skip
         if dtype.numpy_name is None:
@@ -292,6 +296,14 @@ class NumpyLeaves(Leaves):
         for action in self._after:
             action()
         self._after.clear()
+
+
+    def release(self) -> None:
+        super().release()
+        self._arena, self._arena_view, self._map = None, memoryview(b""), None
+        self._unread.clear()
+        self._after.clear()
+        self._variants.clear()
 
 
 def _swap(storage: Storage) -> None:

@@ -75,5 +75,6 @@ def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Read
     if contents.format == "torch-zip" and len(directory.records) > 1:
         raise DirectoryError("a checkpoint beside other entries in an archive", path=source.name)
     contents.end = source.size
-    contents.metadata["inside"] = record.name
+    notes = contents.notes
+    contents.notes = lambda: {**notes(), "inside": record.name}
     return contents

@@ -41,4 +41,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     if source.size > reading.limits.max_pickle_bytes:
         raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=f"{source.size} bytes")
     made, end = reading.unpickle(source.read_at(0, source.size))
-    return Contents(made, "pickle", end, {"trailing_bytes": source.size - end})
+    return Contents(made, "pickle", end, lambda: {"trailing_bytes": source.size - end})

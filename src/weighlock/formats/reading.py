@@ -31,8 +31,17 @@ class Contents:
     format: str
     end: int
     """Where the checkpoint ends, in bytes from its start."""
-    metadata: dict[str, Any] = field(default_factory=dict)
+    notes: Callable[[], dict[str, Any]]
+    """What the container says of how it was written: read when it is asked for, which a load never does."""
     storages: dict[str, StorageRef] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Let go of the file: nothing of this reading can read from it any more.
+
+        Also breaks the circle of storages and their reader, so that the reading is freed without Python's collector.
+        """
+        for ref in self.storages.values():
+            ref.reader = None
 
 
 def _known(row: Callable[[], tuple[Any, ...]]) -> Callable[[], Known]:
@@ -186,17 +195,28 @@ def unsafe_global_error(names: dict[str, tuple[str, ...]]) -> UnsafeGlobalError:
     )
 
 
+_MAX_NUMEL = 1 << 60
+
+
 def parse_persistent_id(pid: Any) -> tuple[StorageClass, str, str, int]:
     """Check a storage's persistent id; return its class, key, location and length.
 
     ``('storage', class, key, location, numel[, view metadata])``; Python 2 and `encoding='bytes'` leave text as bytes.
     """
+    if type(pid) is tuple and len(pid) == 5:
+        mark, kind, key, location, numel = pid
+        # The common form first, without a call: this runs once per tensor.
+        if (
+            type(kind) is StorageClass and mark == "storage" and type(key) is str and type(location) is str
+            and type(numel) is int and 0 <= numel < _MAX_NUMEL
+        ):  # fmt: skip
+            return kind, key, location, numel
     if type(pid) is not tuple or len(pid) < 5 or _text(pid[0]) != "storage":
         raise PickleStreamError("a persistent id that is no storage", got=repr(pid)[:60])
     kind, key, location, numel = pid[1], _text(pid[2]), _text(pid[3]), pid[4]
     if type(kind) is not StorageClass:
         raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60])
-    if type(key) is not str or type(location) is not str or type(numel) is not int or not 0 <= numel < 1 << 60:
+    if type(key) is not str or type(location) is not str or type(numel) is not int or not 0 <= numel < _MAX_NUMEL:
         raise PickleStreamError("a storage with a malformed description", got=repr(pid[2:5])[:80])
     return kind, key, location, numel
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from weighlock.dtypes import BY_SAFETENSORS_CODE, VALUES_PER_UNIT
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.safetensors_header import read_header
+from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
@@ -27,8 +28,7 @@ class _Tensors:
         self.offsets: dict[str, int] = {}
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        for ref, target in sorted(wanted, key=lambda pair: self.offsets[pair[0].key]):
-            self.source.read_into(self.offsets[ref.key], target)
+        read_extents(self.source, [(self.offsets[ref.key], target) for ref, target in wanted])
 
     def extent(self, ref: StorageRef) -> Extent | None:
         return Extent(self.offsets[ref.key], ref.nbytes)
@@ -57,4 +57,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
         storages[entry.name] = ref
         storage = reading.leaves.storage(ref)
         made[entry.name] = reading.leaves.tensor(TensorSpec(storage, dtype, 0, shape, contiguous_stride(shape)))
-    return Contents(made, "safetensors", source.size, {"metadata": dict(header.metadata)}, storages)
+    return Contents(made, "safetensors", source.size, lambda: {"metadata": dict(header.metadata)}, storages)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, TruncatedError, UnsupportedError
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
+from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.rebuild import StorageClass
@@ -133,8 +134,7 @@ class _Stream:
         )
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        for ref, target in wanted:
-            self.source.read_into(self.offsets[ref.key], target)
+        read_extents(self.source, [(self.offsets[ref.key], target) for ref, target in wanted])
 
     def extent(self, ref: StorageRef) -> Extent | None:
         """Return where a storage lies: known once `locate` has walked the data behind the pickles."""
@@ -197,4 +197,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     end = stream.locate(keys, position)
     byteorder = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     metadata = {"format_version": version, "byteorder": "little", "written_on": f"a {byteorder}-endian system"}
-    return Contents(made, "torch-legacy", end, metadata, stream.refs)
+    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, WeighlockError
 from weighlock.formats.reading import Contents, Reading
+from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import check_view
@@ -180,8 +181,7 @@ class _Tar:
         return found
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        for ref, target in wanted:
-            self.source.read_into(self._offsets[ref.key], target)
+        read_extents(self.source, [(self._offsets[ref.key], target) for ref, target in wanted])
 
     def extent(self, ref: StorageRef) -> Extent | None:
         return Extent(self._offsets[ref.key], ref.nbytes)
@@ -220,4 +220,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     tar.read_tensors()
     offset, size = members["pickle"]
     made, _ = reading.unpickle(source.read_at(offset, size), tar.persistent_load, record="pickle")
-    return Contents(made, "torch-tar", source.size, {"byteorder": "little"}, tar.refs)
+    return Contents(made, "torch-tar", source.size, lambda: {"byteorder": "little"}, tar.refs)

@@ -75,11 +75,6 @@ class ZipArchive:
         made: dict[str, Any] = {}
 
         def persistent_load(pid: Any) -> Any:
-            # The common form inline: this runs once per tensor.
-            if type(pid) is tuple and len(pid) == 5 and type(pid[2]) is str:
-                found = made.get(pid[2])
-                if found is not None and pid[0] == "storage":
-                    return found
             kind, key, location, numel = parse_persistent_id(pid)
             found = made.get(key)
             if found is None:

@@ -13,15 +13,16 @@ Bytes behind the archive are accepted, as PyTorch does, where no second end reco
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import pairwise, repeat
 from operator import add, le
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
-from weighlock.formats.zip_remains import END_MARK, LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
+from weighlock.formats.zip_end import LONGEST_END, EndRecord, find_end
+from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
@@ -36,18 +37,9 @@ __all__ = [
     "read_record",
 ]
 
-_END: Final = Struct("<4s4H2IH")  # disk, directory's disk, entries here, entries, bytes, offset, comment length
-_LOCATOR: Final = Struct("<4sIQI")  # disk, offset of the zip64 end record, disks
-_END64: Final = Struct("<4sQ4x2I4Q")  # bytes that follow, disk, directory's disk, entries here, entries, bytes, offset
-_LOCATOR_MARK: Final = b"PK\x06\x07"
-_END64_MARK: Final = b"PK\x06\x06"
 _ENTRY_MARK: Final = b"PK\x01\x02"
-_ENTRY_SIZE: Final = 46
 
-_FULL16: Final = 0xFFFF
 _FULL32: Final = 0xFFFFFFFF
-_MAX_COMMENT: Final = 0xFFFF
-_TAIL: Final = _MAX_COMMENT + _END.size + _LOCATOR.size + _END64.size
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
@@ -115,22 +107,12 @@ class ZipDirectory:
 
     __slots__ = ("comment", "end", "records", "start_of_directory", "trailing_bytes")
 
-    def __init__(self, records: list[ZipRecord], end: "_End", size: int) -> None:
+    def __init__(self, records: list[ZipRecord], end: EndRecord, size: int) -> None:
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
-        self.end = end.position + _END.size + len(end.comment)
+        self.end = end.stop
         self.trailing_bytes = size - self.end
-
-
-class _End(NamedTuple):
-    """An end record: its own position, and what it says of the directory."""
-
-    position: int
-    entries: int
-    size: int
-    offset: int
-    comment: bytes
 
 
 def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
@@ -147,105 +129,19 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
     UnsupportedError
         If a record is encrypted, or compressed by another method than deflate, or lies on another disk.
     """
-    base = max(source.size - _TAIL, 0)
+    base = max(source.size - LONGEST_END, 0)
     tail = source.read_at(base, source.size - base)
     try:
-        end = _find_end(tail, base)
+        end = find_end(tail, base)
         if end is None:
             raise cut_archive(source)
-        if end.entries > limits.max_records:
-            raise LimitError("too many records", expected=f"at most {limits.max_records}", got=str(end.entries))
         at = end.offset - base
+        _check_count(end, limits)
         raw = tail[at : at + end.size] if at >= 0 else source.read_at(end.offset, end.size)
         records = _checked_records(_Entries(raw, end), end, limits)
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
     return ZipDirectory(records, end, source.size)
-
-
-# ------------------------------------------------------------------------------------------------ the end record
-
-
-def _find_end(tail: bytes, base: int) -> _End | None:
-    """Return the last end record, None where there is none; refuse when another one could be meant."""
-    places = list(_places(tail))
-    whole = [place for place in places if place + _END.size <= len(tail)]
-    if not whole:
-        return None
-    if whole[-1] != places[-1]:
-        raise DirectoryError("behind the archive's end stands the beginning of another end record", offset=places[-1])
-    end = _read_end(tail, base, whole[-1])
-    for place in whole[:-1]:
-        try:
-            other = _read_end(tail, base, place)
-        except (DirectoryError, UnsupportedError):
-            continue  # The same four bytes by chance, or the end of an archive that lies in this one as a record.
-        raise DirectoryError(
-            "the archive has two end records that both hold together, so readers would disagree on what is in it",
-            got=f"end records at bytes {other.position} and {end.position}",
-        )
-    return end
-
-
-def _places(tail: bytes) -> Iterator[int]:
-    place = tail.find(END_MARK)
-    while place >= 0:
-        yield place
-        place = tail.find(END_MARK, place + 1)
-
-
-def _read_end(tail: bytes, base: int, place: int) -> _End:
-    """Read the end record at `place` of the tail, and its zip64 form if it has one, and check it against the file."""
-    _, disk, directory_disk, here, entries, size, offset, comment = _END.unpack_from(tail, place)
-    position = base + place
-    if place + _END.size + comment > len(tail):
-        raise DirectoryError("the archive's comment reaches past the end of the file", offset=position)
-    narrow = (disk, directory_disk, here, entries, size, offset)
-    wide = _read_end64(tail, base, place)
-    directory_end = position
-    if wide is not None:
-        directory_end = wide[0]
-        full = (_FULL16, _FULL16, _FULL16, _FULL16, _FULL32, _FULL32)
-        if any(a not in (b, most) for a, b, most in zip(narrow, wide[1:], full, strict=True)):
-            raise DirectoryError("the end record and its zip64 form differ", got=f"{narrow} and {wide[1:]}")
-        disk, directory_disk, here, entries, size, offset = wide[1:]
-    if disk or directory_disk or here != entries:
-        raise UnsupportedError("the archive is spread over several disks", got=f"disk {disk}")
-    if offset + size != directory_end:
-        raise _misplaced(offset + size, directory_end)
-    if entries * _ENTRY_SIZE > size:
-        raise DirectoryError("the directory is too small for its entries", got=f"{entries} entries in {size} bytes")
-    start = place + _END.size
-    return _End(position, entries, size, offset, tail[start : start + comment])
-
-
-def _read_end64(tail: bytes, base: int, place: int) -> tuple[int, ...] | None:
-    """Return position, disk, directory's disk, entries here, entries, bytes and offset from the zip64 end record."""
-    at = place - _LOCATOR.size
-    if at < 0 or tail[at : at + 4] != _LOCATOR_MARK:
-        return None
-    _, disk, offset, disks = _LOCATOR.unpack_from(tail, at)
-    if disk or disks > 1:
-        raise UnsupportedError("the archive is spread over several disks", got=f"{disks} disks")
-    start = offset - base
-    if not 0 <= start <= at - _END64.size or tail[start : start + 4] != _END64_MARK:
-        raise DirectoryError("there is no zip64 end record where its locator says", offset=offset)
-    _, length, *fields = _END64.unpack_from(tail, start)
-    if start + 12 + length != at:
-        raise DirectoryError("the zip64 end record does not end at its locator", offset=offset)
-    return (offset, *fields)
-
-
-def _misplaced(expected: int, found: int) -> DirectoryError:
-    if found > expected:
-        what = "the archive does not begin at the file's first byte, or other bytes stand in front of its directory's end"
-        hint = "Something was put in front of the archive, perhaps a second archive. Readers would disagree on it."
-    else:
-        what = "bytes are missing inside the archive"
-        hint = "It was damaged while it was copied or downloaded: get it again."
-    return DirectoryError(
-        what, expected=f"the directory's end at byte {expected}", got=f"at byte {found}", hint=hint
-    )
 
 
 # --------------------------------------------------------------------------------------------------- the entries
@@ -267,7 +163,7 @@ class _Entries:
     __slots__ = ("crcs", "disks", "extras", "flags", "header_sizes", "methods", "names", "offsets", "packed",
                  "raw_names", "sizes")  # fmt: skip
 
-    def __init__(self, raw: bytes, end: _End) -> None:
+    def __init__(self, raw: bytes, end: EndRecord) -> None:
         columns = _read_columns(raw)
         if len(columns[0]) != end.entries:
             got = f"{len(columns[0])} in the directory"
@@ -308,7 +204,7 @@ def _read_columns(raw: bytes) -> list[list[Any]]:
         run = min(run * 4, _LONGEST_RUN) if good == len(chunk[0]) else _FIRST_RUN
         chunk[6] = (LOCAL_SIZE + int.from_bytes(layout[:2], "little"),) * good
         for column, values in zip(columns, chunk, strict=True):
-            column += values[:good]
+            column.extend(values[:good])
         position += good * entry.size
     return columns
 
@@ -354,7 +250,12 @@ def _zip64_fields(extra: bytes) -> tuple[int, ...]:
 # ---------------------------------------------------------------------------------------------------- the checks
 
 
-def _checked_records(entries: _Entries, end: _End, limits: Limits) -> list[ZipRecord]:
+def _check_count(end: EndRecord, limits: Limits) -> None:
+    if end.entries > limits.max_records:
+        raise LimitError("too many records", expected=f"at most {limits.max_records}", got=str(end.entries))
+
+
+def _checked_records(entries: _Entries, end: EndRecord, limits: Limits) -> list[ZipRecord]:
     _check_names(entries.names)
     _check_readable(entries)
     _check_sizes(entries, limits)
@@ -416,7 +317,7 @@ def _check_sizes(entries: _Entries, limits: Limits) -> None:
             raise LimitError("the deflated records would take too much memory", expected=most, record=name)
 
 
-def _check_places(entries: _Entries, end: _End) -> list[int]:
+def _check_places(entries: _Entries, end: EndRecord) -> list[int]:
     """Return for each record where the next thing begins, having checked that it ends before.
 
     Here the least length of a record is checked: only its local header says how long that header is.
@@ -445,7 +346,7 @@ def _next_places(offsets: list[int], last: int) -> list[int]:
         return [*offsets[1:], last] if offsets else []
     order = sorted(range(len(offsets)), key=offsets.__getitem__)
     ends = [last] * len(offsets)
-    for here, after in zip(order, order[1:], strict=False):
+    for here, after in pairwise(order):
         ends[here] = offsets[after]
     return ends
 
@@ -482,9 +383,7 @@ def _no_header(buffer: bytes | memoryview, position: int, record: ZipRecord) -> 
     what = "the directory names a record, but its header is not where it should be"
     if got[:4] == LOCAL_MARK:
         what = "a record has one name in the directory and another one in its header"
-    return DirectoryError(
-        what, got=repr(got[LOCAL_SIZE:] if got[:4] == LOCAL_MARK else got[:4]), record=record.name
-    )
+    return DirectoryError(what, got=repr(got[LOCAL_SIZE:] if got[:4] == LOCAL_MARK else got[:4]), record=record.name)
 
 
 def _check_local_fields(record: ZipRecord, found: tuple[int, int, int, int, int]) -> None:

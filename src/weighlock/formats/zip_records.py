@@ -17,7 +17,7 @@ from weighlock.errors import DirectoryError, TensorBoundsError, WeighlockError
 from weighlock.formats.zip_directory import ZipRecord, check_crc, data_offset, inflate, parse_local_header
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32, crc32_combine
-from weighlock.storages.source import BytesSource, ByteSource, PathSource
+from weighlock.storages.source import ByteSource, BytesSource, PathSource
 
 __all__ = ["read_records"]
 

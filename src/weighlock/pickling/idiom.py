@@ -10,35 +10,43 @@ In `docs/performance.md`: this is worth a factor of two on a checkpoint of many 
 """
 
 import re
+from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final
 
-__all__ = ["PATTERN", "take"]
+__all__ = ["take"]
 
 _U4: Final = Struct("<I").unpack_from
 _U2: Final = Struct("<H").unpack_from
 _I4: Final = Struct("<i").unpack_from
 
-_REF = rb"(?:h.|j.{4})"  # BINGET, LONG_BINGET
-_PUT = rb"(?:q.|r.{4})"  # BINPUT, LONG_BINPUT
+_REF = rb"(h.|j.{4})"  # BINGET, LONG_BINGET
 _INT = rb"(?:K.|M..|J.{4})"  # BININT1, BININT2, BININT
 _INTS = (  # EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, MARK ... TUPLE
-    rb"\)|(?:" + _INT + rb"\x85|" + _INT + rb"{2}\x86|" + _INT + rb"{3}\x87|\(" + _INT + rb"{4,8}t)"
+    rb"((?:" + _INT + rb"\x85|" + _INT + rb"{2}\x86|" + _INT + rb"{3}\x87|\(" + _INT + rb"{4,8}t))"
 )
 
-PATTERN: Final = re.compile(
-    rb"\(\((" + _REF + rb")(" + _REF + rb")"  # 1 'storage'; 2 the storage class
-    rb"(?:X(.)\0\0\0([0-9]{1,20})(" + _PUT + rb")|(" + _REF + rb"))"  # 3 length, 4 key, 5 its put; or 6 a known key
-    rb"(" + _REF + rb")(" + _INT + rb")t(" + _PUT + rb")Q"  # 7 location; 8 numel; 9 put of the persistent id
-    rb"(" + _INT + rb")"  # 10 storage offset
-    rb"(" + _INTS + rb")(" + _PUT + rb"?)(" + _INTS + rb")(" + _PUT + rb"?)"  # 11, 12 size; 13, 14 stride
-    rb"([\x88\x89])(" + _REF + rb")\)R(" + _PUT + rb")"  # 15 requires_grad; 16 OrderedDict; 17 put of the hooks
-    rb"t(" + _PUT + rb")R",  # 18 put of the arguments
-    re.DOTALL,
-).match
+
+def _pattern(put: bytes) -> Callable[[bytes, int], "re.Match[bytes] | None"]:
+    """Return the idiom with all its puts in one form: mixed forms are rare (one tensor per file), and slower."""
+    return re.compile(
+        rb"\(\(h(.)" + _REF + rb"X(.)\0\0\0([0-9]{1,20})" + put  # 1 'storage'; 2 class; 3 length, 4 key, 5 its put
+        + _REF + rb"(" + _INT + rb")t" + put + rb"Q"  # 6 location; 7 numel; 8 put of the persistent id
+        + rb"(" + _INT + rb")"  # 9 storage offset
+        + _INTS + put + _INTS + put  # 10, 11 size; 12, 13 stride
+        + rb"([\x88\x89])h(.)\)R" + put  # 14 requires_grad; 15 OrderedDict; 16 put of the hooks
+        + rb"t" + put + rb"R",  # 17 put of the arguments
+        re.DOTALL,
+    ).match  # fmt: skip
+
+
+_SHORT_PUTS: Final = _pattern(rb"q(.)")
+_LONG_PUTS: Final = _pattern(rb"r(.{4})")
+_SIX_BYTES: Final = Struct("<6B").unpack
+_SIX_WORDS: Final = Struct("<6I").unpack
 
 # Sizes, strides and small integers repeat endlessly within and between files. Dropped as a whole when full.
-_ints_cache: dict[bytes, tuple[int, ...]] = {b")": ()}
+_ints_cache: dict[bytes, tuple[int, ...]] = {}
 _int_cache: dict[bytes, int] = {}
 _CACHE_ENTRIES: Final = 8192
 
@@ -46,7 +54,11 @@ _CACHE_ENTRIES: Final = 8192
 def _decode_int(raw: bytes) -> int:
     if raw[0] == 0x4B:
         return raw[1]
-    return int(_U2(raw, 1)[0] if raw[0] == 0x4D else _I4(raw, 1)[0])
+    value = int(_U2(raw, 1)[0] if raw[0] == 0x4D else _I4(raw, 1)[0])
+    if len(_int_cache) > _CACHE_ENTRIES:
+        _int_cache.clear()
+    _int_cache[raw] = value
+    return value
 
 
 def _decode_ints(raw: bytes) -> tuple[int, ...]:
@@ -64,40 +76,38 @@ def _decode_ints(raw: bytes) -> tuple[int, ...]:
 
 
 def _index(raw: bytes) -> int:
-    """Return the memo index of a get or put."""
+    """Return the memo index of a get."""
     return raw[1] if len(raw) == 2 else int(_U4(raw, 1)[0])
 
 
-def take(machine: Any, match: "re.Match[bytes]", call: Any) -> Any:
-    """Do what the matched opcodes do; return the call's result, or None where they would not do the expected.
+def take(machine: Any, data: bytes, position: int, call: Any) -> int:
+    """Do what the opcodes at `position` do, if they are the idiom: replace the function on the stack by its result.
 
-    Nothing has changed when None is returned.
+    Returns the position behind them; `position` itself, with nothing changed, where they are something else.
     """
     # Reason for one flat body: it runs once per tensor, and a call per part costs as much as the part.
+    match, unpack = _LONG_PUTS(data, position), _SIX_WORDS
+    if match is None:
+        match, unpack = _SHORT_PUTS(data, position), _SIX_BYTES
+        if match is None:
+            return position
+    (mark, kind, length, text, put1, place, count, put2, offset, size, put3, stride, put4, flag, hooks_ref, put5,
+     put6) = match.groups()  # fmt: skip
     memo = machine.memo
-    (mark, kind, length, text, key_put, key_ref, place, count, pid_put, offset, size, size_put, stride, stride_put,
-     flag, hooks_ref, hooks_put, args_put) = match.groups()  # fmt: skip
-    make_hooks = memo[_index(hooks_ref)]
-    hooks_call = machine.allowlist.calls.get(id(make_hooks))
-    if hooks_call is None:
-        return None
-    if text is not None:
-        if length[0] != len(text):
-            return None
-        key = text.decode("ascii")
-    else:
-        key = memo[_index(key_ref)]
-    size_ints, stride_ints = _decode_ints(size), _decode_ints(stride)
-    pid = (memo[_index(mark)], memo[_index(kind)], key, memo[_index(place)], _decode_int(count))
-    if text is not None:
-        memo[_index(key_put)] = key
-    memo[_index(pid_put)] = pid
-    if size_put:
-        memo[_index(size_put)] = size_ints
-    if stride_put:
-        memo[_index(stride_put)] = stride_ints
+    make_hooks = machine.allowlist.calls.get(id(memo[hooks_ref[0]]))
+    if make_hooks is None or length[0] != len(text):
+        return position
+    at_key, at_pid, at_size, at_stride, at_hooks, at_args = unpack(put1 + put2 + put3 + put4 + put5 + put6)
+    key = text.decode("ascii")
+    pid = (memo[mark[0]], memo[_index(kind)], key, memo[_index(place)], _int_cache.get(count) or _decode_int(count))
+    memo[at_key] = key
+    memo[at_pid] = pid
+    sizes = memo[at_size] = _ints_cache.get(size) or _decode_ints(size)
+    strides = memo[at_stride] = _ints_cache.get(stride) or _decode_ints(stride)
     storage = machine.persistent_load(pid)
-    hooks = memo[_index(hooks_put)] = hooks_call(machine.context, ())
-    args = (storage, _decode_int(offset), size_ints, stride_ints, flag == b"\x88", hooks)
-    memo[_index(args_put)] = args
-    return call(machine.context, args)
+    hooks = memo[at_hooks] = make_hooks(machine.context, ())
+    args = memo[at_args] = (
+        storage, _int_cache.get(offset) or _decode_int(offset), sizes, strides, flag == b"\x88", hooks
+    )  # fmt: skip
+    machine.stack[-1] = call(machine.context, args)
+    return match.end()

@@ -163,13 +163,10 @@ class Unpickler:
                     position = self._run_of(data, position, 0x4B, 2, _RUN_U1)
             elif code == 0x28:  # MARK
                 if data[position + 1] == 0x28 and stack and stack[-1] is idiom_function:
-                    match = idiom.PATTERN(data, position)
-                    if match is not None:
-                        made = idiom.take(self, match, calls[id(idiom_function)])
-                        if made is not None:
-                            stack[-1] = made
-                            position = match.end()
-                            continue
+                    end = idiom.take(self, data, position, calls[id(idiom_function)])
+                    if end != position:
+                        position = end
+                        continue
                 marks.append(stack)
                 self.stack = stack = []
                 position += 1

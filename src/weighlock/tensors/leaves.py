@@ -132,5 +132,9 @@ class Leaves:
             return target  # Parameters and Variables of 2017: requires_grad, volatile and hooks
         raise PickleStreamError("a state is set on something that takes none", got=type(target).__name__)
 
+    def release(self) -> None:
+        """Let go of the reading, so that both are freed without Python's collector."""
+        self.reader = None
+
     def finish(self) -> None:
         """Fill what was promised: called once, when the whole tree stands."""

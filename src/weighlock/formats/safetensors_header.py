@@ -1,0 +1,184 @@
+"""The header of a safetensors file, parsed strictly: what it says is used as it is to slice the file.
+
+Eight bytes of length (little-endian), a JSON object, then the bytes of all tensors: without holes, without overlaps,
+to the last byte of the file. Shapes are the header's own; those of four-bit types count values, two to a byte.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeGuard
+
+from weighlock.dtypes import BY_SAFETENSORS_CODE, VALUES_PER_UNIT, DType
+from weighlock.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
+from weighlock.limits import Limits
+from weighlock.storages.source import ByteSource
+
+__all__ = ["SafetensorsEntry", "SafetensorsHeader", "read_header"]
+
+# The bound of the safetensors package itself: longer headers are no safetensors file.
+_MOST_HEADER_BYTES: Final = 100_000_000
+_FIELDS: Final = ("dtype", "shape", "data_offsets")
+_MOST_ELEMENTS: Final = 1 << 63
+
+
+class SafetensorsEntry(NamedTuple):
+    """One tensor: `begin` and `end` count bytes from the header's `data_start`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class SafetensorsHeader(NamedTuple):
+    """A header that was checked: its metadata, its tensors in the order of their bytes, and where these begin."""
+
+    metadata: Mapping[str, str]
+    tensors: list[SafetensorsEntry]
+    data_start: int
+
+
+def read_header(source: ByteSource, limits: Limits) -> SafetensorsHeader:
+    """Read and check the header of the safetensors file that is the whole of `source`.
+
+    Raises
+    ------
+    TruncatedError
+        If the file is shorter than its header says.
+    DamagedError
+        If the header is malformed, or does not fit the file.
+    UnsupportedError
+        If it names an element type that PyTorch has not.
+    LimitError
+        If it is larger than safetensors allows, or has more tensors or dimensions than `limits` allows.
+    """
+    try:
+        text, start = _header_text(source)
+        fields = _parse(text)
+        metadata = _metadata(fields.pop("__metadata__", None))
+        tensors = sorted(_entries(fields, limits), key=lambda entry: entry[3:])
+        _check_coverage(tensors, source.size - start)
+    except (DamagedError, UnsupportedError, LimitError) as error:
+        raise error.locate(path=source.name) from error.__cause__
+    return SafetensorsHeader(metadata, tensors, start)
+
+
+def _header_text(source: ByteSource) -> tuple[bytes, int]:
+    if source.size < 8:
+        raise TruncatedError("the file is too short for a safetensors file", got=f"{source.size} bytes")
+    length = int.from_bytes(source.read_at(0, 8), "little")
+    if length > _MOST_HEADER_BYTES:
+        most = f"at most {_MOST_HEADER_BYTES} bytes"
+        raise LimitError("the safetensors header is too large", expected=most, got=str(length))
+    if 8 + length > source.size:
+        raise TruncatedError(
+            "the file ends inside its safetensors header",
+            expected=f"{8 + length} bytes or more",
+            got=str(source.size),
+            hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+        )
+    return source.read_at(8, length), 8 + length
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    if text[:1] != b"{":
+        raise DamagedError("the safetensors header is no JSON object", got=repr(text[:20]), offset=8)
+    try:
+        fields = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"the safetensors header is no JSON: {error}", offset=8) from error
+    if not isinstance(fields, dict):
+        raise DamagedError("the safetensors header is no JSON object", got=type(fields).__name__, offset=8)
+    return fields
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise DamagedError("a name stands twice in the safetensors header", got=repr(twice)[:120])
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _metadata(found: Any) -> dict[str, str]:
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise DamagedError("the safetensors metadata are no object of strings", got=repr(found)[:60])
+    return found
+
+
+def _entries(fields: dict[str, Any], limits: Limits) -> list[SafetensorsEntry]:
+    if len(fields) > limits.max_records:
+        raise LimitError("too many tensors", expected=f"at most {limits.max_records}", got=str(len(fields)))
+    return [_entry(name, entry, limits) for name, entry in fields.items()]
+
+
+def _entry(name: str, entry: Any, limits: Limits) -> SafetensorsEntry:
+    if not isinstance(entry, dict):
+        raise DamagedError("a tensor's description is no JSON object", got=type(entry).__name__, object_path=name)
+    code, shape, offsets = (entry.get(key) for key in _FIELDS)
+    if not isinstance(code, str) or not _are_lengths(shape) or not _are_lengths(offsets) or len(offsets) != 2:
+        raise DamagedError("a tensor's description is malformed", got=repr(entry)[:120], object_path=name)
+    dtype = BY_SAFETENSORS_CODE.get(code)
+    if dtype is None:
+        raise UnsupportedError("PyTorch has no such element type", got=repr(code), object_path=name)
+    if len(shape) > limits.max_dimensions:
+        most = f"at most {limits.max_dimensions}"
+        raise LimitError("the tensor has too many dimensions", expected=most, got=str(len(shape)), object_path=name)
+    begin, end = offsets
+    if end - begin != _byte_count(name, dtype, shape):
+        raise DamagedError(
+            "a tensor's shape does not fit its bytes",
+            expected=f"{_byte_count(name, dtype, shape)} bytes for {code}{shape}",
+            got=f"{end - begin} bytes at [{begin}, {end}]",
+            object_path=name,
+        )
+    return SafetensorsEntry(name, code, tuple(shape), begin, end)
+
+
+def _are_lengths(values: Any) -> TypeGuard[list[int]]:
+    # `type` rather than isinstance: JSON's true is an int to Python.
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
+def _byte_count(name: str, dtype: DType, shape: list[int]) -> int:
+    count, bound = 1, 1
+    for length in shape:
+        count *= length
+        bound *= length or 1
+        # Also where another length is 0: no array library can hold such a shape.
+        if bound >= _MOST_ELEMENTS:
+            raise DamagedError("a tensor's shape is larger than any memory", got=str(shape)[:80], object_path=name)
+    per_byte = VALUES_PER_UNIT.get(dtype.name, 1)
+    if per_byte > 1 and (not shape or shape[-1] % per_byte):
+        what = f"rows of {dtype.name} that do not fill whole bytes cannot be a PyTorch tensor"
+        raise UnsupportedError(what, got=str(shape)[:80], object_path=name)
+    return count * dtype.itemsize // per_byte
+
+
+def _check_coverage(tensors: list[SafetensorsEntry], available: int) -> None:
+    position = 0
+    for entry in tensors:
+        if entry.begin != position:
+            what = "bytes of the file belong to no tensor" if entry.begin > position else "two tensors overlap"
+            raise DamagedError(
+                what, expected=f"its first byte at {position}", got=str(entry.begin), object_path=entry.name
+            )
+        position = entry.end
+    if position > available:
+        whole = sum(entry.end <= available for entry in tensors)
+        raise TruncatedError(
+            "the file ends before its last tensor",
+            expected=f"{position} bytes of tensors",
+            got=f"{available}; {whole} of {len(tensors)} tensors are whole",
+            hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+        )
+    if position < available:
+        raise DamagedError("bytes behind the last tensor", expected=f"{position} bytes of tensors", got=str(available))

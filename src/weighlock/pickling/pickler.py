@@ -1,0 +1,559 @@
+"""Writing a pickle: a closed set of types, each opcode as Python's own C pickler writes it, and no recursion.
+
+For what a training checkpoint holds, the bytes are those of `torch.save`: the same opcodes, the same memo, found by
+identity. Two things differ on purpose. Empty `bytes` are spelled like all others, because
+``torch.load(weights_only=True)`` refuses PyTorch's own spelling; and the items of a set are sorted where they can be,
+so that one object always makes the same bytes. Protocols 4 and 5 are written without frames, which are optional.
+
+Each container is a generator that writes its own opcodes and yields what it holds; one loop drives the innermost
+generator, so that nesting costs memory, but no stack.
+"""
+
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING, REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from struct import Struct
+from sys import intern
+from typing import Any, Final
+
+from weighlock.errors import ArgumentError, SaveError, UnsupportedTypeError
+from weighlock.pickling.inert import GlobalRef
+from weighlock.pickling.opcodes import CODE
+from weighlock.pickling.reductions import (
+    Describe,
+    Describer,
+    Persistent,
+    Reduction,
+    TensorCall,
+    describe_python,
+    named_type,
+    ordered,
+    tensor_arguments,
+)
+
+__all__ = ["PROTOCOLS", "Pickler"]
+
+PROTOCOLS: Final = range(1, 6)
+
+# How many items one opcode sets at most, as in Python's picklers.
+_BATCH: Final = 1000
+_STORAGE: Final = "storage"
+
+_OP: Final = {name: bytes([code]) for name, code in CODE.items()}
+_MARK, _POP, _POP_MARK, _TUPLE = _OP["MARK"], _OP["POP"], _OP["POP_MARK"], _OP["TUPLE"]
+_REDUCE, _NEWOBJ, _BUILD = _OP["REDUCE"], _OP["NEWOBJ"], _OP["BUILD"]
+_SHORT_TUPLES: Final = (b"", _OP["TUPLE1"], _OP["TUPLE2"], _OP["TUPLE3"])
+
+_BYTE_INTS: Final = tuple(_OP["BININT1"] + bytes([value]) for value in range(256))
+_SHORT_PUTS: Final = tuple(_OP["BINPUT"] + bytes([index]) for index in range(256))
+_SHORT_GETS: Final = tuple(_OP["BINGET"] + bytes([index]) for index in range(256))
+_OP_U2: Final = Struct("<cH").pack
+_OP_U4: Final = Struct("<cI").pack
+_OP_U8: Final = Struct("<cQ").pack
+_OP_I4: Final = Struct("<ci").pack
+_OP_F8: Final = Struct(">cd").pack
+_TEXT_HEADS: Final = tuple(_OP_U4(_OP["BINUNICODE"], size) for size in range(256))
+_SHORT_TEXT_HEADS: Final = tuple(_OP["SHORT_BINUNICODE"] + bytes([size]) for size in range(256))
+
+
+class Pickler:
+    """Writes one object tree as a pickle; use a new one for each.
+
+    Parameters
+    ----------
+    protocol : int
+        1 to 5.
+    describe : callable, optional
+        Asked once per type that Python's own table does not know: it returns how objects of this exact type are
+        described, or None.
+    pid_tail : tuple
+        What follows the five parts of a storage's persistent id.
+
+    Attributes
+    ----------
+    trail : list
+        After an error: the containers from the outermost to the innermost, then the object that failed.
+
+    Examples
+    --------
+    >>> Pickler(2).dumps({"a": 1})
+    b'\\x80\\x02}q\\x00X\\x01\\x00\\x00\\x00aq\\x01K\\x01s.'
+    """
+
+    def __init__(self, protocol: int = 2, *, describe: Describer | None = None, pid_tail: tuple[Any, ...] = ()) -> None:
+        if type(protocol) is not int or protocol not in PROTOCOLS:
+            hint = "PyTorch's own default is 2. Protocol 0 has no form for tensors."
+            raise ArgumentError("no such pickle protocol", expected="1 to 5", got=repr(protocol), hint=hint)
+        self.protocol = protocol
+        self.trail: list[Any] = []
+        self._describe = describe
+        self._pid_tail = pid_tail
+        self._out = bytearray()
+        self._memo: dict[Any, int] = {}  # by identity; globals by name
+        self._count = 0
+        self._kept: list[Any] = []  # identities stay valid only while their objects live
+        self._recipes: dict[Any, _Recipe] = {}
+        self._uses_recipes = protocol in (2, 3) and not pid_tail
+        self._text_heads = _SHORT_TEXT_HEADS if protocol >= 4 else _TEXT_HEADS
+        self._writers: dict[type, Callable[[Any], Iterator[Any] | None]] = {
+            bytes: self._bytes, bytearray: self._bytearray, list: self._list, tuple: self._tuple, dict: self._dict,
+            set: self._set, frozenset: self._frozenset, type: self._type, GlobalRef: self._global,
+            Persistent: self._persistent,
+        }  # fmt: skip
+
+    def dumps(self, obj: Any) -> bytes:
+        """Return the pickle of an object.
+
+        Raises
+        ------
+        UnsupportedTypeError
+            If it holds something of a type that has no form in a checkpoint.
+        SaveError
+            If a value is too large for the protocol, or changes meanwhile.
+        """
+        if self.protocol >= 2:
+            self._out += b"%c%c" % (CODE["PROTO"], self.protocol)
+        self._run(obj)
+        self._out += _OP["STOP"]
+        return bytes(self._out)
+
+    # Reason for the length: the one loop that sees every object; a call per plain value would double its time.
+    def _run(self, root: Any) -> None:
+        out, memo, writers, heads = self._out, self._memo, self._writers, self._text_heads
+        put_code = _OP["MEMOIZE"] if self.protocol >= 4 else None
+        truths = (_OP["NEWFALSE"], _OP["NEWTRUE"]) if self.protocol >= 2 else (b"I00\n", b"I01\n")
+        stack: list[Iterator[Any]] = []
+        owners: list[Any] = []
+        current: Iterator[Any] = iter((root,))
+        obj = root
+        try:
+            while True:
+                for obj in current:
+                    kind = type(obj)
+                    if kind is int:
+                        if 0 <= obj < 256:
+                            out += _BYTE_INTS[obj]
+                        elif 0 <= obj < 65536:
+                            out += _OP_U2(b"M", obj)
+                        elif -0x80000000 <= obj < 0x80000000:
+                            out += _OP_I4(b"J", obj)
+                        else:
+                            self._long(obj)
+                        continue
+                    if kind is float:
+                        out += _OP_F8(b"G", obj)
+                        continue
+                    if obj is None:
+                        out += b"N"
+                        continue
+                    if kind is bool:
+                        out += truths[obj]
+                        continue
+                    index = memo.get(id(obj))
+                    if index is not None:
+                        out += _SHORT_GETS[index] if index < 256 else _OP_U4(b"j", index)
+                        continue
+                    if kind is str:
+                        data = obj.encode("utf-8", "surrogatepass")
+                        size = len(data)
+                        out += heads[size] if size < 256 else self._text_head(size)
+                        out += data
+                        index = self._count
+                        self._count = index + 1
+                        memo[id(obj)] = index
+                        out += put_code or (_SHORT_PUTS[index] if index < 256 else _OP_U4(b"r", index))
+                        continue
+                    writer = writers.get(kind) or self._writer(kind)
+                    inner = writer(obj)
+                    if inner is not None:
+                        stack.append(current)
+                        owners.append(obj)
+                        current = inner
+                        break
+                else:
+                    if not stack:
+                        return
+                    current = stack.pop()
+                    owners.pop()
+        except SaveError:
+            self.trail = [*owners, obj]
+            raise
+        except RuntimeError as error:  # "dictionary changed size during iteration"
+            self.trail = owners
+            raise SaveError("the object changed while it was being saved", got=str(error)) from error
+
+    def _writer(self, kind: type) -> Callable[[Any], Iterator[Any] | None]:
+        """Find out, once per type, how its objects are written."""
+        describe = describe_python(kind) or (self._describe(kind) if self._describe is not None else None)
+        if describe is None:
+            named = f"{kind.__module__}.{kind.__qualname__}"
+            raise UnsupportedTypeError(f"PyTorch checkpoints have no safe form for {named}", hint=_hint(kind))
+        self._writers[kind] = writer = self._described(describe)
+        return writer
+
+    def _described(self, describe: Describe) -> Callable[[Any], Iterator[Any] | None]:
+        def write(obj: Any) -> Iterator[Any] | None:
+            description = describe(obj)
+            kind = type(description)
+            if kind is tuple:
+                return self._tensor(obj, description)  # type: ignore[arg-type]
+            self._kept.append(description)
+            if kind is Reduction:
+                return self._reduction(obj, description)  # type: ignore[arg-type]
+            if kind is Persistent:
+                return self._persistent(description)  # type: ignore[arg-type]
+            return self._global(description)  # type: ignore[arg-type]
+
+        return write
+
+    # The memo
+
+    def _put(self, key: Any) -> None:
+        index = self._count
+        self._count = index + 1
+        self._memo[key] = index
+        if self.protocol >= 4:
+            self._out += _OP["MEMOIZE"]
+        else:
+            self._out += _SHORT_PUTS[index] if index < 256 else _OP_U4(b"r", index)
+
+    def _get(self, key: Any) -> bytes:
+        index = self._memo[key]
+        return _SHORT_GETS[index] if index < 256 else _OP_U4(b"j", index)
+
+    # Plain values
+
+    def _long(self, value: int) -> None:
+        if self.protocol < 2:
+            try:
+                self._out += f"L{value}L\n".encode()
+            except ValueError as error:
+                raise SaveError("the integer is too long for protocol 1", hint="Use protocol 2.") from error
+            return
+        size = (value.bit_length() >> 3) + 1
+        data = value.to_bytes(size, "little", signed=True)
+        if value < 0 and size > 1 and data[-1] == 0xFF and data[-2] & 0x80:
+            data = data[:-1]
+        size = len(data)
+        self._out += bytes((CODE["LONG1"], size)) if size < 256 else _OP_U4(_OP["LONG4"], size)
+        self._out += data
+
+    def _text_head(self, size: int) -> bytes:
+        if size <= 0xFFFFFFFF:
+            return _OP_U4(_OP["BINUNICODE"], size)
+        if self.protocol >= 4:
+            return _OP_U8(_OP["BINUNICODE8"], size)
+        raise SaveError("a string of more than 4 GiB", hint="Only pickle protocols 4 and 5 can hold it.")
+
+    def _text(self, text: str) -> None:
+        """Write a name that stands in a global of protocol 4."""
+        if id(text) in self._memo:
+            self._out += self._get(id(text))
+            return
+        data = text.encode("utf-8", "surrogatepass")
+        self._out += self._text_heads[len(data)] if len(data) < 256 else self._text_head(len(data))
+        self._out += data
+        self._kept.append(text)
+        self._put(id(text))
+
+    def _bytes(self, obj: bytes) -> Iterator[Any] | None:
+        if self.protocol < 3:
+            return self._called(obj, _ENCODE, (obj.decode("latin-1"), "latin1"))
+        size = len(obj)
+        if size < 256:
+            self._out += bytes((CODE["SHORT_BINBYTES"], size))
+        elif size <= 0xFFFFFFFF:
+            self._out += _OP_U4(_OP["BINBYTES"], size)
+        elif self.protocol >= 4:
+            self._out += _OP_U8(_OP["BINBYTES8"], size)
+        else:
+            raise SaveError("bytes of more than 4 GiB", hint="Only pickle protocols 4 and 5 can hold them.")
+        self._out += obj
+        self._put(id(obj))
+        return None
+
+    def _bytearray(self, obj: bytearray) -> Iterator[Any] | None:
+        if self.protocol < 5:
+            return self._called(obj, _BYTEARRAY, (bytes(obj),) if obj else ())
+        self._out += _OP_U8(_OP["BYTEARRAY8"], len(obj))
+        self._out += obj
+        self._put(id(obj))
+        return None
+
+    # Containers
+
+    def _tuple(self, obj: tuple[Any, ...]) -> Iterator[Any] | None:
+        if not obj:
+            self._out += _OP["EMPTY_TUPLE"]
+            return None
+        return self._tuple_items(obj)
+
+    def _tuple_items(self, obj: tuple[Any, ...]) -> Iterator[Any]:
+        short = len(obj) <= 3 and self.protocol >= 2
+        if not short:
+            self._out += _MARK
+        yield from obj
+        if id(obj) in self._memo:  # it contains itself, and was written on the way
+            self._out += (_POP * len(obj) if short else _POP_MARK) + self._get(id(obj))
+            return
+        self._out += _SHORT_TUPLES[len(obj)] if short else _TUPLE
+        self._put(id(obj))
+
+    def _list(self, obj: list[Any]) -> Iterator[Any]:
+        out = self._out
+        out += _OP["EMPTY_LIST"]
+        self._put(id(obj))
+        if len(obj) == 1:
+            yield obj[0]
+            out += _OP["APPEND"]
+            return
+        items = iter(obj)
+        for _ in range(0, len(obj), _BATCH):
+            out += _MARK
+            yield from islice(items, _BATCH)
+            out += _OP["APPENDS"]
+
+    def _dict(self, obj: dict[Any, Any]) -> Iterator[Any]:
+        out, length = self._out, len(obj)
+        out += _OP["EMPTY_DICT"]
+        self._put(id(obj))
+        items = iter(obj.items())
+        if length == 1:
+            yield from next(items)
+            out += _OP["SETITEM"]
+            return
+        # A dictionary of exactly 1000 entries ends with an empty batch, as from Python's C pickler.
+        for _ in range(0, length + 1 if length else 0, _BATCH):
+            out += _MARK
+            yield from chain.from_iterable(islice(items, _BATCH))
+            out += _OP["SETITEMS"]
+
+    def _set(self, obj: set[Any]) -> Iterator[Any]:
+        if self.protocol < 4:
+            yield from self._called(obj, _SET, (ordered(obj),))
+            return
+        self._out += _OP["EMPTY_SET"]
+        self._put(id(obj))
+        items = iter(ordered(obj))
+        for _ in range(0, len(obj) + 1 if obj else 0, _BATCH):
+            self._out += _MARK
+            yield from islice(items, _BATCH)
+            self._out += _OP["ADDITEMS"]
+
+    def _frozenset(self, obj: frozenset[Any]) -> Iterator[Any]:
+        if self.protocol < 4:
+            yield from self._called(obj, _FROZENSET, (ordered(obj),))
+            return
+        self._out += _MARK
+        yield from ordered(obj)
+        if id(obj) in self._memo:
+            self._out += _POP_MARK + self._get(id(obj))
+            return
+        self._out += _OP["FROZENSET"]
+        self._put(id(obj))
+
+    # Names and calls
+
+    def _type(self, obj: type) -> Iterator[Any] | None:
+        if obj is type(None):
+            return self._called(obj, _TYPE, (None,))
+        named = named_type(obj)
+        if named is None:
+            name = f"{obj.__module__}.{obj.__qualname__}"
+            raise UnsupportedTypeError(f"a class cannot be saved: {name}", hint="Save its name as a string.")
+        return self._global(named)
+
+    def _global(self, ref: GlobalRef) -> None:
+        module, name = self._mapped(ref)
+        if (module, name) in self._memo:
+            self._out += self._get((module, name))
+            return
+        if self.protocol >= 4:
+            self._text(intern(module))
+            self._text(intern(name))
+            self._out += _OP["STACK_GLOBAL"]
+        elif "\n" in module or "\n" in name:
+            raise SaveError("a global's name has a line break", got=ref.full_name, hint="Only protocol 4 can hold it.")
+        else:
+            self._out += f"c{module}\n{name}\n".encode("utf-8", "surrogatepass")
+        self._put((module, name))
+
+    def _mapped(self, ref: GlobalRef) -> tuple[str, str]:
+        """Return a name as Python 2 had it for protocols below 3, and as Python 3 has it for the others."""
+        module, name = ref.module, ref.name
+        if self.protocol < 3:
+            names, modules = REVERSE_NAME_MAPPING, REVERSE_IMPORT_MAPPING
+        else:
+            names, modules = NAME_MAPPING, IMPORT_MAPPING
+        if (module, name) in names:
+            return names[module, name]
+        return modules.get(module, module), name
+
+    def _persistent(self, obj: Persistent) -> Iterator[Any]:
+        yield obj.pid
+        self._out += _OP["BINPERSID"]
+
+    def _called(self, obj: Any, function: GlobalRef, args: tuple[Any, ...]) -> Iterator[Any]:
+        reduction = Reduction(function, args)
+        self._kept.append(reduction)
+        return self._reduction(obj, reduction)
+
+    def _reduction(self, obj: Any, reduction: Reduction) -> Iterator[Any]:
+        out = self._out
+        yield from self._call(reduction)
+        if id(obj) in self._memo:  # its arguments contain it
+            out += _POP + self._get(id(obj))
+            return
+        self._put(id(obj))
+        yield from self._batches(reduction.items, _OP["APPEND"], _OP["APPENDS"])
+        yield from self._entries(reduction.entries)
+        if reduction.state is not None:
+            yield reduction.state
+            out += _BUILD
+
+    def _call(self, reduction: Reduction) -> Iterator[Any]:
+        function, args = reduction.function, reduction.args
+        if reduction.how == "reduce" and not reduction.kwargs:
+            yield function
+            yield args
+            self._out += _REDUCE
+        elif reduction.kwargs:
+            yield from self._new_with_keywords(reduction)
+        elif self.protocol >= 2:
+            yield function
+            yield args
+            self._out += _NEWOBJ
+        else:
+            self._kept.append(args := (function, *args))
+            yield _NEW
+            yield args
+            self._out += _REDUCE
+
+    def _new_with_keywords(self, reduction: Reduction) -> Iterator[Any]:
+        if self.protocol >= 4:
+            yield reduction.function
+            yield reduction.args
+            yield reduction.kwargs
+            self._out += _OP["NEWOBJ_EX"]
+            return
+        self._kept.append(args := (reduction.function, reduction.args, reduction.kwargs))
+        yield _NEW_WITH_KEYWORDS
+        yield args
+        self._out += _REDUCE
+
+    def _batches(self, items: Iterable[Any], single: bytes, several: bytes) -> Iterator[Any]:
+        iterator = iter(items)
+        while batch := list(islice(iterator, _BATCH)):
+            if len(batch) == 1:
+                yield batch[0]
+                self._out += single
+            else:
+                self._out += _MARK
+                yield from batch
+                self._out += several
+
+    def _entries(self, entries: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+        iterator = iter(entries)
+        while batch := list(islice(iterator, _BATCH)):
+            self._out += _MARK if len(batch) > 1 else b""
+            yield from chain.from_iterable(batch)
+            self._out += _OP["SETITEMS"] if len(batch) > 1 else _OP["SETITEM"]
+
+    # Tensors: thousands of one and the same call
+
+    def _tensor(self, obj: Any, call: TensorCall) -> Iterator[Any] | None:
+        """Write the call that rebuilds a tensor: in one step where it is spelled like one before, else as any call."""
+        form, key, location, numel, offset, shape, stride = call
+        self._kept.append(call)
+        if self._uses_recipes and self._count > 255 and id(key) not in self._memo:
+            spelling = (form, location, numel, offset, shape, stride, len(key))
+            recipe = self._recipes.get(spelling) or self._recipe(call)
+            if recipe is not None:
+                self._recipes[spelling] = recipe
+                first = self._count
+                self._count = first + recipe.puts
+                self._out += recipe.spell(key.encode(), first)
+                self._memo[id(key)] = first
+                self._memo[id(obj)] = first + recipe.puts - 1
+                return None
+        return self._called(obj, form.function, tensor_arguments(call, self._pid_tail))
+
+    def _recipe(self, call: TensorCall) -> "_Recipe | None":
+        """Return the spelling of a call, if all names in it have been written before."""
+        form, key, location, numel, offset, shape, stride = call
+        named = [self._mapped(ref) for ref in (form.function, form.storage, _ORDERED_DICT, form.dtype) if ref]
+        if not all(known in self._memo for known in (*named, id(_STORAGE), id(location))):
+            return None
+        function, storage, hooks, *dtype = map(self._get, named)
+        ints = Pickler(self.protocol)._ints
+        pieces = [
+            function + _MARK + _MARK + self._get(id(_STORAGE)) + storage + _TEXT_HEADS[len(key)],
+            b"",
+            self._get(id(location)) + ints((numel,)) + _TUPLE,
+            _OP["BINPERSID"] + ints((offset,)) + ints(shape, as_tuple=True),
+            ints(stride, as_tuple=True),
+            _OP["NEWFALSE"] + hooks + _OP["EMPTY_TUPLE"] + _REDUCE,
+            b"".join(dtype) + _TUPLE,
+            _REDUCE,
+        ]
+        if not shape:  # the empty tuple is not remembered, so the three pieces are one
+            pieces[3:6] = [b"".join(pieces[3:6])]
+        return _Recipe(pieces, len(key))
+
+    def _ints(self, values: tuple[int, ...], *, as_tuple: bool = False) -> bytes:
+        """Return integers as opcodes; as a tuple, without its memo entry."""
+        for value in values:
+            self._run(value)
+        if not as_tuple:
+            return bytes(self._out)
+        if not values:
+            return _OP["EMPTY_TUPLE"]
+        opened = _MARK if len(values) > 3 else b""
+        return opened + bytes(self._out) + (_SHORT_TUPLES[len(values)] if len(values) <= 3 else _TUPLE)
+
+
+class _Recipe:
+    """The opcodes of one tensor's call, with gaps for the storage's key and the memo's indices.
+
+    Every piece ends with an entry into the memo: LONG_BINPUT and the next index.
+    """
+
+    __slots__ = ("_fields", "_pack", "puts")
+
+    def __init__(self, pieces: list[bytes], key_size: int) -> None:
+        ended = [piece + _OP["LONG_BINPUT"] for piece in pieces[1:]]
+        self._fields: list[Any] = [pieces[0], b""]
+        layout = f"<{len(pieces[0])}s{key_size}s"
+        for piece in ended:
+            self._fields += [piece, 0]
+            layout += f"{len(piece)}sI"
+        self._pack = Struct(layout).pack
+        self.puts = len(ended)
+
+    def spell(self, key: bytes, first: int) -> bytes:
+        fields = self._fields
+        fields[1] = key
+        fields[3::2] = range(first, first + self.puts)
+        return self._pack(*fields)
+
+
+_ENCODE: Final = GlobalRef("_codecs", "encode")
+_BYTEARRAY: Final = GlobalRef("builtins", "bytearray")
+_SET: Final = GlobalRef("builtins", "set")
+_FROZENSET: Final = GlobalRef("builtins", "frozenset")
+_TYPE: Final = GlobalRef("builtins", "type")
+_ORDERED_DICT: Final = GlobalRef("collections", "OrderedDict")
+_NEW: Final = GlobalRef("copyreg", "__newobj__")
+_NEW_WITH_KEYWORDS: Final = GlobalRef("copyreg", "__newobj_ex__")
+
+
+def _hint(kind: type) -> str:
+    """Say what to do about an object that cannot be saved."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return "Arrays are saved here; turn tensors into arrays with .numpy() first, or save with PyTorch."
+    for base, name in ((dict, "dict"), (tuple, "tuple"), (list, "list"), (str, "str"), (int, "int"), (float, "float")):
+        if issubclass(kind, base):
+            return f"Convert it first: {name}(value) has a form that PyTorch reads safely."
+    if kind.__name__ in ("function", "builtin_function_or_method", "method"):
+        return "Code cannot be saved; keep its name as a string."
+    return "Save its data instead: numbers, strings, arrays, and lists, tuples and dictionaries of them."

@@ -1,0 +1,224 @@
+"""How an object is taken apart for a pickle, and the closed table that says so for Python's own data types.
+
+A leaf is described by one of four things: a `GlobalRef` (it is a name), a `Reduction` (a call that makes it, and what
+is set on the result), a `Persistent` (it lies outside of the pickle), or a `TensorCall`. The pickler turns these into
+opcodes and knows nothing else about leaves.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from weighlock.pickling.inert import GlobalRef, Stub
+
+__all__ = ["Describe", "Describer", "Description", "Persistent", "Reduction", "TensorCall", "TensorForm", "describe_python"]
+
+
+class Reduction:
+    """A call that makes an object, and what is then done to the object; the parts of `object.__reduce_ex__`.
+
+    Attributes
+    ----------
+    function : GlobalRef
+        What is called, by its name in Python 3.
+    args : tuple
+    how : str
+        ``"reduce"`` for a call, ``"newobj"`` for an instance made without its `__init__`.
+    kwargs : dict
+        Keyword arguments, for ``"newobj"`` only.
+    state : object
+        What BUILD sets; None for nothing.
+    items, entries : iterable
+        What is appended, and what is set by key.
+    """
+
+    __slots__ = ("args", "entries", "function", "how", "items", "kwargs", "state")
+
+    def __init__(
+        self,
+        function: GlobalRef,
+        args: tuple[Any, ...] = (),
+        *,
+        how: str = "reduce",
+        kwargs: dict[str, Any] | None = None,
+        state: Any = None,
+        items: Iterable[Any] = (),
+        entries: Iterable[tuple[Any, Any]] = (),
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.how = how
+        self.kwargs = kwargs
+        self.state = state
+        self.items = items
+        self.entries = entries
+
+
+class Persistent:
+    """An object that lies outside of the pickle: its persistent id."""
+
+    __slots__ = ("pid",)
+
+    def __init__(self, pid: tuple[Any, ...]) -> None:
+        self.pid = pid
+
+
+class TensorForm:
+    """What the calls that rebuild the tensors of one type have in common.
+
+    Attributes
+    ----------
+    function, storage : GlobalRef
+        The rebuild function, and the class of the storage.
+    dtype : GlobalRef or None
+        The last argument, where the storage does not tell the type.
+    """
+
+    __slots__ = ("dtype", "function", "storage")
+
+    def __init__(self, function: GlobalRef, storage: GlobalRef, dtype: GlobalRef | None = None) -> None:
+        self.function = function
+        self.storage = storage
+        self.dtype = dtype
+
+
+# (form, key, location, numel, offset, shape, stride). A plain tuple, since there is one per tensor.
+TensorCall = tuple[TensorForm, str, str, int, int, tuple[int, ...], tuple[int, ...]]
+Description = GlobalRef | Reduction | Persistent | TensorCall
+Describe = Callable[[Any], Description]
+# Asked once per type: how its objects are described, or None for "not mine".
+Describer = Callable[[type], Describe | None]
+
+
+def tensor_arguments(call: TensorCall, pid_tail: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    """Return the arguments that PyTorch's rebuild function is called with."""
+    form, key, location, numel, offset, shape, stride = call
+    storage = Persistent(("storage", form.storage, key, location, numel, *pid_tail))
+    args = (storage, offset, shape, stride, False, OrderedDict[Any, Any]())
+    return args if form.dtype is None else (*args, form.dtype)
+
+
+def describe_python(kind: type) -> Describe | None:
+    """Return how objects of this exact class are taken apart, if it is one of the table below.
+
+    Classes are found by name, and only if their module is loaded already: an object of a module that nobody imported
+    does not exist, and saving a checkpoint without dates never imports datetime.
+    """
+    found = _TABLE.get(f"{kind.__module__}.{kind.__qualname__}")
+    if found is None:
+        return None
+    real = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None)
+    return found if real is kind or kind in _UNNAMED else None
+
+
+def ordered(items: Iterable[Any]) -> list[Any]:
+    """Return a set's items in an order that does not change from run to run, wherever there is one."""
+    listed = list(items)
+    try:
+        return sorted(listed)
+    except (TypeError, ValueError, RecursionError):
+        return listed
+
+
+def _called(module: str, name: str, arguments: Callable[[Any], tuple[Any, ...]]) -> Describe:
+    function = GlobalRef(module, name)
+    return lambda value: Reduction(function, arguments(value))
+
+
+def _ordered_dict(value: Any) -> Reduction:
+    # `_metadata` of a state_dict is an attribute of its OrderedDict.
+    return Reduction(_ORDERED_DICT, (), state=value.__dict__ or None, entries=value.items())
+
+
+def _defaultdict(value: Any) -> Reduction:
+    factory = value.default_factory
+    return Reduction(_DEFAULTDICT, () if factory is None else (factory,), entries=value.items())
+
+
+def _deque(value: Any) -> Reduction:
+    return Reduction(_DEQUE, () if value.maxlen is None else ((), value.maxlen), items=value)
+
+
+def _namespace(value: Any) -> Reduction:
+    return Reduction(_ARGPARSE_NAMESPACE, (), how="newobj", state=value.__dict__ or None)
+
+
+def _simple_namespace(value: Any) -> Reduction:
+    return Reduction(_SIMPLE_NAMESPACE, (), state=value.__dict__)
+
+
+def _uuid(value: Any) -> Reduction:
+    return Reduction(_UUID, (), how="newobj", state={"int": value.int})
+
+
+def _own_reduction(module: str, name: str) -> Describe:
+    """For classes of the standard library whose own `__reduce_ex__` is exact and runs nobody else's code."""
+    function = GlobalRef(module, name)
+    return lambda value: Reduction(function, value.__reduce_ex__(4)[1])  # 4: keeps `fold`
+
+
+def _path(name: str) -> Describe:
+    # Always under the public module: Python 3.13 alone would find its own, `pathlib._local`.
+    return _called("pathlib", name, lambda value: value.parts)
+
+
+def _stub(stub: Stub) -> Reduction:
+    return Reduction(
+        stub.global_ref, stub.args, how=stub.how, kwargs=stub.kwargs, state=stub.state,
+        items=stub.items, entries=stub.entries,
+    )  # fmt: skip
+
+
+_NAMED: Final = {
+    **{kind: GlobalRef("builtins", kind.__name__)
+       for kind in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set, slice, str,
+                    tuple)},
+    **{name: GlobalRef("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")},
+}  # fmt: skip
+
+
+def named_type(kind: type) -> GlobalRef | None:
+    """Return the name of a class that a checkpoint may hold as a value, such as the factory of a defaultdict."""
+    if kind.__module__ == "collections" and getattr(sys.modules["collections"], kind.__name__, None) is kind:
+        return _NAMED.get(kind.__name__)
+    return _NAMED.get(kind)
+
+
+_ORDERED_DICT: Final = GlobalRef("collections", "OrderedDict")
+_DEFAULTDICT: Final = GlobalRef("collections", "defaultdict")
+_DEQUE: Final = GlobalRef("collections", "deque")
+_ARGPARSE_NAMESPACE: Final = GlobalRef("argparse", "Namespace")
+_SIMPLE_NAMESPACE: Final = GlobalRef("types", "SimpleNamespace")
+_UUID: Final = GlobalRef("uuid", "UUID")
+_ELLIPSIS: Final = GlobalRef("builtins", "Ellipsis")
+_NOT_IMPLEMENTED: Final = GlobalRef("builtins", "NotImplemented")
+
+# The types of Ellipsis and NotImplemented exist under no name in builtins.
+_UNNAMED: Final = {type(Ellipsis), type(NotImplemented)}
+
+_TABLE: Final[dict[str, Describe]] = {
+    "argparse.Namespace": _namespace,
+    "builtins.NotImplementedType": lambda _: _NOT_IMPLEMENTED,
+    "builtins.complex": _called("builtins", "complex", lambda value: (value.real, value.imag)),
+    "builtins.ellipsis": lambda _: _ELLIPSIS,
+    "builtins.range": _called("builtins", "range", lambda value: (value.start, value.stop, value.step)),
+    "builtins.slice": _called("builtins", "slice", lambda value: (value.start, value.stop, value.step)),
+    "collections.Counter": _called("collections", "Counter", lambda value: (dict(value),)),
+    "collections.OrderedDict": _ordered_dict,
+    "collections.defaultdict": _defaultdict,
+    "collections.deque": _deque,
+    "datetime.date": _own_reduction("datetime", "date"),
+    "datetime.datetime": _own_reduction("datetime", "datetime"),
+    "datetime.time": _own_reduction("datetime", "time"),
+    "datetime.timedelta": _own_reduction("datetime", "timedelta"),
+    "datetime.timezone": _own_reduction("datetime", "timezone"),
+    "decimal.Decimal": _called("decimal", "Decimal", lambda value: (str(value),)),
+    "fractions.Fraction": _called("fractions", "Fraction", lambda value: (value.numerator, value.denominator)),
+    "types.SimpleNamespace": _simple_namespace,
+    "uuid.UUID": _uuid,
+    "weighlock.pickling.inert.Stub": _stub,
+    **{f"{module}.{name}": _path(name)
+       for module in ("pathlib", "pathlib._local", "pathlib.types")
+       for name in ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")},
+}  # fmt: skip

@@ -1,0 +1,82 @@
+"""Reading many extents: pieces handed out to threads in the order of the file, and the error that lies first."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from weighlock.storages.source import BytesSource, ByteSource, PathSource
+
+__all__ = ["Task", "read_extents", "run_in_order", "thread_count"]
+
+Task = Callable[[], None]
+
+_PIECE: Final = 8 << 20
+_WORTH_THREADS: Final = 8 << 20
+_MOST_THREADS: Final = 4
+
+
+def thread_count(source: ByteSource, nbytes: int) -> int:
+    """Return how many threads to read this much with: one for little, and for sources with one file pointer."""
+    if nbytes <= _WORTH_THREADS or not isinstance(source, PathSource | BytesSource):
+        return 1
+    return min(_MOST_THREADS, os.cpu_count() or 1)
+
+
+def run_in_order(tasks: Iterator[tuple[int, Task]], threads: int) -> None:
+    """Run tasks, each with the offset it reads from, handed out in their order to `threads` threads.
+
+    When a task fails, every task before it was handed out already and is finished; no later one is begun. So the
+    error that is raised is the one that a single thread would have met.
+    """
+    lock = threading.Lock()
+    failed: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        while True:
+            with lock:
+                offset, task = (0, None) if failed else next(tasks, (0, None))
+            if task is None:
+                return
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001 - raised below, when all threads have ended
+                failed.append((offset, error))
+            # Reason for BaseException: an interrupt in one thread must end the others, and is raised when they have.
+            except BaseException as error:  # noqa: BLE001
+                failed.append((-1, error))
+
+    others = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
+    for thread in others:
+        thread.start()
+    work()
+    for thread in others:
+        thread.join()
+    if failed:
+        raise min(failed, key=lambda failure: failure[0])[1]
+
+
+def read_extents(source: ByteSource, wanted: Sequence[tuple[int, memoryview]]) -> None:
+    """Fill each target with the bytes from its offset.
+
+    Parameters
+    ----------
+    wanted : sequence of (offset, memoryview)
+        Offsets in bytes from the start of the source; targets are writable.
+
+    Raises
+    ------
+    TruncatedError, SourceError
+        The error that lies first in the file.
+    """
+
+    def pieces() -> Iterator[tuple[int, Task]]:
+        for offset, target in sorted(wanted, key=lambda item: item[0]):
+            for begin in range(0, len(target), _PIECE):
+                yield offset + begin, _piece(source, offset + begin, target[begin : begin + _PIECE])
+
+    run_in_order(pieces(), thread_count(source, sum(len(target) for _, target in wanted)))
+
+
+def _piece(source: ByteSource, offset: int, target: memoryview) -> Task:
+    return lambda: source.read_into(offset, target)

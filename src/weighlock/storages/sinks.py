@@ -1,0 +1,74 @@
+"""Where the bytes of a new checkpoint go: a file descriptor, or an object with `write`."""
+
+import os
+from typing import Any, Final, Protocol
+
+from weighlock.errors import ArgumentTypeError, SaveError
+
+__all__ = ["Buffer", "DescriptorSink", "ObjectSink", "Sink"]
+
+Buffer = bytes | bytearray | memoryview
+
+# Linux writes at most 0x7FFFF000 bytes in one call, other systems refuse more than INT_MAX.
+_MOST_AT_ONCE: Final = 1 << 30
+
+
+class Sink(Protocol):
+    """What a format's writer writes to. Every byte given is written, or an exception is raised."""
+
+    def write(self, data: Buffer) -> None:
+        """Write all of `data`, in order."""
+
+
+class DescriptorSink:
+    """Writes to an open file descriptor, which stays the caller's."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, data: Buffer) -> None:
+        written = os.write(self._descriptor, data[:_MOST_AT_ONCE])
+        if written == len(data):
+            return
+        rest = memoryview(data)[written:]
+        while rest:
+            rest = rest[os.write(self._descriptor, rest[:_MOST_AT_ONCE]) :]
+
+
+class ObjectSink:
+    """Writes to any object with `write`: a file, a buffer, an upload.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it was opened for text.
+    SaveError
+        If it takes no more bytes without saying why.
+    """
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: Buffer) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = self._write(rest)
+            # Buffered files take everything; raw ones may take a part, and say how much. Many objects say nothing.
+            if written is None or written == len(rest):
+                return
+            if not 0 < written < len(rest):
+                raise SaveError("the file object does not take the bytes it is given", got=f"write() = {written}")
+            rest = rest[written:]
+
+    def _write(self, data: memoryview) -> int | None:
+        try:
+            written = self._file.write(data)
+        except TypeError as error:
+            raise ArgumentTypeError(
+                "the file object does not take bytes", got=type(self._file).__name__, hint="Open the file with mode 'wb'."
+            ) from error
+        return written if type(written) is int else None
