@@ -26,8 +26,8 @@ from weighlock.backends.numpy_types import (
 )
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import PickleStreamError, TruncatedError, UnsupportedError
-from weighlock.storages.locations import META, placement
-from weighlock.storages.refs import StorageRef
+from weighlock.storages.locations import CPU, META, placement
+from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import (
@@ -70,19 +70,23 @@ class NumpyLeaves(Leaves):
     def __init__(self, *, map_location: Any = None, mapped: bool = False, source: Any = None, verify: bool = True) -> None:
         super().__init__()
         self._place, self._place_is_function = placement(map_location)
+        self._to_cpu = map_location is None or map_location == CPU
         self._mapped = mapped
         self._source = source
         self._map: Any = None
         self._verify = verify
         self._unread: list[Storage] = []
+        self._windows: dict[Window, tuple[Any, int]] = {}
+        self._foreign_order: list[Storage] = []
         self._arena: Any = None
-        self._arena_view = memoryview(b"")
         self._arena_used = _ARENA + 1
         self._after: list[Callable[[], None]] = []
         self._variants: dict[tuple[int, str, bool, bool], Storage] = {}
 
     def restart(self) -> None:
         self._unread.clear()
+        self._windows.clear()
+        self._foreign_order.clear()
         self._after.clear()
         self._variants.clear()
 
@@ -90,27 +94,50 @@ class NumpyLeaves(Leaves):
 
     def storage(self, ref: StorageRef) -> Any:
         storage = Storage(ref)
-        if not self._place_is_function:
-            if self._place(storage, ref.location) != META:
-                self._promise(storage)
+        if self._place_is_function:
+            return self._placed(storage)
+        if ref.location == META if self._to_cpu else self._place(storage, ref.location) == META:
             return storage
-        self._promise(storage)
-        placed = self._place(storage, ref.location)
-        if placed == META:
-            storage.memory = storage.array = None
-        return placed if isinstance(placed, Storage) else storage
-
-    def _promise(self, storage: Storage) -> None:
-        """Give a storage its memory; its bytes come with `finish`."""
-        if self._mapped and storage.ref.nbytes and self._is_in_mapped_file(storage.ref):
+        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
             self._attach(storage)
-            return
+            return storage
+        if ref.byteorder != sys.byteorder:
+            self._foreign_order.append(storage)
+        if ref.nbytes <= _SMALL and ref.reader is not None:
+            place = ref.reader.window_of(ref)
+            if place is not None:
+                window, offset = place
+                block = self._windows.get(window)
+                if block is None:
+                    block = self._windows[window] = self._block(window)
+                storage.array = block[0]
+                storage.start = block[1] + offset
+                return storage
         self._allocate(storage)
-        storage._fill = self._fill_one
         self._unread.append(storage)
+        return storage
 
-    def _is_in_mapped_file(self, ref: StorageRef) -> bool:
-        return getattr(ref.reader, "source", None) is self._source
+    def _placed(self, storage: Storage) -> Storage:
+        """Ask the caller's function; the storage has memory already, and is read at once if the function looks."""
+        ref = storage.ref
+        if ref.byteorder != sys.byteorder:
+            self._foreign_order.append(storage)
+        self._allocate(storage)
+        storage.fill = self._fill_one
+        self._unread.append(storage)
+        placed = self._place(storage, ref.location)
+        if isinstance(placed, Storage):
+            return placed
+        if placed == META:
+            storage.array = None
+        return storage
+
+    def _block(self, window: Window) -> tuple[Any, int]:
+        """Return memory for a window, aligned as the window is in the file: records are aligned there."""
+        block = np.empty(window.nbytes + _ALIGN, np.uint8)
+        start = (window.offset - block.__array_interface__["data"][0]) % _ALIGN
+        window.memory = block.data[start : start + window.nbytes]
+        return block, start
 
     def _attach(self, storage: Storage) -> None:
         """Let a storage be a part of the mapped file."""
@@ -127,25 +154,19 @@ class NumpyLeaves(Leaves):
         if extent.offset + extent.nbytes > len(self._map):
             raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
         storage.array, storage.start = self._map, extent.offset
-        storage.memory = self._map.data[extent.offset : extent.offset + extent.nbytes]
 
     def _allocate(self, storage: Storage) -> None:
+        """Give a storage its memory; its bytes come with `finish`."""
         nbytes = storage.ref.nbytes
         if nbytes > _SMALL:
             storage.array = np.empty(nbytes, np.uint8)
-            storage.start = 0
-            storage.memory = storage.array.data
             return
         start = self._arena_used
         if start + nbytes > _ARENA:
             self._arena = np.empty(_ARENA, np.uint8)
-            self._arena_view = self._arena.data
-            start = -self._arena.ctypes.data % _ALIGN
-            if start + nbytes > _ARENA:
-                start = 0
+            start = -self._arena.__array_interface__["data"][0] % _ALIGN
         storage.array = self._arena
         storage.start = start
-        storage.memory = self._arena_view[start : start + nbytes]
         self._arena_used = start + nbytes + (-nbytes % _ALIGN)
 
     def _fill_one(self, storage: Storage) -> None:
@@ -155,45 +176,41 @@ class NumpyLeaves(Leaves):
 
     def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
         view = Storage(ref)
-        if root.memory is None:
-            return view
-        start = offset * ref.dtype.itemsize
-        view.array, view.start = root.array, root.start + start
-        view.memory = root.memory[start : start + ref.nbytes]
+        if root.array is not None:
+            view.array, view.start = root.array, root.start + offset * ref.dtype.itemsize
         return view
 
     def _read(self, storages: list[Storage]) -> None:
-        by_reader: dict[int, list[Storage]] = {}
+        by_reader: dict[RecordReader, list[Storage]] = {}
         for storage in storages:
-            storage._fill = None
+            storage.fill = None
             if storage.ref.reader is not None:
-                by_reader.setdefault(id(storage.ref.reader), []).append(storage)
-        for group in by_reader.values():
-            reader: Any = group[0].ref.reader
-            reader.read([(storage.ref, storage.memory) for storage in group], verify=self._verify)
-        for storage in storages:
-            if storage.ref.byteorder != sys.byteorder:
-                _swap(storage)
+                by_reader.setdefault(storage.ref.reader, []).append(storage)
+        for reader, group in by_reader.items():
+            reader.read([(storage.ref, _memory(storage)) for storage in group], verify=self._verify)
 
     # Tensors
 
-    def tensor(self, spec: TensorSpec) -> Any:
-        storage, dtype = spec.storage, spec.dtype
+    def strided(
+        self, storage: Any, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
+        requires_grad: bool,
+    ) -> Any:  # fmt: skip
         if storage.array is None:
-            return MetaTensor(dtype, spec.shape, spec.stride, spec.requires_grad)
-        if spec.conj or spec.neg:
-            storage = self._variant(storage, dtype, conj=spec.conj, neg=spec.neg)
+            return MetaTensor(dtype, shape, stride, requires_grad)
         item = dtype.itemsize
-        if 0 in spec.shape:
-            array = np.empty(spec.shape, dtype.numpy)
+        if 0 in shape:
+            array = np.empty(shape, dtype.numpy)
         else:
             array = _ndarray(
-                spec.shape, _NUMPY_OF.get(dtype) or dtype.numpy, storage.array, storage.start + spec.offset * item,
-                [step * item for step in spec.stride],
-            )  # fmt: skip
-        if dtype.numpy_name is None:
-            return PackedTensor(dtype, array)
-        return array
+                shape, _NUMPY_OF[dtype], storage.array, storage.start + offset * item, [step * item for step in stride]
+            )
+        return array if dtype.numpy_name is not None else PackedTensor(dtype, array)
+
+    def tensor(self, spec: TensorSpec) -> Any:
+        storage = spec.storage
+        if (spec.conj or spec.neg) and storage.array is not None:
+            storage = self._variant(storage, spec.dtype, conj=spec.conj, neg=spec.neg)
+        return self.strided(storage, spec.dtype, spec.offset, spec.shape, spec.stride, spec.requires_grad)
 
     def _variant(self, storage: Storage, dtype: DType, *, conj: bool, neg: bool) -> Storage:
         """Return a storage that will hold the conjugates or negatives: one per storage, whatever views it has."""
@@ -291,8 +308,16 @@ class NumpyLeaves(Leaves):
     # The end of the reading
 
     def finish(self) -> None:
+        by_reader: dict[Any, list[Window]] = {}
+        for window in self._windows:
+            by_reader.setdefault(window.contents[0].reader, []).append(window)
+        self._windows.clear()
+        for reader, windows in by_reader.items():
+            reader.read_windows(windows, verify=self._verify)
         unread, self._unread = self._unread, []
         self._read([storage for storage in unread if storage.array is not None])
+        for storage in self._foreign_order:
+            _swap(storage)
         for action in self._after:
             action()
         self._after.clear()
@@ -300,25 +325,27 @@ class NumpyLeaves(Leaves):
 
     def release(self) -> None:
         super().release()
-        self._arena, self._arena_view, self._map = None, memoryview(b""), None
-        self._unread.clear()
-        self._after.clear()
-        self._variants.clear()
+        self._arena = self._map = None
+        self.restart()
 
 
 def _swap(storage: Storage) -> None:
     """Reverse the bytes of each element in place: the file was written on a machine of the other byte order."""
     width = storage.ref.elements.swap
-    if width > 1 and storage.memory is not None and len(storage.memory):
-        usable = len(storage.memory) // width * width
-        np.frombuffer(storage.memory[:usable], f"u{width}").byteswap(inplace=True)
+    usable = storage.ref.nbytes // width * width
+    if width > 1 and storage.array is not None and usable:
+        np.frombuffer(_memory(storage)[:usable], f"u{width}").byteswap(inplace=True)
+
+
+def _memory(storage: Storage) -> memoryview:
+    memory = storage.memory
+    return memoryview(b"") if memory is None else memory
 
 
 def _resolve_bits(storage: Storage, target: Storage, dtype: DType, *, conj: bool, neg: bool) -> None:
     usable = storage.nbytes // dtype.itemsize * dtype.itemsize
-    assert storage.memory is not None and target.memory is not None
-    values = np.frombuffer(storage.memory[:usable], dtype.numpy)
-    result = np.frombuffer(target.memory[:usable], dtype.numpy)
+    values = np.frombuffer(_memory(storage)[:usable], dtype.numpy)
+    result = np.frombuffer(_memory(target)[:usable], dtype.numpy)
     if conj:
         np.copyto(result, np.conjugate(values))
         values = result

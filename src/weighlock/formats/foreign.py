@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from weighlock.errors import CheckpointError, NotACheckpointError, TruncatedError
+from weighlock.errors import CheckpointError, DirectoryError, NotACheckpointError, TruncatedError
 from weighlock.formats.foreign_folder import describe_folder
 from weighlock.formats.foreign_signatures import SIGNATURES, Signature
 from weighlock.formats.foreign_zip import describe_zip
+from weighlock.formats.zip_remains import END_MARK
 from weighlock.storages.source import ByteSource
 
 __all__ = ["describe_folder", "describe_foreign"]
@@ -271,9 +272,18 @@ def _masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def _zip_behind_something(source: ByteSource, head: bytes) -> CheckpointError | None:
+    """Say that a zip archive does not begin at byte 0, which its directory tells."""
+    if not _near_end(source, END_MARK):
+        return None
+    found = describe_zip(source)
+    return found if isinstance(found, DirectoryError) else None
+
+
 _Look = Callable[[ByteSource, bytes], CheckpointError | None]
 
 # The order counts: what is certain first, what is only likely last.
 _LOOKS: Final[tuple[_Look, ...]] = (
     _zip, _git_pointer, _by_signature, _markup, _zeros, _cut_safetensors, _json, _tfrecord, _protobuf, _text,
+    _zip_behind_something,
 )  # fmt: skip

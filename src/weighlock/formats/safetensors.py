@@ -6,7 +6,7 @@ from weighlock.dtypes import BY_SAFETENSORS_CODE, VALUES_PER_UNIT
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.safetensors_header import read_header
 from weighlock.storages.plan import read_extents
-from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import TensorSpec
@@ -29,6 +29,13 @@ class _Tensors:
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
         read_extents(self.source, [(self.offsets[ref.key], target) for ref, target in wanted])
+
+    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
+        """Return None: storages are read one by one, into memory of their own."""
+        return None
+
+    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
+        """Nothing to do: there are none."""
 
     def extent(self, ref: StorageRef) -> Extent | None:
         return Extent(self.offsets[ref.key], ref.nbytes)

@@ -110,7 +110,7 @@ def _metadata(found: Any) -> dict[str, str]:
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise DamagedError("the safetensors metadata are no object of strings", got=repr(found)[:60])
+        raise DamagedError("the safetensors metadata are no object of strings", got=type(found).__name__)
     return found
 
 
@@ -125,7 +125,11 @@ def _entry(name: str, entry: Any, limits: Limits) -> SafetensorsEntry:
         raise DamagedError("a tensor's description is no JSON object", got=type(entry).__name__, object_path=name)
     code, shape, offsets = (entry.get(key) for key in _FIELDS)
     if not isinstance(code, str) or not _are_lengths(shape) or not _are_lengths(offsets) or len(offsets) != 2:
-        raise DamagedError("a tensor's description is malformed", got=repr(entry)[:120], object_path=name)
+        raise DamagedError(
+            "a tensor's description is malformed",
+            expected="dtype (string), shape (list of lengths) and data_offsets (begin and end)",
+            object_path=name,
+        )
     dtype = BY_SAFETENSORS_CODE.get(code)
     if dtype is None:
         raise UnsupportedError("PyTorch has no such element type", got=repr(code), object_path=name)

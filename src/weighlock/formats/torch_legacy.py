@@ -12,7 +12,7 @@ from typing import Any, Final
 from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, TruncatedError, UnsupportedError
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
 from weighlock.storages.plan import read_extents
-from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.rebuild import StorageClass
 
@@ -135,6 +135,13 @@ class _Stream:
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
         read_extents(self.source, [(self.offsets[ref.key], target) for ref, target in wanted])
+
+    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
+        """Return None: storages are read one by one, into memory of their own."""
+        return None
+
+    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
+        """Nothing to do: there are none."""
 
     def extent(self, ref: StorageRef) -> Extent | None:
         """Return where a storage lies: known once `locate` has walked the data behind the pickles."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, WeighlockError
 from weighlock.formats.reading import Contents, Reading
 from weighlock.storages.plan import read_extents
-from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
@@ -182,6 +182,13 @@ class _Tar:
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
         read_extents(self.source, [(self._offsets[ref.key], target) for ref, target in wanted])
+
+    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
+        """Return None: storages are read one by one, into memory of their own."""
+        return None
+
+    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
+        """Nothing to do: there are none."""
 
     def extent(self, ref: StorageRef) -> Extent | None:
         return Extent(self._offsets[ref.key], ref.nbytes)

@@ -7,8 +7,10 @@ from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
 from weighlock.formats.zip_records import read_records
-from weighlock.storages.refs import Extent, StorageRef
+from weighlock.formats.zip_windows import plan_windows, read_windows
+from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
+from weighlock.tensors.rebuild import StorageClass
 
 __all__ = ["ZipArchive"]
 
@@ -38,7 +40,7 @@ class ZipArchive:
         skip = len(self.root)
         self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
         self.storages: dict[str, StorageRef] = {}
-        self._record_of: dict[StorageRef, ZipRecord] = {}
+        self._windows: dict[int, tuple[Window, int]] | None = None
         order = self.text("byteorder") or "little"
         if order not in ("little", "big"):
             raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
@@ -73,54 +75,73 @@ class ZipArchive:
     def storage_loader(self, *folders: str) -> Any:
         """Return the persistent-id function for a pickle whose storages lie in one of `folders`."""
         made: dict[str, Any] = {}
+        records, folder, make = self.records, folders[0], self.reading.leaves.storage
 
         def persistent_load(pid: Any) -> Any:
             kind, key, location, numel = parse_persistent_id(pid)
             found = made.get(key)
             if found is None:
-                ref = self._describe(key, StorageRef(
-                    key, kind.dtype, numel, location, self, byteorder=self.byteorder, untyped=kind.untyped
-                ), folders)  # fmt: skip
-                found = made[key] = self.reading.leaves.storage(ref)
+                record = records.get(folder + key)
+                if record is None:
+                    found = made[key] = make(self._unusual(key, kind, location, numel, folders))
+                    return found
+                ref = StorageRef(
+                    key, kind.dtype, numel, location, self, record.name, record, self.byteorder, kind.untyped
+                )
+                if record.size != ref.nbytes:
+                    raise self._wrong_size(ref, record)
+                self.storages[key] = ref
+                found = made[key] = make(ref)
             return found
 
         return persistent_load
 
-    def _describe(self, key: str, ref: StorageRef, folders: tuple[str, ...]) -> StorageRef:
-        for folder in folders:
+    def _unusual(self, key: str, kind: StorageClass, location: str, numel: int, folders: tuple[str, ...]) -> StorageRef:
+        """Describe a storage that is not in the first folder: in another one, or without data."""
+        for folder in folders[1:]:
             record = self.records.get(folder + key)
             if record is not None:
-                break
-        else:
-            name = f"{self.root}{folders[0]}{key}"
-            if ref.location == "meta" or ref.nbytes == 0:
-                self.storages[folders[0] + key] = ref
-                ref.record = name
-                ref.reader = None
+                ref = StorageRef(
+                    key, kind.dtype, numel, location, self, record.name, record, self.byteorder, kind.untyped
+                )
+                if record.size != ref.nbytes:
+                    raise self._wrong_size(ref, record)
+                self.storages[key] = ref
                 return ref
+        name = f"{self.root}{folders[0]}{key}"
+        if location != "meta" and numel:
             raise DirectoryError("a storage that the pickle names has no record", path=self.source.name, record=name)
-        if record.size != ref.nbytes:
-            raise TensorBoundsError(
-                "a record has another size than its storage",
-                expected=f"{ref.nbytes} bytes ({ref.numel} x {ref.dtype.name})", got=str(record.size),
-                path=self.source.name, record=record.name,
-            )  # fmt: skip
-        ref.record = record.name
-        self._record_of[ref] = record
-        self.storages[folder + key] = ref
+        ref = self.storages[key] = StorageRef(key, kind.dtype, numel, location, None, name, None, untyped=kind.untyped)
         return ref
+
+    def _wrong_size(self, ref: StorageRef, record: ZipRecord) -> TensorBoundsError:
+        return TensorBoundsError(
+            "a record has another size than its storage",
+            expected=f"{ref.nbytes} bytes ({ref.numel} x {ref.dtype.name})", got=str(record.size),
+            path=self.source.name, record=record.name,
+        )  # fmt: skip
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
         """Fill each target with its storage's record."""
-        pairs = [(self._record_of[ref], target) for ref, target in wanted]
+        pairs = [(ref.handle, target) for ref, target in wanted]
         read_records(self.source, pairs, verify=verify, limits=self.reading.limits)
 
     def extent(self, ref: StorageRef) -> Extent | None:
         """Return where a storage lies in the file; None where its record is compressed."""
-        record = self._record_of.get(ref)
+        record: ZipRecord | None = ref.handle
         if record is None or record.method != 0:
             return None
         return Extent(data_offset(self.source, record), ref.nbytes)
+
+    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
+        """Return the window of a small stored record, and where in it the data will lie."""
+        if self._windows is None:
+            self._windows = plan_windows(self, self.directory)
+        return self._windows.get(ref.handle.header_offset)
+
+    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
+        """Fill whole windows, check the records inside, and let each one's data lie where `window_of` said."""
+        read_windows(self.source, windows, verify=verify)
 
 
 def root_of(directory: ZipDirectory) -> str:

@@ -375,7 +375,8 @@ def parse_local_header(buffer: bytes | memoryview, position: int, record: ZipRec
         _check_local_fields(record, (flags, local_method, crc, local_packed, size))
     if offset + LOCAL_SIZE + name + extra + packed > end:
         raise DirectoryError("the record's local header pushes its data into the next record", record=record.name)
-    return stop + extra
+    begin: int = stop + extra
+    return begin
 
 
 def _no_header(buffer: bytes | memoryview, position: int, record: ZipRecord) -> DirectoryError:

@@ -111,7 +111,10 @@ def _read_end64(tail: bytes, base: int, place: int) -> tuple[int, ...] | None:
     if disk or disks > 1:
         raise UnsupportedError("the archive is spread over several disks", got=f"{disks} disks")
     start = offset - base
-    if not 0 <= start <= at - _END64.size or tail[start : start + 4] != _END64_MARK:
+    usual = at - _END64.size
+    if start != usual >= 0 and tail[usual : usual + 4] == _END64_MARK:
+        raise _misplaced(offset, base + usual)
+    if not 0 <= start <= usual or tail[start : start + 4] != _END64_MARK:
         raise DirectoryError("there is no zip64 end record where its locator says", offset=offset)
     _, length, *fields = _END64.unpack_from(tail, start)
     if start + 12 + length != at:
@@ -126,4 +129,6 @@ def _misplaced(expected: int, found: int) -> DirectoryError:
     else:
         what = "bytes are missing inside the archive"
         hint = "It was damaged while it was copied or downloaded: get it again."
-    return DirectoryError(what, expected=f"the directory's end at byte {expected}", got=f"at byte {found}", hint=hint)
+    return DirectoryError(
+        what, expected=f"the end of its directory at byte {expected}", got=f"at byte {found}", hint=hint
+    )

@@ -7,30 +7,27 @@ Records are taken in the order in which they lie in the file. Small neighbours a
 The error of a damaged file does not depend on the threads: it is that of the record which lies first.
 """
 
-import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from weighlock.errors import DirectoryError, TensorBoundsError, WeighlockError
 from weighlock.formats.zip_directory import ZipRecord, check_crc, data_offset, inflate, parse_local_header
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32, crc32_combine
-from weighlock.storages.source import ByteSource, BytesSource, PathSource
+from weighlock.storages.plan import Task, run_in_order, thread_count
+from weighlock.storages.source import ByteSource
 
 __all__ = ["read_records"]
 
 Wanted = tuple[ZipRecord, memoryview]
-Task = Callable[[], None]
 
 _WINDOW: Final = 1 << 20
 _SMALL: Final = 256 << 10
 _GAP: Final = 64 << 10  # Unwanted bytes between two records that are cheaper to read than a second call.
 _PIECE: Final = 8 << 20
 _BITE: Final = 1 << 20  # Read and checked in one go: fits into the second-level cache.
-_WORTH_THREADS: Final = 8 << 20
-_MOST_THREADS: Final = 4
 
 
 def read_records(source: ByteSource, wanted: Sequence[Wanted], *, verify: bool, limits: Limits) -> None:
@@ -60,58 +57,27 @@ def read_records(source: ByteSource, wanted: Sequence[Wanted], *, verify: bool, 
                 got=str(record.size), path=source.name, record=record.name,
             )  # fmt: skip
     ordered = sorted(wanted, key=lambda item: item[0].header_offset)
-    reading = _Reading(source, ordered, verify=verify)
-    total = sum(len(target) for _, target in wanted)
-    reading.run(_thread_count() if total > _WORTH_THREADS and isinstance(source, PathSource | BytesSource) else 1)
+    targets = [target for _, target in wanted]
+    try:
+        run_in_order(_Plan(source, ordered, verify=verify).tasks(), thread_count(source, sum(map(len, targets))))
+    except WeighlockError as error:
+        raise error.locate(path=source.name) from error.__cause__
 
 
-def _thread_count() -> int:
-    return min(_MOST_THREADS, os.cpu_count() or 1)
-
-
-class _Reading:
-    """One call: its tasks, handed out in the order of the file, and the error that lies first.
-
-    When a task fails, every task before it was handed out already and is finished; no later one is begun. So the error
-    that is raised is the one that a single thread would have met.
-    """
+class _Plan:
+    """One call: what its tasks share, and the tasks in the order of the file."""
 
     def __init__(self, source: ByteSource, ordered: Sequence[Wanted], *, verify: bool) -> None:
         self.source = source
         self.verify = verify
         self.lock = threading.Lock()
-        self._tasks = self._plan(ordered)
-        self._failed: list[tuple[int, BaseException]] = []
-
-    def run(self, threads: int) -> None:
-        others = [threading.Thread(target=self._work, daemon=True) for _ in range(threads - 1)]
-        for thread in others:
-            thread.start()
-        self._work()
-        for thread in others:
-            thread.join()
-        if self._failed:
-            raise min(self._failed, key=lambda failure: failure[0])[1]
-
-    def _work(self) -> None:
-        while True:
-            with self.lock:
-                offset, task = (0, None) if self._failed else next(self._tasks, (0, None))
-            if task is None:
-                return
-            try:
-                task()
-            except WeighlockError as error:
-                self._failed.append((offset, error.locate(path=self.source.name)))
-            # Reason for BaseException: an interrupt in one thread must end the others, and is raised when they have.
-            except BaseException as error:  # noqa: BLE001
-                self._failed.append((-1, error))
+        self._ordered = ordered
 
     # A generator, so that a file of a million records needs no million tasks at once.
-    def _plan(self, ordered: Sequence[Wanted]) -> Iterator[tuple[int, Task]]:
+    def tasks(self) -> Iterator[tuple[int, Task]]:
         batch: list[Wanted] = []
         start = stop = 0
-        for item in ordered:
+        for item in self._ordered:
             record, target = item
             offset = record.header_offset
             if record.size > _SMALL or record.compressed_size > _SMALL:
@@ -145,17 +111,17 @@ class _Reading:
 class _Window:
     """A task: neighbouring small records, read together."""
 
-    __slots__ = ("_batch", "_reading", "_start", "_stop")
+    __slots__ = ("_batch", "_plan", "_start", "_stop")
 
-    def __init__(self, reading: _Reading, batch: list[Wanted], start: int, stop: int) -> None:
-        self._reading = reading
+    def __init__(self, plan: _Plan, batch: list[Wanted], start: int, stop: int) -> None:
+        self._plan = plan
         self._batch = batch
         self._start = start
         self._stop = stop
 
     def __call__(self) -> None:
-        start, verify = self._start, self._reading.verify
-        buffer = self._reading.source.read_at(start, self._stop - start)
+        start, verify = self._start, self._plan.verify
+        buffer = self._plan.source.read_at(start, self._stop - start)
         view = memoryview(buffer)
         for record, target in self._batch:
             begin = parse_local_header(buffer, record.header_offset - start, record)
@@ -171,28 +137,28 @@ class _Window:
 class _Large:
     """A stored record that is read in pieces, by any threads in any order."""
 
-    __slots__ = ("_crcs", "_left", "_reading", "_start", "pieces", "record", "target")
+    __slots__ = ("_crcs", "_left", "_plan", "_start", "pieces", "record", "target")
 
-    def __init__(self, reading: _Reading, record: ZipRecord, target: memoryview) -> None:
+    def __init__(self, plan: _Plan, record: ZipRecord, target: memoryview) -> None:
         self.record = record
         self.target = target
         self.pieces = -(-record.size // _PIECE)
-        self._reading = reading
+        self._plan = plan
         self._crcs = [0] * self.pieces
         self._left = self.pieces
         self._start: int | None = None
 
     def read(self, index: int) -> None:
         """Read one piece; whoever reads the last one compares the CRC of the whole."""
-        reading, begin = self._reading, index * _PIECE
+        plan, begin = self._plan, index * _PIECE
         piece = self.target[begin : begin + _PIECE]
         # Two threads may both read the header: cheaper than waiting for each other.
         if self._start is None:
-            self._start = data_offset(reading.source, self.record)
-        self._crcs[index] = _read_piece(reading, self._start + begin, piece)
-        with reading.lock:
+            self._start = data_offset(plan.source, self.record)
+        self._crcs[index] = _read_piece(plan, self._start + begin, piece)
+        with plan.lock:
             self._left -= 1
-        if not self._left and reading.verify:
+        if not self._left and plan.verify:
             check_crc(self.record, self._combined())
 
     def _combined(self) -> int:
@@ -218,22 +184,22 @@ class _Piece:
             raise error.locate(record=self._large.record.name) from None
 
 
-def _read_piece(reading: _Reading, offset: int, piece: memoryview) -> int:
+def _read_piece(plan: _Plan, offset: int, piece: memoryview) -> int:
     """Fill `piece` from `offset`; return its CRC-32, or 0 where none is asked for."""
-    if not reading.verify:
-        reading.source.read_into(offset, piece)
+    if not plan.verify:
+        plan.source.read_into(offset, piece)
         return 0
     crc = 0
     for begin in range(0, len(piece), _BITE):
         bite = piece[begin : begin + _BITE]
-        reading.source.read_into(offset + begin, bite)
+        plan.source.read_into(offset + begin, bite)
         crc = crc32(bite, crc)
     return crc
 
 
-def _inflate_into(reading: _Reading, record: ZipRecord, target: memoryview) -> None:
+def _inflate_into(plan: _Plan, record: ZipRecord, target: memoryview) -> None:
     """Inflate a large record piece by piece, never past its target's end."""
-    source, engine = reading.source, zlib.decompressobj(-15)
+    source, engine = plan.source, zlib.decompressobj(-15)
     position = data_offset(source, record)
     end = position + record.compressed_size
     done, crc, packed = 0, 0, b""
@@ -256,5 +222,5 @@ def _inflate_into(reading: _Reading, record: ZipRecord, target: memoryview) -> N
             "the record inflates to another size", expected=f"{record.size} bytes", got=f"{done} or more",
             record=record.name,
         )  # fmt: skip
-    if reading.verify:
+    if plan.verify:
         check_crc(record, crc)

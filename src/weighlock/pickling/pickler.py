@@ -19,13 +19,16 @@ from typing import Any, Final
 from weighlock.errors import ArgumentError, SaveError, UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.opcodes import CODE
+from weighlock.pickling.recipes import Recipe, spell_long, tensor_recipe
 from weighlock.pickling.reductions import (
+    STORAGE,
     Describe,
     Describer,
     Persistent,
     Reduction,
     TensorCall,
     describe_python,
+    hint_for,
     named_type,
     ordered,
     tensor_arguments,
@@ -37,7 +40,6 @@ PROTOCOLS: Final = range(1, 6)
 
 # How many items one opcode sets at most, as in Python's picklers.
 _BATCH: Final = 1000
-_STORAGE: Final = "storage"
 
 _OP: Final = {name: bytes([code]) for name, code in CODE.items()}
 _MARK, _POP, _POP_MARK, _TUPLE = _OP["MARK"], _OP["POP"], _OP["POP_MARK"], _OP["TUPLE"]
@@ -67,7 +69,7 @@ class Pickler:
         Asked once per type that Python's own table does not know: it returns how objects of this exact type are
         described, or None.
     pid_tail : tuple
-        What follows the five parts of a storage's persistent id.
+        What the container adds to every persistent id.
 
     Attributes
     ----------
@@ -92,7 +94,7 @@ class Pickler:
         self._memo: dict[Any, int] = {}  # by identity; globals by name
         self._count = 0
         self._kept: list[Any] = []  # identities stay valid only while their objects live
-        self._recipes: dict[Any, _Recipe] = {}
+        self._recipes: dict[Any, Recipe | None] = {}
         self._uses_recipes = protocol in (2, 3) and not pid_tail
         self._text_heads = _SHORT_TEXT_HEADS if protocol >= 4 else _TEXT_HEADS
         self._writers: dict[type, Callable[[Any], Iterator[Any] | None]] = {
@@ -187,7 +189,7 @@ class Pickler:
         describe = describe_python(kind) or (self._describe(kind) if self._describe is not None else None)
         if describe is None:
             named = f"{kind.__module__}.{kind.__qualname__}"
-            raise UnsupportedTypeError(f"PyTorch checkpoints have no safe form for {named}", hint=_hint(kind))
+            raise UnsupportedTypeError(f"PyTorch checkpoints have no safe form for {named}", hint=hint_for(kind))
         self._writers[kind] = writer = self._described(describe)
         return writer
 
@@ -230,13 +232,7 @@ class Pickler:
             except ValueError as error:
                 raise SaveError("the integer is too long for protocol 1", hint="Use protocol 2.") from error
             return
-        size = (value.bit_length() >> 3) + 1
-        data = value.to_bytes(size, "little", signed=True)
-        if value < 0 and size > 1 and data[-1] == 0xFF and data[-2] & 0x80:
-            data = data[:-1]
-        size = len(data)
-        self._out += bytes((CODE["LONG1"], size)) if size < 256 else _OP_U4(_OP["LONG4"], size)
-        self._out += data
+        self._out += spell_long(value)
 
     def _text_head(self, size: int) -> bytes:
         if size <= 0xFFFFFFFF:
@@ -390,7 +386,8 @@ class Pickler:
         return modules.get(module, module), name
 
     def _persistent(self, obj: Persistent) -> Iterator[Any]:
-        yield obj.pid
+        self._kept.append(pid := (*obj.pid, *self._pid_tail))
+        yield pid
         self._out += _OP["BINPERSID"]
 
     def _called(self, obj: Any, function: GlobalRef, args: tuple[Any, ...]) -> Iterator[Any]:
@@ -467,74 +464,30 @@ class Pickler:
         self._kept.append(call)
         if self._uses_recipes and self._count > 255 and id(key) not in self._memo:
             spelling = (form, location, numel, offset, shape, stride, len(key))
-            recipe = self._recipes.get(spelling) or self._recipe(call)
+            recipe = self._recipes.get(spelling) or self._recipe(spelling, call)
             if recipe is not None:
-                self._recipes[spelling] = recipe
                 first = self._count
                 self._count = first + recipe.puts
                 self._out += recipe.spell(key.encode(), first)
                 self._memo[id(key)] = first
                 self._memo[id(obj)] = first + recipe.puts - 1
                 return None
-        return self._called(obj, form.function, tensor_arguments(call, self._pid_tail))
+        return self._called(obj, form.function, tensor_arguments(call))
 
-    def _recipe(self, call: TensorCall) -> "_Recipe | None":
-        """Return the spelling of a call, if all names in it have been written before."""
-        form, key, location, numel, offset, shape, stride = call
-        named = [self._mapped(ref) for ref in (form.function, form.storage, _ORDERED_DICT, form.dtype) if ref]
-        if not all(known in self._memo for known in (*named, id(_STORAGE), id(location))):
+    def _recipe(self, spelling: Any, call: TensorCall) -> Recipe | None:
+        """Return the spelling of a call, if it was seen before and all names in it have been written before."""
+        if spelling not in self._recipes:
+            self._recipes[spelling] = None
             return None
-        function, storage, hooks, *dtype = map(self._get, named)
-        ints = Pickler(self.protocol)._ints
-        pieces = [
-            function + _MARK + _MARK + self._get(id(_STORAGE)) + storage + _TEXT_HEADS[len(key)],
-            b"",
-            self._get(id(location)) + ints((numel,)) + _TUPLE,
-            _OP["BINPERSID"] + ints((offset,)) + ints(shape, as_tuple=True),
-            ints(stride, as_tuple=True),
-            _OP["NEWFALSE"] + hooks + _OP["EMPTY_TUPLE"] + _REDUCE,
-            b"".join(dtype) + _TUPLE,
-            _REDUCE,
-        ]
-        if not shape:  # the empty tuple is not remembered, so the three pieces are one
-            pieces[3:6] = [b"".join(pieces[3:6])]
-        return _Recipe(pieces, len(key))
-
-    def _ints(self, values: tuple[int, ...], *, as_tuple: bool = False) -> bytes:
-        """Return integers as opcodes; as a tuple, without its memo entry."""
-        for value in values:
-            self._run(value)
-        if not as_tuple:
-            return bytes(self._out)
-        if not values:
-            return _OP["EMPTY_TUPLE"]
-        opened = _MARK if len(values) > 3 else b""
-        return opened + bytes(self._out) + (_SHORT_TUPLES[len(values)] if len(values) <= 3 else _TUPLE)
-
-
-class _Recipe:
-    """The opcodes of one tensor's call, with gaps for the storage's key and the memo's indices.
-
-    Every piece ends with an entry into the memo: LONG_BINPUT and the next index.
-    """
-
-    __slots__ = ("_fields", "_pack", "puts")
-
-    def __init__(self, pieces: list[bytes], key_size: int) -> None:
-        ended = [piece + _OP["LONG_BINPUT"] for piece in pieces[1:]]
-        self._fields: list[Any] = [pieces[0], b""]
-        layout = f"<{len(pieces[0])}s{key_size}s"
-        for piece in ended:
-            self._fields += [piece, 0]
-            layout += f"{len(piece)}sI"
-        self._pack = Struct(layout).pack
-        self.puts = len(ended)
-
-    def spell(self, key: bytes, first: int) -> bytes:
-        fields = self._fields
-        fields[1] = key
-        fields[3::2] = range(first, first + self.puts)
-        return self._pack(*fields)
+        form, location = call[0], call[2]
+        refs = [form.function, form.storage, _ORDERED_DICT, *((form.dtype,) if form.dtype else ())]
+        names = [*map(self._mapped, refs), id(STORAGE), id(location)]
+        if not all(name in self._memo for name in names):
+            return None
+        function, storage, hooks, *dtype, mark, place = map(self._get, names)
+        recipe = tensor_recipe(call, function, (mark, storage, place), hooks, dtype)
+        self._recipes[spelling] = recipe
+        return recipe
 
 
 _ENCODE: Final = GlobalRef("_codecs", "encode")
@@ -546,14 +499,3 @@ _ORDERED_DICT: Final = GlobalRef("collections", "OrderedDict")
 _NEW: Final = GlobalRef("copyreg", "__newobj__")
 _NEW_WITH_KEYWORDS: Final = GlobalRef("copyreg", "__newobj_ex__")
 
-
-def _hint(kind: type) -> str:
-    """Say what to do about an object that cannot be saved."""
-    if kind.__module__.partition(".")[0] == "torch":
-        return "Arrays are saved here; turn tensors into arrays with .numpy() first, or save with PyTorch."
-    for base, name in ((dict, "dict"), (tuple, "tuple"), (list, "list"), (str, "str"), (int, "int"), (float, "float")):
-        if issubclass(kind, base):
-            return f"Convert it first: {name}(value) has a form that PyTorch reads safely."
-    if kind.__name__ in ("function", "builtin_function_or_method", "method"):
-        return "Code cannot be saved; keep its name as a string."
-    return "Save its data instead: numbers, strings, arrays, and lists, tuples and dictionaries of them."

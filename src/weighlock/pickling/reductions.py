@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from weighlock.pickling.inert import GlobalRef, Stub
 
-__all__ = ["Describe", "Describer", "Description", "Persistent", "Reduction", "TensorCall", "TensorForm", "describe_python"]
+__all__ = ["Describe", "Describer", "Description", "Persistent", "Reduction", "TensorCall", "TensorForm", "describe_python", "hint_for", "tensor_arguments"]
 
 
 class Reduction:
@@ -90,12 +90,16 @@ Describe = Callable[[Any], Description]
 # Asked once per type: how its objects are described, or None for "not mine".
 Describer = Callable[[type], Describe | None]
 
+# What every persistent id begins with. One object, since the pickler's memo goes by identity.
+STORAGE: Final = "storage"
 
-def tensor_arguments(call: TensorCall, pid_tail: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+
+def tensor_arguments(call: TensorCall) -> tuple[Any, ...]:
     """Return the arguments that PyTorch's rebuild function is called with."""
     form, key, location, numel, offset, shape, stride = call
-    storage = Persistent(("storage", form.storage, key, location, numel, *pid_tail))
-    args = (storage, offset, shape, stride, False, OrderedDict[Any, Any]())
+    storage = Persistent((STORAGE, form.storage, key, location, numel))
+    # New tuples each time, as from PyTorch: the pickler would refer back to one that it has seen.
+    args = (storage, offset, (*shape,), (*stride,), False, OrderedDict())
     return args if form.dtype is None else (*args, form.dtype)
 
 
@@ -168,6 +172,18 @@ def _stub(stub: Stub) -> Reduction:
         stub.global_ref, stub.args, how=stub.how, kwargs=stub.kwargs, state=stub.state,
         items=stub.items, entries=stub.entries,
     )  # fmt: skip
+
+
+def hint_for(kind: type) -> str:
+    """Say what to do about an object that cannot be saved."""
+    if kind.__module__.partition(".")[0] == "torch":
+        return "Arrays are saved here; turn tensors into arrays with .numpy() first, or save with PyTorch."
+    for base, name in ((dict, "dict"), (tuple, "tuple"), (list, "list"), (str, "str"), (int, "int"), (float, "float")):
+        if issubclass(kind, base):
+            return f"Convert it first: {name}(value) has a form that PyTorch reads safely."
+    if kind.__name__ in ("function", "builtin_function_or_method", "method"):
+        return "Code cannot be saved; keep its name as a string."
+    return "Save its data instead: numbers, strings, arrays, and lists, tuples and dictionaries of them."
 
 
 _NAMED: Final = {

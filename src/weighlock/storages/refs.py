@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from weighlock.dtypes import DType
 
-__all__ = ["Extent", "RecordReader", "StorageRef"]
+__all__ = ["Extent", "RecordReader", "StorageRef", "Window"]
 
 
 class Extent:
@@ -21,6 +21,28 @@ class Extent:
         return f"Extent(offset={self.offset}, nbytes={self.nbytes})"
 
 
+class Window:
+    """A stretch of a file that holds many small storages, and is read at once into memory that they share.
+
+    Attributes
+    ----------
+    offset, nbytes : int
+        Where it lies in the file.
+    memory : memoryview or None
+        Where it is read to; set by whoever wants it read.
+    contents : list
+        What the reader knows of the records inside.
+    """
+
+    __slots__ = ("contents", "memory", "nbytes", "offset")
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+        self.nbytes = 0
+        self.memory: memoryview | None = None
+        self.contents: list[Any] = []
+
+
 class RecordReader(Protocol):
     """What knows how to reach a storage's bytes: one per container."""
 
@@ -29,6 +51,12 @@ class RecordReader(Protocol):
 
     def extent(self, ref: "StorageRef") -> Extent | None:
         """Return where the storage's bytes lie, or None where they are compressed or in pieces."""
+
+    def window_of(self, ref: "StorageRef") -> tuple[Window, int] | None:
+        """Return the window that a small storage is read with, and its place in it in bytes; None to read it alone."""
+
+    def read_windows(self, windows: "Sequence[Window]", *, verify: bool) -> None:
+        """Fill the memory of each window; every storage in it then lies at its place."""
 
 
 class StorageRef:
@@ -48,12 +76,16 @@ class StorageRef:
         ``"little"`` or ``"big"``: the order of the bytes in the file.
     record : str
         The name of the record that holds it, for messages.
+    handle : object
+        What its reader knows it by.
     elements : DType
         The type in units of which bytes are swapped. Differs from `dtype` for untyped storages, whose tensors name
         their own type.
     """
 
-    __slots__ = ("byteorder", "dtype", "elements", "key", "location", "nbytes", "numel", "reader", "record", "untyped")
+    __slots__ = (
+        "byteorder", "dtype", "elements", "handle", "key", "location", "nbytes", "numel", "reader", "record", "untyped",
+    )  # fmt: skip
 
     # Reason for the parameter count: these are the fields of the persistent id and of the record, one to one.
     def __init__(  # noqa: PLR0913
@@ -63,9 +95,9 @@ class StorageRef:
         numel: int,
         location: str,
         reader: RecordReader | None = None,
-        *,
-        byteorder: str = "little",
         record: str = "",
+        handle: Any = None,
+        byteorder: str = "little",
         untyped: bool = False,
     ) -> None:
         self.key = key
@@ -76,6 +108,7 @@ class StorageRef:
         self.reader = reader
         self.byteorder = byteorder
         self.record = record
+        self.handle = handle
         self.untyped = untyped
         self.elements = dtype
 
@@ -86,7 +119,3 @@ class StorageRef:
     def ref(self) -> "StorageRef":
         """Itself: a reading that builds nothing keeps the refs in place of storages."""
         return self
-
-
-Wanted = Sequence[tuple[StorageRef, memoryview]]
-AnyStorage = Any

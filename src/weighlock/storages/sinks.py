@@ -1,16 +1,21 @@
 """Where the bytes of a new checkpoint go: a file descriptor, or an object with `write`."""
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from weighlock.errors import ArgumentTypeError, SaveError
 
-__all__ = ["Buffer", "DescriptorSink", "ObjectSink", "Sink"]
+__all__ = ["GATHER_UP_TO", "Buffer", "DescriptorSink", "GatheringSink", "ObjectSink", "Sink", "StorageRecords"]
 
 Buffer = bytes | bytearray | memoryview
 
 # Linux writes at most 0x7FFFF000 bytes in one call, other systems refuse more than INT_MAX.
 _MOST_AT_ONCE: Final = 1 << 30
+
+# Buffers up to this size are gathered, to this many bytes for one write.
+GATHER_UP_TO: Final = 128 << 10
+_GATHERED: Final = 1 << 20
 
 
 class Sink(Protocol):
@@ -72,3 +77,49 @@ class ObjectSink:
                 "the file object does not take bytes", got=type(self._file).__name__, hint="Open the file with mode 'wb'."
             ) from error
         return written if type(written) is int else None
+
+
+class GatheringSink:
+    """Gathers small buffers for one write, and passes large ones on from where they lie."""
+
+    __slots__ = ("_gathered", "_size", "_sink")
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._gathered: list[Buffer] = []
+        self._size = 0
+
+    def write(self, data: Buffer) -> None:
+        size = len(data)
+        if size > GATHER_UP_TO:
+            self.flush()
+            self._sink.write(data)
+            return
+        self._gathered.append(data)
+        self._size += size
+        if self._size >= _GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was gathered; to be called at the end."""
+        if self._gathered:
+            gathered, self._gathered, self._size = self._gathered, [], 0
+            self._sink.write(b"".join(gathered))
+
+
+class StorageRecords:
+    """The storages of a checkpoint: how long each is, and how to come by its bytes when it is its turn.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Bytes of each storage, in the order of their keys.
+    buffer : callable
+        Given a storage's index, returns exactly so many bytes.
+    """
+
+    __slots__ = ("buffer", "sizes")
+
+    def __init__(self, sizes: Sequence[int], buffer: Callable[[int], Buffer]) -> None:
+        self.sizes = sizes
+        self.buffer = buffer

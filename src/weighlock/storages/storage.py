@@ -20,18 +20,24 @@ class Storage:
         Length in bytes; ``len(storage)`` is the length in elements.
     location : str
         Where it lived when it was saved, for example ``"cuda:0"``.
-    memory : memoryview or None
-        The bytes, writable; None for a storage without data (``map_location="meta"``).
     """
 
-    __slots__ = ("_fill", "array", "memory", "ref", "start")
+    # `array` is the framework's block of bytes that holds the storage, from byte `start`; `fill` reads the bytes before
+    # their turn. Both are the backend's.
+    __slots__ = ("array", "fill", "ref", "start")
 
-    def __init__(self, ref: StorageRef, memory: memoryview | None = None, array: Any = None, start: int = 0) -> None:
+    def __init__(self, ref: StorageRef) -> None:
         self.ref = ref
-        self.memory = memory
-        self.array = array
-        self.start = start
-        self._fill: Any = None
+        self.array: Any = None
+        self.start = 0
+        self.fill: Any = None
+
+    @property
+    def memory(self) -> memoryview | None:
+        """The bytes, writable; None for a storage without data (``map_location="meta"``)."""
+        if self.array is None:
+            return None
+        return memoryview(self.array)[self.start : self.start + self.ref.nbytes]
 
     @property
     def dtype(self) -> DType:
@@ -48,7 +54,7 @@ class Storage:
     @property
     def device(self) -> str:
         """``"cpu"``, or ``"meta"`` where there is no data."""
-        return "cpu" if self.memory is not None else "meta"
+        return "meta" if self.array is None else "cpu"
 
     def __len__(self) -> int:
         return self.ref.numel
@@ -61,11 +67,12 @@ class Storage:
         DeviceError
             If the storage has no data.
         """
-        if self.memory is None:
+        memory = self.memory
+        if memory is None:
             raise DeviceError("a storage on the meta device has no data", object_path=self.ref.key)
-        if self._fill is not None:  # asked for inside of map_location, before the data are read
-            self._fill(self)
-        return bytes(self.memory)
+        if self.fill is not None:  # asked for inside of map_location, before the data are read
+            self.fill(self)
+        return bytes(memory)
 
     def cpu(self) -> "Storage":
         """Return itself: it is there already."""

@@ -63,7 +63,16 @@ class Leaves:
         """Return a storage that is a part of another (files of before 0.4); `offset` in elements of the root."""
         return ref
 
+    # Reason for the parameter count: the fields of a TensorSpec, without making one: this runs once per tensor.
+    def strided(  # noqa: PLR0913
+        self, storage: Any, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
+        requires_grad: bool,
+    ) -> Any:  # fmt: skip
+        """Return the plain strided tensor, its bounds checked; the arguments are those of `TensorSpec`."""
+        return TensorSpec(storage, dtype, offset, shape, stride, requires_grad)
+
     def tensor(self, spec: TensorSpec) -> Any:
+        """Return a tensor with conj or neg bits, or any other: what `strided` does, from a description."""
         return spec
 
     def parameter(self, data: Any, *, requires_grad: bool, state: Any = None) -> Any:

@@ -122,8 +122,17 @@ def rebuild_tensor(leaves: Leaves, args: Args) -> Any:
 def rebuild_tensor_v2(leaves: Leaves, args: Args) -> Any:
     """(storage, offset, size, stride, requires_grad, backward_hooks[, {'conj': ..., 'neg': ...}])."""
     storage, offset, size, stride, requires_grad = args[:5]
-    spec = _view(storage, storage_ref(storage).dtype, offset, size, stride, requires_grad)
-    return leaves.tensor(spec if len(args) < 7 else _with_bits(spec, args[6]))
+    ref = storage_ref(storage)
+    if len(args) > 6:
+        return leaves.tensor(_with_bits(_view(storage, ref.dtype, offset, size, stride, requires_grad), args[6]))
+    if type(size) is not tuple or type(stride) is not tuple:
+        size, stride = check_ints(size, "size"), check_ints(stride, "stride")
+    try:
+        check_view(ref.nbytes, ref.dtype.itemsize, offset, size, stride)
+    except TensorBoundsError as error:
+        error.locate(record=ref.record or ref.key)
+        raise
+    return leaves.strided(storage, ref.dtype, offset, size, stride, requires_grad is True)
 
 
 def rebuild_tensor_v3(leaves: Leaves, args: Args) -> Any:

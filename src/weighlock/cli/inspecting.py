@@ -1,0 +1,150 @@
+"""``weighlock inspect``: one page on each file."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from weighlock.cli import wording
+from weighlock.cli.documents import document, failed_input, summary_document
+from weighlock.cli.drawing import drawn_tree
+from weighlock.cli.options import color_option, encoding_option, exit_code, files_argument, json_option, opened
+from weighlock.cli.output import Output, Piece, note
+from weighlock.errors import WeighlockError
+from weighlock.inspection.paths import part_text
+from weighlock.inspection.sharing import unused
+from weighlock.inspection.summary import Held, Summary, summarize
+
+__all__ = ["inspect"]
+
+Line = Sequence[Piece]
+
+_NAMED: Final = 6
+_TREE_LINES: Final = 40
+_NAME_LIMIT: Final = 60
+
+
+@click.command(short_help="What a file is and holds.")
+@files_argument
+@json_option
+@color_option
+@encoding_option
+def inspect(files: tuple[str, ...], as_json: bool, color: str, encoding: str) -> int:
+    """Say what each FILE is, what is inside, and whether it can be loaded.
+
+    Reads the pickle and the directory, no tensor data; nothing in the file is run or imported.
+    """
+    output = Output(json=as_json, color=color)
+    failures: list[WeighlockError] = []
+    gaps: list[str] = []
+    inputs: list[dict[str, Any]] = []
+    shown = 0
+    for name, found in opened(files, encoding, output, failures):
+        if isinstance(found, WeighlockError):
+            inputs.append(failed_input(name, found))
+            continue
+        summary = summarize(found)
+        gaps += summary.gaps
+        if as_json:
+            inputs.append(summary_document(summary))
+            continue
+        output.lines(([[]] if shown else []) + list(_page(summary)))
+        shown += 1
+        for gap in summary.gaps:
+            note(f"{name}: {gap}")
+    if as_json:
+        output.document(document("weighlock/inspect", inputs=inputs))
+    return exit_code(files, failures, gaps)
+
+
+def _page(summary: Summary) -> Iterator[Line]:
+    kind = wording.file_kind(summary.format, summary.metadata, summary.byteorder)
+    yield [(summary.name, "name"), f"   {kind}   {wording.size(summary.size)}"]
+    for label, text in _facts(summary):
+        style = {"verdict": "bad" if summary.unknown else "good"}.get(label)
+        yield [(f"  {label:<9} ", "note"), (text, style) if style else text]
+    if len(summary.tensors) > 1:
+        yield []
+        yield from drawn_tree(summary.tensors, limit=_TREE_LINES, file=summary.name)
+
+
+def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield "holds", _holds(summary)
+    totals = summary.totals
+    if totals.tensors:
+        dtypes = " · ".join(
+            f"{share.dtype} {wording.share(share.nbytes, totals.tensor_bytes)}" for share in summary.dtypes[:_NAMED]
+        )
+        yield "params", (
+            f"{wording.count(totals.parameters)}   bytes {wording.size(totals.storage_bytes)} in "
+            f"{_plural(totals.storages, 'storage')}   dtypes {dtypes}"
+        )
+    sharing = " ; ".join(_sharing(summary))
+    if sharing:
+        yield "sharing", sharing
+    if summary.globals:
+        unknown = [row for row in summary.globals if not row.known]
+        names = [row.name for row in (*unknown, *(row for row in summary.globals if row.known))]
+        yield "imports", _some([name if at >= len(unknown) else f"{name} (unknown)" for at, name in enumerate(names)])
+    for row in summary.globals:
+        if not row.known and row.paths:
+            yield "unknown", f"{row.name} at {_some([_path(path) for path in row.paths], ', ')}"
+    yield "verdict", summary.verdict
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return _short(".".join(map(part_text, path)) or "(top)")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NAME_LIMIT else f"{text[: _NAME_LIMIT // 2]}…{text[-_NAME_LIMIT // 2 :]}"
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _some(texts: Sequence[str], separator: str = " · ") -> str:
+    more = len(texts) - _NAMED
+    return separator.join(map(_short, texts[:_NAMED])) + (f"{separator}{more:,} more" if more > 0 else "")
+
+
+def _holds(summary: Summary) -> str:
+    held = summary.held
+    bare = sum(item.kind == "tensor" for item in held)
+    if not held:
+        return summary.kind
+    if bare == len(held):
+        return f"{summary.kind} of {_plural(bare, 'tensor')}"
+    texts = [_held(item) for item in held if item.kind != "tensor"]
+    if bare:
+        texts.insert(0, _plural(bare, "tensor"))
+    return f"{_short(summary.kind)}: {_some(texts)}"
+
+
+def _held(item: Held) -> str:
+    key = part_text(item.key)
+    if item.text is not None:
+        return f"{key}={item.text}"
+    if item.tensors:
+        return f"{key} ({_plural(item.tensors, 'tensor')})"
+    if item.items is not None:
+        return f"{key} ({item.kind} of {item.items:,})"
+    return f"{key}={item.kind} (not built)"
+
+
+def _sharing(summary: Summary) -> Iterator[str]:
+    rows = summary.tensors
+    if summary.aliases:
+        first = summary.aliases[0]
+        saved = sum(rows[index].leaf.nbytes for group in summary.aliases for index in group[1:])
+        named = " = ".join(_short(rows[index].key) for index in first[:3]) + (" = …" if len(first) > 3 else "")
+        yield f"{_plural(len(summary.aliases), 'group')}: {named} ({wording.size(saved)} saved)"
+    overlapping = [index for row in summary.storages for index in row.overlapping]
+    if overlapping:
+        yield f"{_plural(len(overlapping), 'view')} overlap others: {_some([rows[index].key for index in overlapping[:3]], ', ')}"
+    wasteful = list(unused(summary.storages))
+    if wasteful:
+        worst = max(wasteful, key=lambda row: row.nbytes - row.used)
+        keys = _short(rows[worst.tensors[0]].key) if worst.tensors else f"storage {worst.name}"
+        yield f"{wording.size(sum(row.nbytes - row.used for row in wasteful))} that no tensor uses (most beside {keys})"

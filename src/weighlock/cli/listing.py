@@ -1,0 +1,161 @@
+"""``weighlock ls``: one line per tensor."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from weighlock.cli import wording
+from weighlock.cli.documents import document, failed_input, input_document, tensor_document
+from weighlock.cli.options import NO, color_option, encoding_option, exit_code, files_argument, json_option, opened
+from weighlock.cli.output import Output, Piece, note
+from weighlock.errors import WeighlockError
+from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
+
+__all__ = ["glob", "ls"]
+
+_FORMATS: Final = ("text", "json", "tsv", "csv")
+_COLUMNS: Final = ("key", "dtype", "shape", "nbytes", "storage", "storage_offset", "contiguous")
+_LONG_COLUMNS: Final = (*_COLUMNS, "stride", "layout", "requires_grad", "alias_of")
+_KEY_WIDTH: Final = 72
+
+Rows = list[TensorRow]
+
+
+# Reason for the parameter count: one per option; click passes them by name.
+@click.command(short_help="One line per tensor.")
+@files_argument
+@click.option("--include", "-i", multiple=True, metavar="GLOB", help="Only keys that match; * stops at dots, ** does not.")
+@click.option("--exclude", "-x", multiple=True, metavar="GLOB", help="No keys that match.")
+@click.option("--long", "-l", "long", is_flag=True, help="Also strides, layouts and the like.")
+@click.option("--format", "-f", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
+@json_option
+@color_option
+@encoding_option
+def ls(  # noqa: PLR0913
+    files: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], long: bool, form: str, as_json: bool,
+    **options: str,
+) -> int:  # fmt: skip
+    """List the tensors of each FILE in the file's order: key, type, shape, bytes.
+
+    Reads the pickle and the directory, no tensor data. TSV columns, without a heading: key, dtype, shape, nbytes, storage,
+    storage offset, contiguous; with -l also stride, layout, requires_grad, alias_of. With several files their name comes
+    first. The exit code is 1 where --include or --exclude leave nothing.
+    """
+    form = "json" if as_json else form
+    output = Output(json=form == "json", color=options["color"])
+    failures: list[WeighlockError] = []
+    gaps: list[str] = []
+    inputs: list[dict[str, Any]] = []
+    matched = False
+    for number, (name, found) in enumerate(opened(files, options["encoding"], output, failures)):
+        if isinstance(found, WeighlockError):
+            inputs.append(failed_input(name, found) | {"tensors": []})
+            continue
+        inventory = take_inventory(found)
+        gaps += inventory.gaps
+        rows = _matching(inventory.rows, include, exclude)
+        matched = matched or bool(rows)
+        if form == "json":
+            document_of = input_document(found.name, found.size, found.format, inventory.gaps)
+            inputs.append(document_of | {"tensors": [tensor_document(row) for row in rows]})
+            continue
+        for gap in inventory.gaps:
+            note(f"{name}: {gap}")
+        prefix = [name] if len(files) > 1 else []
+        if form == "text":
+            output.lines(_text(prefix, rows, inventory, long=long))
+        else:
+            output.cells(_cells(prefix, rows, long=long, heading=form == "csv" and number == 0), comma=form == "csv")
+    if form == "json":
+        output.document(document("weighlock/ls", inputs=inputs))
+    if not matched and not failures and not gaps and (include or exclude):
+        note("no key matches")
+        return NO
+    return exit_code(files, failures, gaps)
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """Return what a glob over dotted keys matches: ``*`` and ``?`` stop at dots, ``**`` does not.
+
+    Examples
+    --------
+    >>> bool(glob("layers.*.bias").fullmatch("layers.3.bias"))
+    True
+    """
+    places = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    tokens = re.findall(r"\*\*|\*|\?|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
+    return re.compile("".join(places.get(token) or _set(token) for token in tokens), re.DOTALL)
+
+
+def _set(token: str) -> str:
+    if len(token) < 3 or token[0] != "[":
+        return re.escape(token)
+    inverted = token[1] == "!"
+    inside = token[2 if inverted else 1 : -1].replace("\\", r"\\").replace("[", r"\[").replace("]", r"\]").replace("^", r"\^")
+    return f"[{'^' if inverted else ''}{inside}]"
+
+
+def _matching(rows: Rows, include: Sequence[str], exclude: Sequence[str]) -> Rows:
+    if not include and not exclude:
+        return rows
+    wanted, unwanted = [glob(pattern) for pattern in include], [glob(pattern) for pattern in exclude]
+    return [
+        row for row in rows
+        if (not wanted or any(pattern.fullmatch(row.key) for pattern in wanted))
+        and not any(pattern.fullmatch(row.key) for pattern in unwanted)
+    ]  # fmt: skip
+
+
+def _text(prefix: list[str], rows: Rows, inventory: Inventory, *, long: bool) -> Iterator[Sequence[Piece]]:
+    if prefix:
+        yield [(f"{prefix[0]}:", "name")]
+    columns = [(row.key, wording.kind(row.leaf), wording.shape(row.leaf.shape), wording.size(row.leaf.nbytes)) for row in rows]
+    widths = [max((len(cells[number]) for cells in columns), default=0) for number in range(4)]
+    widths[0] = min(widths[0], _KEY_WIDTH)
+    for row, (key, kind, shape, size) in zip(rows, columns, strict=True):
+        pieces: list[Piece] = [
+            key.ljust(widths[0]), "  ", (kind.ljust(widths[1]), "type"), f"  {shape:<{widths[2]}}  {size:>{widths[3]}}"
+        ]  # fmt: skip
+        if long:
+            pieces.append(f"  {_long(row)}")
+        if row.alias_of is not None:
+            pieces.append((f"  = {inventory.rows[row.alias_of].key}", "note"))
+        yield pieces
+
+
+def _long(row: TensorRow) -> str:
+    leaf = row.leaf
+    flags = [
+        name
+        for name, holds in (
+            ("parameter", leaf.parameter), ("requires_grad", leaf.requires_grad), ("not contiguous", leaf.contiguous is False)
+        )
+        if holds
+    ]  # fmt: skip
+    place = "" if row.storage is None else f"storage {row.storage} + {row.storage_offset}"
+    return "  ".join(filter(None, [f"stride {wording.shape(leaf.stride)}" if leaf.stride else "", place, ", ".join(flags)]))
+
+
+def _cells(prefix: list[str], rows: Rows, *, long: bool, heading: bool) -> Iterator[Sequence[object]]:
+    if heading:
+        yield [*(["file"] if prefix else []), *(_LONG_COLUMNS if long else _COLUMNS)]
+    for row in rows:
+        leaf = row.leaf
+        cells: list[object] = [
+            *prefix, row.key, leaf.dtype or "", _numbers(leaf.shape), leaf.nbytes, row.storage or "",
+            "" if row.storage_offset is None else row.storage_offset, _contiguous(leaf.contiguous),
+        ]  # fmt: skip
+        if long:
+            alias = "" if row.alias_of is None else row.alias_of
+            cells += [_numbers(leaf.stride), leaf.layout, "true" if leaf.requires_grad else "false", alias]
+        yield cells
+
+
+def _numbers(numbers: tuple[int, ...] | None) -> str:
+    return "" if numbers is None else ",".join(map(str, numbers))
+
+
+def _contiguous(contiguous: bool | None) -> str:
+    return "" if contiguous is None else "contiguous" if contiguous else "strided"

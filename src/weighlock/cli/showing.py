@@ -1,0 +1,238 @@
+"""``weighlock show``: the values of a tensor, or what stands at a place."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import click
+
+from weighlock.checkpoint import Checkpoint
+from weighlock.cli import wording
+from weighlock.cli.documents import document, json_value
+from weighlock.cli.options import color_option, encoding_option, json_option, open_checkpoint
+from weighlock.cli.output import Output, Piece
+from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
+from weighlock.inspection.leaves import LEAVES, Leaf, describe
+from weighlock.inspection.numpy_values import read_scalar
+from weighlock.inspection.paths import find, json_path, key_text, part_text
+from weighlock.inspection.slicing import Index, parse_index, split_key
+from weighlock.inspection.summary import kind_of
+from weighlock.inspection.values import MAX_VALUES, Values, read_values
+from weighlock.objects import children
+from weighlock.pickling.inert import Stub
+from weighlock.tensors.spec import NumpyScalarSpec
+
+__all__ = ["show"]
+
+Lines = Iterator[Sequence[Piece]]
+
+_ITEMS_SHOWN: Final = 1000
+_TEXT_SHOWN: Final = 10_000
+_LINE: Final = 100
+
+
+# Reason for the parameter count: one per option; click passes them by name.
+@click.command(short_help="The values of a tensor, or what stands at a place.")
+@click.argument("file", metavar="FILE")
+@click.argument("key", metavar="KEY[slice]")
+@click.option("--all", "everything", is_flag=True, help=f"Also more than {MAX_VALUES:,} values.")
+@json_option
+@color_option
+@encoding_option
+def show(file: str, key: str, everything: bool, as_json: bool, color: str, encoding: str) -> int:
+    """Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
+
+    \b
+    weighlock show model.pth fc.weight
+    weighlock show model.pth 'fc.weight[:2, -1]'
+    weighlock show model.pth epoch
+    weighlock show model.pth '["optimizer", "state", 0, "step"]'
+
+    Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a path
+    as a JSON array.
+    """
+    output = Output(json=as_json, color=color)
+    with open_checkpoint(file, encoding) as checkpoint:
+        try:
+            _show(checkpoint, key, everything, output)
+        except WeighlockError as error:
+            error.locate(path=file)
+            raise
+    return 0
+
+
+def _show(checkpoint: Checkpoint, key: str, everything: bool, output: Output) -> None:
+    path, value, index = _resolve(checkpoint.object, key)
+    limit = None if everything else MAX_VALUES
+    facts: dict[str, Any] = {"uri": checkpoint.name, "key": key_text(path), "path": json_path(path)}
+    leaf = describe(value) if type(value) in LEAVES else None
+    if leaf is not None and _has_values(leaf):
+        values = read_values(checkpoint, value, index or (), limit=limit)
+        if output.json:
+            output.document(document("weighlock/show", **facts, **_tensor_facts(leaf, values, index)))
+        else:
+            output.lines(_tensor_lines(f"{key_text(path)}", leaf, values, index))
+        return
+    if index is not None:
+        value = _part_of(value, index)
+    if output.json:
+        output.document(document("weighlock/show", **facts, **_object_facts(value)))
+    else:
+        output.lines(_object_lines(key_text(path), value, None if everything else _ITEMS_SHOWN))
+
+
+def _resolve(root: Any, key: str) -> tuple[tuple[Any, ...], Any, Index | None]:
+    """Find what a key names; a slice at its end may as well be a part of the name."""
+    name, text = split_key(key)
+    try:
+        return *find(root, key), None
+    except ArgumentError:
+        if text is None or not name:
+            raise
+    return *find(root, name), parse_index(text)
+
+
+def _has_values(leaf: Leaf) -> bool:
+    return leaf.layout in ("strided", "packed", "numpy") or leaf.layout.startswith("quantized") or (
+        leaf.layout == "subclass" and bool(leaf.parts) and leaf.parts[0][0] in ("", "tensor")
+    )  # fmt: skip
+
+
+def _part_of(value: Any, index: Index) -> Any:
+    if len(index) != 1 or index[0] is Ellipsis or not isinstance(value, list | tuple):
+        raise UnsupportedError("only tensors, lists and tuples can be sliced", got=kind_of(value))
+    try:
+        return value[index[0]]
+    except (IndexError, ValueError) as error:
+        raise ArgumentError(str(error), got=f"{len(value)} items") from error
+
+
+def _tensor_facts(leaf: Leaf, values: Values, index: Index | None) -> dict[str, Any]:
+    found = {
+        "kind": "tensor", "dtype": leaf.dtype, "layout": leaf.layout, "tensor_shape": leaf.shape, "sliced": index is not None,
+        "shape": values.shape, "values": values.nested([json_value(value) for value in values.flat]),
+    }  # fmt: skip
+    if values.dequantized is not None:
+        found["dequantized"] = values.nested([json_value(value) for value in values.dequantized])
+    return found
+
+
+def _object_facts(value: Any) -> dict[str, Any]:
+    plain = value is None or isinstance(value, bool | int | float | complex | str)
+    found = {"kind": "object", "type": kind_of(value), "text": _text_of(value), "value": json_value(value) if plain else None}
+    found["items"] = [
+        {"key": json_path((part,))[0], "type": kind_of(child), "text": _text_of(child)} for part, child in _held(value)
+    ]
+    return found
+
+
+def _held(value: Any) -> Iterator[tuple[Any, Any]]:
+    if type(value) in LEAVES:
+        return iter(describe(value).parts)
+    pairs = value.children() if type(value) is Stub else children(value)
+    return (pair for pair in pairs if pair[0] != "<key>")
+
+
+def _text_of(value: Any) -> str:
+    if type(value) is NumpyScalarSpec:
+        try:
+            dtype, number = read_scalar(value)
+        except WeighlockError:
+            return "<NumPy scalar>"
+        return f"{_number(number, dtype)} ({dtype})"
+    if type(value) in LEAVES:
+        leaf = describe(value)
+        return f"{wording.kind(leaf)} {wording.shape(leaf.shape)} {wording.size(leaf.nbytes)}"
+    if isinstance(value, str | bytes):
+        return repr(value[:_TEXT_SHOWN]) + ("…" if len(value) > _TEXT_SHOWN else "")
+    return repr(value) if type(value) is Stub else part_text(value)
+
+
+def _object_lines(name: str, value: Any, limit: int | None) -> Lines:
+    yield [(name, "name"), "  ", (kind_of(value), "type")]
+    held = _held(value)
+    if type(value) is Stub or not (shown := list(islice(held, limit))):
+        yield [_text_of(value)]
+        shown = list(islice(held, limit))
+    for part, child in shown:
+        yield [f"  {part_text(part)}: ", _text_of(child)]
+    rest = sum(1 for _ in held)
+    if rest:
+        yield [(f"  … {rest:,} more: --all shows them", "note")]
+
+
+def _tensor_lines(name: str, leaf: Leaf, values: Values, index: Index | None) -> Lines:
+    part = f" of {wording.shape(leaf.shape)}" if index is not None else ""
+    yield [(name, "name"), "  ", (wording.kind(leaf), "type"), f"  {wording.shape(values.shape)}{part}"]
+    yield from _array_lines(values, [_number(value, values.dtype) for value in values.flat])
+    if values.dequantized is not None:
+        yield [("dequantized", "note")]
+        yield from _array_lines(values, [f"{value:.7g}" for value in values.dequantized])
+
+
+_FLOATS: Final = {"float32": ("f", (6, 7, 8, 9)), "float16": ("e", (3, 4, 5)), "complex64": ("f", (6, 7, 8, 9)),
+                  "complex32": ("e", (3, 4, 5))}  # fmt: skip
+
+
+def _number(value: Any, dtype: str) -> str:
+    """Return the shortest text that names this value of its type and no other."""
+    if isinstance(value, tuple):
+        return "|".join(_number(part, dtype) for part in value)
+    if isinstance(value, complex):
+        imaginary = _number(value.imag, dtype)
+        return f"{_number(value.real, dtype)}{'' if imaginary[0] == '-' else '+'}{imaginary}j"
+    if not isinstance(value, float):
+        return str(value)
+    return _float(value, dtype)
+
+
+def _float(value: float, dtype: str) -> str:
+    code, digits = _FLOATS.get(dtype, ("d", ()))
+    text = f"{value:.4g}" if dtype.startswith(("bfloat", "float8", "float4")) else repr(value)
+    for count in digits:
+        shorter = f"{value:.{count}g}"
+        if struct.pack(code, float(shorter)) == struct.pack(code, value):
+            text = shorter
+            break
+    return text if not text.lstrip("-").isdigit() else f"{text}.0"
+
+
+def _array_lines(values: Values, texts: list[str]) -> Lines:
+    """Draw nested brackets, the innermost rows on lines of their own, broken where they are long."""
+    if not values.shape:
+        yield [texts[0]]
+        return
+    if not texts:
+        yield ["[]"]
+        return
+    width = max(map(len, texts))
+    depth, row = len(values.shape), values.shape[-1]
+    lengths = values.shape
+    for start in range(0, len(texts), row):
+        opened = _turned(start, lengths)
+        closed = _turned(start + row, lengths)
+        cells = [text.rjust(width) for text in texts[start : start + row]]
+        broken = list(_broken(cells, width, depth))
+        broken[0] = " " * (depth - opened) + "[" * opened + broken[0]
+        broken[-1] += "]" * closed + ("" if closed == depth else ",")
+        for line in broken:
+            yield [line]
+
+
+def _turned(at: int, lengths: Sequence[int]) -> int:
+    """Return how many brackets open before element `at` (or close behind the one before it)."""
+    turned, span = 0, 1
+    for length in reversed(lengths):
+        span *= length
+        if at % span:
+            break
+        turned += 1
+    return turned
+
+
+def _broken(cells: list[str], width: int, depth: int) -> Iterator[str]:
+    per_line = max(1, (_LINE - depth) // (width + 2))
+    for start in range(0, len(cells), per_line):
+        more = "," if start + per_line < len(cells) else ""
+        yield (" " * depth if start else "") + ", ".join(cells[start : start + per_line]) + more

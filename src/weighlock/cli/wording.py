@@ -1,0 +1,82 @@
+"""How numbers, shapes and kinds of files are written for people."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from weighlock.inspection.leaves import Leaf
+
+__all__ = ["count", "file_kind", "kind", "share", "shape", "size"]
+
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_COUNTS: Final = ("k", "M", "G", "T", "P")
+
+_KINDS: Final = {
+    "torch-zip": "PyTorch zip",
+    "torch-legacy": "PyTorch legacy stream",
+    "torch-tar": "PyTorch tar (before 0.1.10)",
+    "torchscript": "TorchScript archive",
+    "pickle": "plain pickle",
+    "safetensors": "safetensors",
+}
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes, to about three digits.
+
+    Examples
+    --------
+    >>> size(1536)
+    '1.5 KiB'
+    """
+    if nbytes < 1024:
+        return f"{nbytes} B"
+    scaled, unit = float(nbytes), -1
+    while scaled >= 1024 and unit < len(_UNITS) - 1:
+        scaled, unit = scaled / 1024, unit + 1
+    return f"{scaled:.{2 if _UNITS[unit] in ('GiB', 'TiB') and scaled < 10 else 1}f} {_UNITS[unit]}"
+
+
+def count(number: int) -> str:
+    """Return a count, from ten thousand on to about three digits.
+
+    Examples
+    --------
+    >>> count(361_800_000)
+    '361.8 M'
+    """
+    if number < 10_000:
+        return f"{number:,}"
+    scaled, unit = float(number), -1
+    while scaled >= 1000 and unit < len(_COUNTS) - 1:
+        scaled, unit = scaled / 1000, unit + 1
+    return f"{scaled:.1f} {_COUNTS[unit]}"
+
+
+def share(part: int, whole: int) -> str:
+    """Return a part of a whole in percent; never 0 % or 100 % for what is neither."""
+    percent = round(100 * part / whole) if whole else 0
+    if percent == 0 and part:
+        return "<1 %"
+    return ">99 %" if percent == 100 and part != whole else f"{percent} %"
+
+
+def shape(lengths: tuple[int, ...] | None) -> str:
+    """Return a shape in brackets; ``?`` where there is none yet."""
+    return "?" if lengths is None else f"[{', '.join(map(str, lengths))}]"
+
+
+def kind(leaf: Leaf) -> str:
+    """Return a leaf's element type, with its layout where that is not the usual one."""
+    dtype = leaf.dtype or "?"
+    what = leaf.subclass if leaf.subclass is not None else leaf.layout
+    return dtype if what in ("strided", "packed") else f"{dtype} {what}"
+
+
+def file_kind(format_name: str, metadata: Mapping[str, Any], byteorder: str) -> str:
+    """Return what kind of file this is: ``PyTorch zip (format 3, little-endian)``."""
+    facts = [f"{byteorder}-endian"] if format_name not in ("pickle", "safetensors") else []
+    if "format_version" in metadata:
+        facts.insert(0, f"format {metadata['format_version']}")
+    name = _KINDS.get(format_name, format_name)
+    inside = f", inside an archive as {metadata['inside']}" if "inside" in metadata else ""
+    return name + (f" ({', '.join(facts)})" if facts else "") + inside

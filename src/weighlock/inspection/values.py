@@ -1,0 +1,231 @@
+"""The values of a tensor, or of a part of it, as Python numbers: only the bytes that the part needs are read."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, Final, NamedTuple
+
+from weighlock.checkpoint import Checkpoint
+from weighlock.dtypes import UINT8
+from weighlock.errors import ArgumentError, LimitError, UnsupportedError
+from weighlock.inspection.decoding import decode, unpack_units
+from weighlock.inspection.numpy_values import read_array
+from weighlock.inspection.slicing import Index, View, select
+from weighlock.storages.refs import StorageRef
+from weighlock.tensors.layout import contiguous_stride
+from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
+
+__all__ = ["MAX_VALUES", "Values", "read_values"]
+
+MAX_VALUES: Final = 10_000
+"""How many values are shown unless the caller asks for more."""
+
+# Reading a little too much in one go is cheaper than many small reads.
+_SLACK: Final = 16
+_SMALL_READ: Final = 1 << 16
+
+
+class Values(NamedTuple):
+    """The values of a part of a tensor, in row-major order.
+
+    Attributes
+    ----------
+    dtype : str
+    shape : tuple of int
+        Of the part.
+    flat : sequence
+        Numbers; complex numbers; pairs for ``float4_e2m1fn_x2``; hexadecimal text for opaque bits.
+    dequantized : sequence of float or None
+        The numbers that quantized integers stand for.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    flat: Sequence[Any]
+    dequantized: Sequence[float] | None = None
+
+    def nested(self, flat: Sequence[Any] | None = None) -> Any:
+        """Return the values as nested lists; the value itself for a single one."""
+        items = list(self.flat if flat is None else flat)
+        if not self.shape:
+            return items[0]
+        for length in reversed(self.shape[1:]):
+            count = len(items) // length if length else _count(self.shape[:-1])
+            items = [items[at * length : (at + 1) * length] for at in range(count)]
+        return items
+
+
+def _count(shape: Sequence[int]) -> int:
+    count = 1
+    for length in shape:
+        count *= length
+    return count
+
+
+def read_values(checkpoint: Checkpoint, spec: Any, index: Index = (), *, limit: int | None = MAX_VALUES) -> Values:
+    """Return the values of a tensor, or of the part of it that `index` names.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Still open.
+    spec : TensorSpec, QuantizedSpec, SubclassSpec or NumpyArraySpec
+        One of its leaves.
+    index : tuple of int, slice and Ellipsis
+    limit : int or None
+        How many values may be read at most.
+
+    Raises
+    ------
+    ArgumentError
+        If the index does not fit the shape.
+    LimitError
+        If there are more than `limit` values.
+    UnsupportedError
+        If the leaf has no values of its own: sparse, nested and meta tensors.
+
+    Examples
+    --------
+    >>> import io, numpy, weighlock
+    >>> file = io.BytesIO()
+    >>> weighlock.save({"w": numpy.arange(12.0).reshape(3, 4)}, file)
+    >>> _ = file.seek(0)
+    >>> checkpoint = weighlock.read_checkpoint(file)
+    >>> read_values(checkpoint, checkpoint.object["w"], (slice(None), 1)).nested()
+    [1.0, 5.0, 9.0]
+    """
+    while type(spec) is SubclassSpec:
+        spec = spec.data
+    if type(spec) is TensorSpec:
+        return _read_tensor(checkpoint, spec, index, limit)
+    if type(spec) is QuantizedSpec and type(spec.tensor) is TensorSpec:
+        return _read_quantized(checkpoint, spec, index, limit)
+    if type(spec) is NumpyArraySpec:
+        dtype, shape, values = read_array(spec)
+        view = _checked(index, 0, shape, contiguous_stride(shape), limit)
+        return Values(dtype, view.shape, [values(at) for at in _addresses(view)])
+    raise UnsupportedError(
+        "this kind of tensor has no values that could be listed", got=type(spec).__name__.removesuffix("Spec").lower()
+    )
+
+
+def _checked(index: Index, offset: int, shape: Sequence[int], stride: Sequence[int], limit: int | None) -> View:
+    view = select(index, offset, shape, stride)
+    count = _count(view.shape)
+    if limit is not None and count > limit:
+        raise LimitError(
+            "too many values to show", expected=f"at most {limit}", got=str(count),
+            hint="Show a part, for example KEY[:10], or all of them with --all.",
+        )  # fmt: skip
+    return view
+
+
+def _addresses(view: View) -> Iterator[int]:
+    steps = [range(length) for length in view.shape]
+    for at in product(*steps):
+        yield view.offset + sum(number * step for number, step in zip(at, view.stride, strict=True))
+
+
+def _read_tensor(checkpoint: Checkpoint, spec: TensorSpec, index: Index, limit: int | None) -> Values:
+    view = _checked(index, spec.offset, spec.shape, spec.stride, limit)
+    raw = _Elements(checkpoint, spec.ref, spec.dtype.itemsize).gather(view.offset, view.shape, view.stride)
+    flat = decode(raw, spec.dtype)
+    if spec.conj:
+        flat = [value.conjugate() for value in flat]
+    if spec.neg:
+        flat = [-value for value in flat]
+    return Values(spec.dtype.name, view.shape, flat)
+
+
+class _Elements:
+    """Reads elements of one size from one storage, turned to little-endian."""
+
+    def __init__(self, checkpoint: Checkpoint, ref: StorageRef, itemsize: int) -> None:
+        if ref.location == "meta" or (ref.reader is None and ref.nbytes):
+            raise UnsupportedError("the file holds no data of this tensor", record=ref.record or ref.key)
+        self._checkpoint = checkpoint
+        self._ref = ref
+        self._size = itemsize
+        self._swap = ref.elements.swap if ref.byteorder == "big" else 1
+        packed = ref.reader is not None and ref.nbytes > 0 and ref.reader.extent(ref) is None
+        self._whole = checkpoint.storage_bytes(ref) if packed else None
+
+    def _read(self, start: int, end: int) -> bytes:
+        """Return bytes of the storage, each unit of it turned around where the file is big-endian."""
+        unit = self._swap
+        first, last = start - start % unit, min(-(-end // unit) * unit, self._ref.nbytes)
+        if self._whole is not None:
+            raw = self._whole[first:last]
+        else:
+            raw = self._checkpoint.storage_bytes(self._ref, first, last - first)
+        if unit > 1:
+            swapped = bytearray(len(raw))
+            for place in range(unit):
+                swapped[place::unit] = raw[unit - 1 - place :: unit]
+            raw = bytes(swapped)
+        return raw[start - first : end - first]
+
+    def gather(self, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+        """Return the bytes of the elements of a view in row-major order."""
+        count = _count(shape)
+        if not count:
+            return b""
+        ends = [(length - 1) * step for length, step in zip(shape, stride, strict=True)]
+        low = offset + sum(end for end in ends if end < 0)
+        high = offset + sum(end for end in ends if end > 0) + 1
+        size = self._size
+        if (high - low) * size <= max(count * size * _SLACK, _SMALL_READ):
+            data = self._read(low * size, high * size)
+            return _pick(data, View(offset - low, shape, stride, ()), size)
+        return b"".join(self.gather(offset + at * stride[0], shape[1:], stride[1:]) for at in range(shape[0]))
+
+
+def _pick(data: bytes, view: View, size: int) -> bytes:
+    if view.offset == 0 and view.stride == contiguous_stride(view.shape):
+        return data
+    return b"".join([data[at * size : (at + 1) * size] for at in _addresses(view)])
+
+
+def _read_quantized(checkpoint: Checkpoint, spec: QuantizedSpec, index: Index, limit: int | None) -> Values:
+    inner: TensorSpec = spec.tensor
+    packed = spec.dtype.name in ("quint4x2", "quint2x4")
+    offset, stride = (0, contiguous_stride(spec.shape)) if packed else (inner.offset, inner.stride)
+    view = _checked(index, offset, spec.shape, stride, limit)
+    if packed:
+        integers = _read_packed(checkpoint, spec, view)
+    else:
+        raw = _Elements(checkpoint, inner.ref, inner.dtype.itemsize).gather(view.offset, view.shape, view.stride)
+        integers = decode(raw, spec.dtype)
+    return Values(spec.dtype.name, view.shape, integers, _dequantized(checkpoint, spec, view, integers))
+
+
+def _read_packed(checkpoint: Checkpoint, spec: QuantizedSpec, view: View) -> list[int]:
+    addresses = list(_addresses(view))
+    if not addresses:
+        return []
+    per_unit = 2 if spec.dtype.name == "quint4x2" else 4
+    first, last = min(addresses) // per_unit, max(addresses) // per_unit + 1
+    inner: TensorSpec = spec.tensor
+    if last > inner.numel:
+        raise ArgumentError("the packed tensor is shorter than its shape", expected=str(last), got=str(inner.numel))
+    raw = _Elements(checkpoint, inner.ref, UINT8.itemsize).gather(inner.offset + first, (last - first,), (1,))
+    values = unpack_units(raw, spec.dtype.name)
+    return [values[at - first * per_unit] for at in addresses]
+
+
+def _dequantized(checkpoint: Checkpoint, spec: QuantizedSpec, view: View, integers: Sequence[int]) -> list[float]:
+    scales, zeros = _parameters(checkpoint, spec.scale), _parameters(checkpoint, spec.zero_point)
+    if spec.axis is None:
+        return [(value - zeros[0]) * scales[0] for value in integers]
+    channels = [at[spec.axis] for at in product(*view.picked)]
+    if len(scales) < spec.shape[spec.axis] or len(zeros) < spec.shape[spec.axis]:
+        raise ArgumentError("the tensor has fewer scales than channels", expected=str(spec.shape[spec.axis]))
+    return [(value - zeros[at]) * scales[at] for value, at in zip(integers, channels, strict=True)]
+
+
+def _parameters(checkpoint: Checkpoint, given: Any) -> Sequence[Any]:
+    if type(given) is TensorSpec:
+        return read_values(checkpoint, given, limit=None).flat
+    found = list(given) if isinstance(given, list | tuple) else [given]
+    if not found or not all(isinstance(value, int | float) for value in found):
+        raise UnsupportedError("a quantized tensor's scale is no number", got=type(given).__name__)
+    return found
