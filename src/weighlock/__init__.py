@@ -15,31 +15,67 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from weighlock.backends.numpy_types import (
         JaggedTensor as JaggedTensor,
+    )
+    from weighlock.backends.numpy_types import (
         MetaTensor as MetaTensor,
+    )
+    from weighlock.backends.numpy_types import (
         NestedTensor as NestedTensor,
+    )
+    from weighlock.backends.numpy_types import (
         PackedTensor as PackedTensor,
+    )
+    from weighlock.backends.numpy_types import (
         QuantizedTensor as QuantizedTensor,
+    )
+    from weighlock.backends.numpy_types import (
         SparseTensor as SparseTensor,
+    )
+    from weighlock.backends.numpy_types import (
         TensorSubclass as TensorSubclass,
+    )
+    from weighlock.backends.numpy_types import (
         UninitializedTensor as UninitializedTensor,
+    )
+    from weighlock.backends.numpy_types import (
         WrapperTensor as WrapperTensor,
     )
-    from weighlock.checkpoint import Checkpoint as Checkpoint, read_checkpoint as read_checkpoint
-    from weighlock.dtypes import DType as DType, dtype as dtype
+    from weighlock.checkpoint import Checkpoint as Checkpoint
+    from weighlock.checkpoint import read_checkpoint as read_checkpoint
+    from weighlock.dtypes import DType as DType
+    from weighlock.dtypes import dtype as dtype
     from weighlock.errors import *  # noqa: F403
     from weighlock.limits import Limits as Limits
     from weighlock.loading import load as load
-    from weighlock.pickling.inert import GlobalRef as GlobalRef, Stub as Stub
+    from weighlock.pickling.inert import GlobalRef as GlobalRef
+    from weighlock.pickling.inert import Stub as Stub
     from weighlock.pickling.user_globals import (
         add_safe_globals as add_safe_globals,
+    )
+    from weighlock.pickling.user_globals import (
         clear_safe_globals as clear_safe_globals,
+    )
+    from weighlock.pickling.user_globals import (
         get_safe_globals as get_safe_globals,
+    )
+    from weighlock.pickling.user_globals import (
         safe_globals as safe_globals,
     )
     from weighlock.saving import save as save
     from weighlock.state_dicts import state_dict as state_dict
     from weighlock.storages.storage import Storage as Storage
-    from weighlock.tensors.values import Device as Device, ReturnType as ReturnType, Size as Size, TorchName as TorchName
+    from weighlock.tensors.values import (
+        Device as Device,
+    )
+    from weighlock.tensors.values import (
+        ReturnType as ReturnType,
+    )
+    from weighlock.tensors.values import (
+        Size as Size,
+    )
+    from weighlock.tensors.values import (
+        TorchName as TorchName,
+    )
 
 # THE list of public names: the module that holds each. `__getattr__` and `__all__` are read from it.
 _ROOMS = {
@@ -75,7 +111,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'weighlock' has no attribute {name!r}")
     import sys
 
-    __import__(room)  # noqa: TID251 - a name of our own, out of the table above
+    __import__(room)
     value = getattr(sys.modules[room], name)
     globals()[name] = value
     return value

@@ -3,10 +3,10 @@
 Reads the directory and the pickles, no tensor data, and needs neither NumPy nor PyTorch.
 """
 
-from typing import Any
+from typing import Any, Self
 
 from weighlock.errors import MissingFileError, WeighlockError
-from weighlock.formats.detect import read_any
+from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.foreign import describe_folder
 from weighlock.formats.reading import Contents, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
@@ -50,7 +50,7 @@ class Checkpoint:
         self.size = source.size
         self._source = source
 
-    def __enter__(self) -> "Checkpoint":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,7 +129,7 @@ def read_checkpoint(
         verify=verify,
     )  # fmt: skip
     try:
-        return Checkpoint(source, read_any(source, reading), reading)
+        return Checkpoint(source, read_file(source, reading), reading)
     except BaseException as error:
         source.close()
         if isinstance(error, WeighlockError):

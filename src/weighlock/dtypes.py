@@ -41,7 +41,7 @@ class DType:
     __slots__ = ("itemsize", "kind", "name", "numpy_name", "safetensors_code", "storage_class", "swap")
 
     # Reason for eight parameters: one per column of the table below, and only the table calls it.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         name: str,
         itemsize: int,
@@ -140,7 +140,7 @@ INT64: Final = DTYPES["int64"]
 _ALIASES: Final = {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32",
                    "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"}  # fmt: skip
 
-_NUMPY_CACHE: dict[str, Any] = {}
+_NUMPY_CACHE: "dict[str, numpy.dtype[Any]]" = {}
 _FROM_NUMPY: dict[Any, DType] = {}
 
 
@@ -167,7 +167,7 @@ def dtype(name: str) -> DType:
 
 
 def _numpy_dtype(row: DType) -> Any:
-    import numpy  # noqa: ICN001
+    import numpy
 
     if row.numpy_name is None:
         return numpy.dtype({1: "u1", 2: "u2"}[row.itemsize])

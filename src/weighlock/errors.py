@@ -77,7 +77,7 @@ class WeighlockError(Exception):
     'the record is short: expected 64 bytes, got 60 bytes (record data/0)'
     """
 
-    FACTS = ("expected", "got", "path", "record", "offset", "object_path", "hint")
+    FACTS: tuple[str, ...] = ("expected", "got", "path", "record", "offset", "object_path", "hint")
 
     expected: str | None = None
     got: str | None = None

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from weighlock.backends import registry
 from weighlock.checkpoint import open_any
 from weighlock.errors import ArgumentError, ArgumentTypeError, DamagedError, WeighlockError
-from weighlock.formats.detect import read_any
+from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Reading, unsafe_global_error
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.objects import format_path, path_of, walk
@@ -26,7 +26,7 @@ _PATHS_SHOWN: Final = 5
 
 
 # Reason for the parameter count: the first five are torch.load's own, in its order and with its names.
-def load(  # noqa: PLR0913
+def load(
     f: Any,
     map_location: Any = None,
     pickle_module: Any = None,
@@ -124,12 +124,14 @@ def load(  # noqa: PLR0913
 
 def _read(source: ByteSource, reading: Reading) -> Any:
     try:
-        contents = read_any(source, reading)
+        contents = read_file(source, reading)
         if reading.unknown and not reading.stubs_allowed:
             raise unsafe_global_error(_places(contents.object, tuple(reading.unknown)))
         reading.leaves.finish()
         source.finish(contents.end)
     except WeighlockError as error:
+        if reading.leaves.raised is not None:
+            raise reading.leaves.raised from None
         error.locate(path=source.name)
         if isinstance(error, DamagedError) and error.record and not error.object_path:
             error.locate(object_path=_object_of_record(source, error.record))

@@ -33,7 +33,7 @@ Write = Callable[[Sink], None]
 
 
 # Reason for eight parameters: torch's own, in the order of the issue, then ours, keyword-only.
-def save(  # noqa: PLR0913
+def save(
     obj: Any,
     f: Any,
     pickle_protocol: int = 2,
@@ -44,7 +44,7 @@ def save(  # noqa: PLR0913
     framework: str = "numpy",
     durable: bool = False,
 ) -> None:
-    """Save an object to a checkpoint that ``torch.load(weights_only=True)`` reads.
+    r"""Save an object to a checkpoint that ``torch.load(weights_only=True)`` reads.
 
     Arrays become tensors of the same shape, strides and type. Arrays that share memory share a storage, and only the
     bytes that are in use are written. The same object makes the same bytes, whatever the file is called.
@@ -80,7 +80,7 @@ def save(  # noqa: PLR0913
     >>> file = io.BytesIO()
     >>> save({"weight": numpy.zeros((2, 3), "float32")}, file)
     >>> file.getvalue()[:4]
-    b'PK\\x03\\x04'
+    b'PK\x03\x04'
     """
     _check_module(pickle_module)
     check_framework(framework)

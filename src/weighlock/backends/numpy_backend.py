@@ -25,7 +25,7 @@ from weighlock.backends.numpy_types import (
     WrapperTensor,
 )
 from weighlock.dtypes import DTYPES, DType
-from weighlock.errors import PickleStreamError, TruncatedError, UnsupportedError
+from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
 from weighlock.storages.locations import CPU, META, placement
 from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
@@ -67,7 +67,9 @@ class NumpyLeaves(Leaves):
         Check CRC-32 while reading.
     """
 
-    def __init__(self, *, map_location: Any = None, mapped: bool = False, source: Any = None, verify: bool = True) -> None:
+    def __init__(
+        self, *, map_location: Any = None, mapped: bool = False, source: Any = None, verify: bool = True
+    ) -> None:
         super().__init__()
         self._place, self._place_is_function = placement(map_location)
         self._to_cpu = map_location is None or map_location == CPU
@@ -125,7 +127,11 @@ class NumpyLeaves(Leaves):
         self._allocate(storage)
         storage.fill = self._fill_one
         self._unread.append(storage)
-        placed = self._place(storage, ref.location)
+        try:
+            placed = self._place(storage, ref.location)
+        except Exception as error:
+            self.raised = error
+            raise
         if isinstance(placed, Storage):
             return placed
         if placed == META:
@@ -319,9 +325,13 @@ class NumpyLeaves(Leaves):
         for storage in self._foreign_order:
             _swap(storage)
         for action in self._after:
-            action()
+            try:
+                action()
+            except WeighlockError:
+                raise
+            except Exception as error:  # arrays of the wrong shape or type, from a file that lies about them
+                raise DamagedError(f"a tensor contradicts itself: {error}") from error
         self._after.clear()
-
 
     def release(self) -> None:
         super().release()
@@ -362,14 +372,16 @@ def _plain_or_array(value: Any) -> Any:
 
 
 def _check_nested(tensor: NestedTensor) -> None:
-    parts = (tensor.buffer, tensor.sizes, tensor.strides)
-    if not all(isinstance(part, np.ndarray) for part in parts) or tensor.sizes.shape != tensor.strides.shape:
+    parts: tuple[Any, ...] = (tensor.buffer, tensor.sizes, tensor.strides)
+    if not all(isinstance(part, np.ndarray) for part in parts) or parts[1].shape != parts[2].shape:
         raise PickleStreamError("a nested tensor whose parts do not fit together")
     tensor.unbind()
 
 
 def _check_jagged(tensor: JaggedTensor) -> None:
-    values, offsets, lengths = tensor.values, tensor.offsets, tensor.lengths
+    values: Any = tensor.values
+    offsets: Any = tensor.offsets
+    lengths = tensor.lengths
     if not isinstance(values, np.ndarray) or not isinstance(offsets, np.ndarray) or offsets.ndim != 1:
         raise PickleStreamError("a jagged tensor whose parts do not fit together")
     ends = offsets if lengths is None else offsets[:-1] + lengths

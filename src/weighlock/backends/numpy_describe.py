@@ -188,16 +188,13 @@ class NumpyDescriber:
     def sizes(self) -> list[int]:
         """Bytes of each storage, in the order of their keys."""
         return [
-            entry.nbytes if isinstance(entry, Group) else entry[1].numel * entry[1].itemsize
-            for entry in self._storages
+            entry.nbytes if isinstance(entry, Group) else entry[1].numel * entry[1].itemsize for entry in self._storages
         ]
 
     @property
     def unit_sizes(self) -> list[int]:
         """Bytes that each storage counts as one element."""
-        return [
-            entry.members[0].kind.unit if isinstance(entry, Group) else entry[2].unit for entry in self._storages
-        ]
+        return [entry.members[0].kind.unit if isinstance(entry, Group) else entry[2].unit for entry in self._storages]
 
     def buffer(self, index: int) -> bytes | memoryview:
         """Return the bytes of a storage: of large ones the memory itself, of others a copy."""
@@ -245,9 +242,8 @@ def _scalar(value: Any) -> Reduction:
 def _dtype(value: "np.dtype[Any]") -> Reduction:
     if value.char in "gG":
         raise UnsupportedTypeError(f"NumPy's {value} is not the same type on every machine", hint="Save its name.")
-    _, (code, *rest), state = value.__reduce__()[:3]  # type: ignore[misc]
+    reduced: Any = value.__reduce__()
+    _, (code, *rest), state = reduced
     if isinstance(code, type):  # a type that another package added to NumPy, such as ml_dtypes.bfloat16
         code = GlobalRef(code.__module__, code.__qualname__)
     return Reduction(_DTYPE, (code, *rest), state=state)
-
-

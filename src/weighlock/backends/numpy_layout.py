@@ -116,7 +116,9 @@ def memory_order(shape: tuple[int, ...], stride: tuple[int, ...]) -> list[int]:
 
 def compacted(array: Array, layout: Layout) -> Array:
     """Return the elements of an array one after the other, in the order in which they lie in memory."""
-    fixed = tuple(slice(None) if length > 1 and step else 0 for length, step in zip(layout.shape, layout.spread, strict=True))
+    fixed = tuple(
+        slice(None) if length > 1 and step else 0 for length, step in zip(layout.shape, layout.spread, strict=True)
+    )
     axes = [axis for axis, index in enumerate(fixed) if index != 0]
     slowest_first = [axes.index(axis) for axis in reversed(memory_order(layout.shape, layout.spread))]
     view: Array = array[fixed]

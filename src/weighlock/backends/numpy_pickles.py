@@ -50,7 +50,7 @@ def complete_dtype(target: "np.dtype[Any]", state: Any) -> "np.dtype[Any]":
         raise PickleStreamError("a NumPy dtype with an unknown byte order", got=repr(order)[:20])
     if target.type in (np.str_, np.bytes_, np.void) and len(state) > 5 and type(state[5]) is int and state[5] >= 0:
         target = np.dtype(f"{target.kind}{state[5] // (4 if target.kind == 'U' else 1)}")
-    return target if order == "|" else target.newbyteorder(order)
+    return target if order == "|" else target.newbyteorder(order)  # type: ignore[arg-type]
 
 
 def _checked(value: Any) -> "np.dtype[Any]":
@@ -98,11 +98,13 @@ def complete_array(state: Any, charge: Callable[[int], None]) -> Any:
     for length in shape:
         needed *= length
     if needed != len(raw):
-        raise PickleStreamError("a NumPy array whose data do not fit its shape", expected=str(needed), got=str(len(raw)))
+        raise PickleStreamError(
+            "a NumPy array whose data do not fit its shape", expected=str(needed), got=str(len(raw))
+        )
     charge(len(raw))
     if not needed:
         return np.empty(shape, kind, order)  # type: ignore[call-overload]
-    return np.ndarray(shape, kind, bytearray(raw), order=order)  # type: ignore[call-overload]
+    return np.ndarray(shape, kind, bytearray(raw), order="F" if fortran else "C")
 
 
 def _object_array(items: list[Any], shape: tuple[int, ...], kind: "np.dtype[Any]", order: str) -> Any:

@@ -125,8 +125,9 @@ def _components(cluster: list[Member]) -> list[list[Member]]:
 
 
 def _share(one: Member, other: Member) -> bool:
+    work: Any = _MAX_WORK  # NumPy's stubs know only its two special values
     try:
-        return bool(np.shares_memory(one.array, other.array, max_work=_MAX_WORK))
+        return bool(np.shares_memory(one.array, other.array, max_work=work))
     except np.exceptions.TooHardError:
         return True
 
@@ -135,12 +136,13 @@ def _aligned(members: list[Member]) -> list[Group]:
     """Make groups in which every offset is a whole number of elements; what has no place in one stays alone."""
     groups = []
     while len(members) > 1:
-        start = min(member.start for member in members)
-        kinds = {member.kind.dtype for member in members}
-        fits = [m for m in members if (m.start - start) % m.layout.itemsize == 0 and not (m.kind.typed and len(kinds) > 1)]
-        if not fits:
-            fits = [member for member in members if member.kind.dtype is members[0].kind.dtype]
-            fits = [m for m in fits if (m.start - fits[0].start) % m.layout.itemsize == 0]
+        candidates = members
+        if len({member.kind.dtype for member in members}) > 1:
+            # Types that have no form in an untyped storage cannot share one with others.
+            candidates = [member for member in members if not member.kind.typed]
+            candidates = candidates or [member for member in members if member.kind.dtype is members[0].kind.dtype]
+        start = min(member.start for member in candidates)
+        fits = [member for member in candidates if (member.start - start) % member.layout.itemsize == 0]
         if len(fits) > 1:
             groups.append(Group(fits))
         taken = set(map(id, fits))

@@ -49,7 +49,7 @@ class PackedTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """PyTorch's shape, in units."""
-        return self.data.shape
+        return tuple(self.data.shape)
 
     def unpack(self) -> Array:
         """Return one element per value, along a last dimension that is longer by the values in a unit.
@@ -66,12 +66,12 @@ class PackedTensor:
             raise UnsupportedError(f"{self.dtype.name} holds one opaque value per unit", hint="Use .data as it is.")
         bits = 8 // count
         shifts = np.arange(count, dtype=np.uint8) * np.uint8(bits)
-        values = (self.data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+        values: Array = (self.data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
         values = values.reshape(*self.data.shape[:-1], -1) if self.data.ndim else values
         if self.dtype.name == "float4_e2m1fn_x2":
             import ml_dtypes
 
-            return values.view(ml_dtypes.float4_e2m1fn)
+            values = values.view(ml_dtypes.float4_e2m1fn)
         return values
 
 

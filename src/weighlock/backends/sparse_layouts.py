@@ -46,7 +46,12 @@ def _geometry(tensor: Any) -> tuple[int, bool, tuple[int, int]]:
     _check_arrays(compressed, plain, tensor.values)
     batch = compressed.ndim - 1
     blocked = tensor.layout.name in ("sparse_bsr", "sparse_bsc")
-    if batch < 0 or plain.ndim != batch + 1 or tensor.values.ndim < batch + 1 + 2 * blocked or len(tensor.shape) < batch + 2:
+    if (
+        batch < 0
+        or plain.ndim != batch + 1
+        or tensor.values.ndim < batch + 1 + 2 * blocked
+        or len(tensor.shape) < batch + 2
+    ):
         raise _refuse("compressed indices, plain indices and values do not fit together")
     block = tensor.values.shape[batch + 1 : batch + 3] if blocked else (1, 1)
     return batch, tensor.layout.name in ("sparse_csr", "sparse_bsr"), (int(block[0]), int(block[1]))
@@ -67,7 +72,12 @@ def _check_compressed(tensor: Any) -> None:
     if compressed.dtype.kind not in "iu" or plain.dtype.kind not in "iu":
         raise _refuse("indices are no integers", got=str(compressed.dtype))
     steps = np.diff(compressed.astype(np.int64), axis=-1)
-    if (compressed[..., 0] != 0).any() or (compressed[..., -1] != stored).any() or (steps < 0).any() or (steps > minor).any():
+    if (
+        (compressed[..., 0] != 0).any()
+        or (compressed[..., -1] != stored).any()
+        or (steps < 0).any()
+        or (steps > minor).any()
+    ):
         raise _refuse("compressed indices do not rise from 0 to the number of values")
     if plain.size and (plain.min() < 0 or plain.max() >= minor):
         raise _refuse("an index outside of the shape", expected=f"below {minor}", got=str(int(plain.max())))
@@ -80,7 +90,9 @@ def to_dense(tensor: Any, max_bytes: int) -> Array:
     for length in tensor.shape:
         count *= length
     if count > max_bytes:
-        raise UnsupportedError("the dense array would be too large", expected=f"at most {max_bytes} bytes", got=str(count))
+        raise UnsupportedError(
+            "the dense array would be too large", expected=f"at most {max_bytes} bytes", got=str(count)
+        )
     dense = np.zeros(tensor.shape, tensor.values.dtype)
     if tensor.layout.name == "sparse_coo":
         if len(tensor.indices):
@@ -94,7 +106,7 @@ def to_dense(tensor: Any, max_bytes: int) -> Array:
 
 def _fill_compressed(tensor: Any, dense: Array) -> None:
     compressed, plain = tensor.indices
-    batch, by_rows, block = _geometry(tensor)
+    _, by_rows, block = _geometry(tensor)
     for index in np.ndindex(*compressed.shape[:-1]):
         counts = np.diff(compressed[index])
         major = np.repeat(np.arange(len(counts)), counts)

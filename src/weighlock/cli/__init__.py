@@ -1,11 +1,13 @@
 """The command ``weighlock``: what stands between a terminal, or another program, and `weighlock.inspection`.
 
-Nothing is imported here but what every call needs; each command is a module of its own, imported when it is called.
+Nothing is imported at the top but what every call needs; each command is a module of its own, imported when it is called.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
+
+from weighlock.errors import WeighlockError
 
 __all__ = ["main", "run"]
 
@@ -21,13 +23,14 @@ def run(arguments: Sequence[str]) -> int:
     """
     import gc
 
-    from weighlock.cli.application import invoke
+    from weighlock.cli.verbs import quickly
 
     # A description of a large checkpoint is millions of objects, none of them garbage: walking them again and again
     # would double the time of the command. The process ends before garbage could matter.
+    collecting = gc.isenabled()
     gc.disable()
     try:
-        code = invoke(arguments)
+        code = _guarded(quickly(arguments) or (lambda: _parsed(arguments)), arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         _close_stdout()
@@ -35,8 +38,56 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
     return code
+
+
+def _guarded(command: Callable[[], int], arguments: Sequence[str]) -> int:
+    """Run a command; no exception but those of the terminal leaves."""
+    from weighlock.cli.output import Output
+
+    try:
+        return command()
+    except WeighlockError as error:
+        return Output(json=_wants_json(arguments)).error(error)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Python's own exit code for a traceback is 1, which would say "no"
+        return Output(json=_wants_json(arguments)).crash(error)
+
+
+def _parsed(arguments: Sequence[str]) -> int:
+    """Have click read the command line."""
+    import click
+
+    from weighlock.cli.application import application
+    from weighlock.errors import ArgumentError
+
+    try:
+        result = application.main(list(arguments), prog_name="weighlock", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(error.format_message() + "\n")
+        return 2
+    except click.exceptions.Abort:
+        raise KeyboardInterrupt from None
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        what = error.format_message().strip().rstrip(".")
+        name = "weighlock" if context is None else context.command_path
+        raise ArgumentError(what[:1].lower() + what[1:], hint=f"Try: {name} --help") from error
+    return result if isinstance(result, int) else 0
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Tell the format of an error on a command line that could perhaps not be understood."""
+    before = ["", *arguments]
+    return any(
+        argument in ("--json", "--format=json", "-fjson") or (argument == "json" and before[at] in ("--format", "-f"))
+        for at, argument in enumerate(arguments)
+    )
 
 
 def _close_stdout() -> None:

@@ -1,23 +1,17 @@
-"""The command's grammar: its verbs, what stands for ``inspect``, and how errors leave."""
+"""The command's grammar, in click: its verbs, their options, and what stands for ``inspect``."""
 
-import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import click
 
-from weighlock.cli.output import Output
-from weighlock.errors import ArgumentError, WeighlockError
+from weighlock.cli.output import COLORS, Output
+from weighlock.cli.verbs import VERBS
+from weighlock.inspection import MAX_VALUES
 
-__all__ = ["application", "invoke"]
+__all__ = ["application"]
 
-# THE list of commands: the module that holds each, and what it does.
-_COMMANDS: Final = {
-    "inspect": ("inspecting", "What a file is, what is inside, and whether it can be loaded."),
-    "ls": ("listing", "One line per tensor."),
-    "show": ("showing", "The values of a tensor, or what stands at a place."),
-    "tree": ("drawing", "The names of the tensors as a tree."),
-}
+_FORMATS: Final = ("text", "json", "tsv", "csv")
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -33,47 +27,24 @@ Examples:
 Exit codes: 0 good; 1 the answer is "no"; 2 it could not be done; 3 not everything was examined.
 """
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
 
 class _Verbs(click.Group):
-    """Commands that are imported when they are called; anything else on the line is a file to inspect."""
+    """A group for which anything but a command, at the start of the line, is a file to inspect."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        # Written out, so that type checkers see them and nothing is imported by a computed name.
-        match cmd_name:
-            case "inspect":
-                from weighlock.cli.inspecting import inspect
-
-                return inspect
-            case "ls":
-                from weighlock.cli.listing import ls
-
-                return ls
-            case "show":
-                from weighlock.cli.showing import show
-
-                return show
-            case "tree":
-                from weighlock.cli.drawing import tree
-
-                return tree
-        return None
+        return list(VERBS)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in _COMMANDS and args[0] not in ("--help", "-h", "--version"):
+        if args and args[0] not in VERBS and args[0] not in ("--help", "-h", "--version"):
             args = ["inspect", *args]
         return super().parse_args(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
-
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Examples first."""
+        """Write the help, examples first."""
         self.format_help_text(ctx, formatter)
+        formatter.write_paragraph()
         self.format_usage(ctx, formatter)
         self.format_options(ctx, formatter)
 
@@ -90,44 +61,96 @@ def _print_version(ctx: click.Context, _: Any, value: Any) -> None:
     cls=_Verbs, help=f"Look into PyTorch checkpoints, without PyTorch.\n\n{_EXAMPLES}",
     context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="FILE... | COMMAND ...",
 )  # fmt: skip
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
+)
 def application() -> None:
     """Hold the commands together; see `_Verbs`."""
 
 
-def invoke(arguments: Sequence[str]) -> int:
-    """Run one command line; return its exit code. No exception but those of the terminal leaves."""
-    wants_json = _wants_json(arguments)
-    try:
-        result = application.main(list(arguments), prog_name="weighlock", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        Output(stream=sys.stderr).text(error.ctx.get_help() if error.ctx else "")
-        return 2
-    except click.ClickException as error:
-        return Output(json=wants_json).error(_usage_error(error))
-    except click.exceptions.Abort:
-        raise KeyboardInterrupt from None
-    except WeighlockError as error:
-        return Output(json=wants_json).error(error)
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Python's own exit code for a traceback is 1, which would say "no"
-        return Output(json=wants_json).crash(error)
-    return result if isinstance(result, int) else 0
+_files: Final = click.argument("files", nargs=-1, required=True, metavar="FILE...")
+_json: Final = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 
 
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Tell the format of an error on a command line that could not be understood."""
-    before = ["", *arguments]
-    return any(
-        argument in ("--json", "--format=json", "-fjson") or (argument == "json" and before[at] in ("--format", "-f"))
-        for at, argument in enumerate(arguments)
-    )
+def _common(command: _F) -> _F:
+    """Add the options that every command has."""
+    color = click.option(
+        "--color", type=click.Choice(COLORS), default="auto", show_default=True,
+        help="Colour; NO_COLOR, FORCE_COLOR and TERM=dumb are respected.",
+    )  # fmt: skip
+    encoding = click.option(
+        "--encoding", default="utf-8", show_default=True, metavar="NAME",
+        help="Of strings that Python 2 wrote: utf-8, latin1, bytes ...",
+    )  # fmt: skip
+    return color(encoding(command))
 
 
-def _usage_error(error: click.ClickException) -> WeighlockError:
-    name = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx is not None else "weighlock"
-    what = error.format_message().strip().rstrip(".")
-    return ArgumentError(what[:1].lower() + what[1:], hint=f"Try: {name} --help")
+@application.command(short_help=VERBS["inspect"])
+@_files
+@_json
+@_common
+def inspect(**options: Any) -> int:
+    """Say what each FILE is, what is inside, and whether it can be loaded.
+
+    Reads the pickle and the directory, no tensor data; nothing in the file is run or imported.
+    """
+    from weighlock.cli.inspecting import inspect_files
+
+    return inspect_files(**options)
+
+
+@application.command(short_help=VERBS["ls"])
+@_files
+@click.option(
+    "--include", "-i", multiple=True, metavar="GLOB", help="Only matching keys; * stops at dots, ** does not."
+)
+@click.option("--exclude", "-x", multiple=True, metavar="GLOB", help="No matching keys.")
+@click.option("--long", "-l", "long", is_flag=True, help="Also strides, layouts and the like.")
+@click.option("--format", "-f", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
+@_json
+@_common
+def ls(**options: Any) -> int:
+    """List the tensors of each FILE in the file's order: key, type, shape, bytes.
+
+    Reads the pickle and the directory, no tensor data. TSV columns, without a heading: key, dtype, shape, nbytes,
+    storage, storage offset, contiguous; with -l also stride, layout, requires_grad, alias_of. With several files their
+    name comes first. The exit code is 1 where --include or --exclude leave nothing.
+    """
+    from weighlock.cli.listing import list_files
+
+    return list_files(**options)
+
+
+@application.command(short_help=VERBS["show"])
+@click.argument("file", metavar="FILE")
+@click.argument("key", metavar="KEY[slice]")
+@click.option("--all", "everything", is_flag=True, help=f"Also more than {MAX_VALUES:,} values.")
+@_json
+@_common
+def show(**options: Any) -> int:
+    r"""Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
+
+    \b
+    weighlock show model.pth fc.weight
+    weighlock show model.pth 'fc.weight[:2, -1]'
+    weighlock show model.pth epoch
+    weighlock show model.pth '["optimizer", "state", 0, "step"]'
+
+    Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a
+    path as a JSON array.
+    """
+    from weighlock.cli.showing import show_place
+
+    return show_place(**options)
+
+
+@application.command(short_help=VERBS["tree"])
+@_files
+@click.option("--depth", type=click.IntRange(1), metavar="N", help="Levels to show.")
+@click.option("--fold/--no-fold", "folded", default=True, help="Draw numbered siblings of one structure only once.")
+@_common
+def tree(**options: Any) -> int:
+    """Draw the tensors of each FILE as a tree, numbered blocks of one structure folded into one."""
+    from weighlock.cli.drawing import draw_files
+
+    return draw_files(**options)

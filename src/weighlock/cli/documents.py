@@ -1,7 +1,7 @@
 """JSON documents: the shapes that programs rely on, as `schemas/*.json` describe them.
 
-Additions keep the schema's version; anything else raises it. Sizes are bytes, strides and offsets elements. `path` is the
-truth (an array of strings and integers; any other key is ``{"repr": text}``), `key` is for people.
+Additions keep the schema's version; anything else raises it. Sizes are bytes, strides and offsets elements. `path` is
+the truth (an array of strings and integers; any other key is ``{"repr": text}``), `key` is for people.
 """
 
 import math
@@ -13,7 +13,17 @@ from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.paths import json_path, part_text
 from weighlock.inspection.summary import Summary
 
-__all__ = ["SCHEMAS", "error_document", "failed_input", "input_document", "json_value", "summary_document", "tensor_document"]
+__all__ = [
+    "SCHEMAS",
+    "document",
+    "error_document",
+    "failed_input",
+    "input_document",
+    "json_value",
+    "our_version",
+    "summary_document",
+    "tensor_document",
+]
 
 SCHEMAS: Final = ("weighlock/inspect", "weighlock/ls", "weighlock/show", "weighlock/error")
 SCHEMA_VERSION: Final = 1
@@ -124,7 +134,9 @@ def _storages(summary: Summary) -> dict[str, Any]:
         ],
         "sharing": {
             "aliases": summary.aliases,
-            "overlaps": [{"storage": row.name, "tensors": row.overlapping} for row in summary.storages if row.overlapping],
+            "overlaps": [
+                {"storage": row.name, "tensors": row.overlapping} for row in summary.storages if row.overlapping
+            ],
         },
     }  # fmt: skip
 
@@ -132,7 +144,7 @@ def _storages(summary: Summary) -> dict[str, Any]:
 def _safety(summary: Summary) -> dict[str, Any]:
     return {
         "globals": [
-            {"name": row.name, "offset": row.offset, "known": row.known, "paths": [json_path(path) for path in row.paths]}
+            {"name": row.name, "offset": row.offset, "known": row.known, "paths": list(map(json_path, row.paths))}
             for row in summary.globals
         ],
         "verdict": {
@@ -145,7 +157,7 @@ def _safety(summary: Summary) -> dict[str, Any]:
 
 
 def json_value(value: Any) -> Any:
-    """Return a value as JSON can hold it: what is not finite as text, complex numbers as pairs, any other as its text."""
+    """Return a value as JSON can hold it: what is not finite as text, complex as a pair, anything else as its text."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, int):

@@ -2,30 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-
-import click
+from typing import Final
 
 from weighlock.cli import wording
-from weighlock.cli.options import color_option, encoding_option, exit_code, files_argument, opened
+from weighlock.cli.opening import exit_code, opened
 from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
 from weighlock.inspection.folding import TreeLine, fold, tree_lines
 from weighlock.inspection.inventory import TensorRow, take_inventory
 
-__all__ = ["drawn_tree", "tree"]
+__all__ = ["draw_files", "drawn_tree"]
 
-_LABEL_LIMIT = 60
-_MAX_DEPTH = 40
+_LABEL_LIMIT: Final = 60
+_MAX_DEPTH: Final = 40
+_TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
-@click.command(short_help="The names of the tensors as a tree.")
-@files_argument
-@click.option("--depth", type=click.IntRange(1, _MAX_DEPTH), default=_MAX_DEPTH, metavar="N", help="Levels to show.")
-@click.option("--fold/--no-fold", default=True, help="Draw numbered siblings of one structure once (the default).")
-@color_option
-@encoding_option
-def tree(files: tuple[str, ...], depth: int, fold: bool, color: str, encoding: str) -> int:
-    """Draw the tensors of each FILE as a tree; numbered blocks of one structure are folded: layers.[0-31] ×32."""
+def draw_files(
+    files: Sequence[str], *, depth: int | None = None, folded: bool = True, color: str = "auto", encoding: str = "utf-8"
+) -> int:
+    """Draw the tensors of each file as a tree; return the exit code."""
     output = Output(color=color)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
@@ -36,7 +32,7 @@ def tree(files: tuple[str, ...], depth: int, fold: bool, color: str, encoding: s
         gaps += inventory.gaps
         if len(files) > 1:
             output.line((f"{name}:", "name"))
-        output.lines(drawn_tree(inventory.rows, depth=depth, folded=fold))
+        output.lines(drawn_tree(inventory.rows, depth=depth or _MAX_DEPTH, folded=folded))
         for gap in inventory.gaps:
             note(f"{name}: {gap}")
     return exit_code(files, failures, gaps)
@@ -46,7 +42,7 @@ def drawn_tree(
     rows: Sequence[TensorRow], *, depth: int = _MAX_DEPTH, folded: bool = True, limit: int | None = None, file: str = ""
 ) -> Iterator[Sequence[Piece]]:
     """Yield the lines of the tree, at most `limit` of them and then a word on the rest."""
-    lines = tree_lines(fold(rows, folded=folded), depth)
+    lines = tree_lines(fold(rows, folded=folded), min(depth, _MAX_DEPTH))
     shown = list(lines if limit is None else islice(lines, limit))
     names = [_name(line) for line in shown]
     width = max(map(len, names), default=0)
@@ -56,7 +52,10 @@ def drawn_tree(
     shape_width = max(map(len, shapes), default=0)
     for line, name, kind, shape in zip(shown, names, kinds, shapes, strict=True):
         size = wording.size(line.nbytes) + (" each" if line.times > 1 else "")
-        yield [name.ljust(width), "  ", (kind.ljust(kind_width), "type"), f"  {shape:<{shape_width}}  {size}", _alias(line, rows)]
+        yield [
+            name.ljust(width), "  ", (kind.ljust(kind_width), "type"), f"  {shape:<{shape_width}}  {size}",
+            _alias(line, rows),
+        ]  # fmt: skip
     rest = sum(1 for _ in lines)
     if rest:
         yield [(f"… {rest:,} more lines: weighlock tree {file}", "note")]
@@ -66,7 +65,7 @@ def _name(line: TreeLine) -> str:
     label = line.label
     if len(label) > _LABEL_LIMIT:
         label = f"{label[: _LABEL_LIMIT // 2]}…{label[-_LABEL_LIMIT // 2 :]}"
-    return f"{line.rails}{label}{f'  ×{line.times}' if line.times > 1 else ''}"
+    return f"{line.rails}{label}{f'  {_TIMES}{line.times}' if line.times > 1 else ''}"
 
 
 def _alias(line: TreeLine, rows: Sequence[TensorRow]) -> Piece:

@@ -3,19 +3,17 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import click
-
 from weighlock.cli import wording
 from weighlock.cli.documents import document, failed_input, summary_document
 from weighlock.cli.drawing import drawn_tree
-from weighlock.cli.options import color_option, encoding_option, exit_code, files_argument, json_option, opened
+from weighlock.cli.opening import exit_code, opened
 from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
 from weighlock.inspection.paths import part_text
 from weighlock.inspection.sharing import unused
 from weighlock.inspection.summary import Held, Summary, summarize
 
-__all__ = ["inspect"]
+__all__ = ["inspect_files"]
 
 Line = Sequence[Piece]
 
@@ -24,16 +22,8 @@ _TREE_LINES: Final = 40
 _NAME_LIMIT: Final = 60
 
 
-@click.command(short_help="What a file is and holds.")
-@files_argument
-@json_option
-@color_option
-@encoding_option
-def inspect(files: tuple[str, ...], as_json: bool, color: str, encoding: str) -> int:
-    """Say what each FILE is, what is inside, and whether it can be loaded.
-
-    Reads the pickle and the directory, no tensor data; nothing in the file is run or imported.
-    """
+def inspect_files(files: Sequence[str], *, as_json: bool = False, color: str = "auto", encoding: str = "utf-8") -> int:
+    """Say what each file is, what is inside, and whether it can be loaded; return the exit code."""
     output = Output(json=as_json, color=color)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
@@ -75,9 +65,12 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
         dtypes = " · ".join(
             f"{share.dtype} {wording.share(share.nbytes, totals.tensor_bytes)}" for share in summary.dtypes[:_NAMED]
         )
-        yield "params", (
-            f"{wording.count(totals.parameters)}   bytes {wording.size(totals.storage_bytes)} in "
-            f"{_plural(totals.storages, 'storage')}   dtypes {dtypes}"
+        yield (
+            "params",
+            (
+                f"{wording.count(totals.parameters)}   bytes {wording.size(totals.storage_bytes)} in "
+                f"{_plural(totals.storages, 'storage')}   dtypes {dtypes}"
+            ),
         )
     sharing = " ; ".join(_sharing(summary))
     if sharing:
@@ -142,7 +135,8 @@ def _sharing(summary: Summary) -> Iterator[str]:
         yield f"{_plural(len(summary.aliases), 'group')}: {named} ({wording.size(saved)} saved)"
     overlapping = [index for row in summary.storages for index in row.overlapping]
     if overlapping:
-        yield f"{_plural(len(overlapping), 'view')} overlap others: {_some([rows[index].key for index in overlapping[:3]], ', ')}"
+        keys = _some([rows[index].key for index in overlapping[:3]], ", ")
+        yield f"{_plural(len(overlapping), 'view')} overlap others: {keys}"
     wasteful = list(unused(summary.storages))
     if wasteful:
         worst = max(wasteful, key=lambda row: row.nbytes - row.used)

@@ -2,20 +2,17 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
-
-import click
+from typing import Any, Final, NamedTuple
 
 from weighlock.cli import wording
 from weighlock.cli.documents import document, failed_input, input_document, tensor_document
-from weighlock.cli.options import NO, color_option, encoding_option, exit_code, files_argument, json_option, opened
+from weighlock.cli.opening import NO, exit_code, opened
 from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
 
-__all__ = ["glob", "ls"]
+__all__ = ["glob", "list_files"]
 
-_FORMATS: Final = ("text", "json", "tsv", "csv")
 _COLUMNS: Final = ("key", "dtype", "shape", "nbytes", "storage", "storage_offset", "contiguous")
 _LONG_COLUMNS: Final = (*_COLUMNS, "stride", "layout", "requires_grad", "alias_of")
 _KEY_WIDTH: Final = 72
@@ -23,39 +20,33 @@ _KEY_WIDTH: Final = 72
 Rows = list[TensorRow]
 
 
-# Reason for the parameter count: one per option; click passes them by name.
-@click.command(short_help="One line per tensor.")
-@files_argument
-@click.option("--include", "-i", multiple=True, metavar="GLOB", help="Only keys that match; * stops at dots, ** does not.")
-@click.option("--exclude", "-x", multiple=True, metavar="GLOB", help="No keys that match.")
-@click.option("--long", "-l", "long", is_flag=True, help="Also strides, layouts and the like.")
-@click.option("--format", "-f", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
-@json_option
-@color_option
-@encoding_option
-def ls(  # noqa: PLR0913
-    files: tuple[str, ...], include: tuple[str, ...], exclude: tuple[str, ...], long: bool, form: str, as_json: bool,
-    **options: str,
-) -> int:  # fmt: skip
-    """List the tensors of each FILE in the file's order: key, type, shape, bytes.
+class Choice(NamedTuple):
+    """Which rows of a listing are wanted, and how."""
 
-    Reads the pickle and the directory, no tensor data. TSV columns, without a heading: key, dtype, shape, nbytes, storage,
-    storage offset, contiguous; with -l also stride, layout, requires_grad, alias_of. With several files their name comes
-    first. The exit code is 1 where --include or --exclude leave nothing.
-    """
-    form = "json" if as_json else form
-    output = Output(json=form == "json", color=options["color"])
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    long: bool = False
+    form: str = "text"
+
+
+def list_files(
+    files: Sequence[str], *, as_json: bool = False, color: str = "auto", encoding: str = "utf-8", **options: Any
+) -> int:
+    """List the tensors of each file; return the exit code. The options are those of `Choice`."""
+    choice = Choice(**options)
+    form = "json" if as_json else choice.form
+    output = Output(json=form == "json", color=color)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
     inputs: list[dict[str, Any]] = []
     matched = False
-    for number, (name, found) in enumerate(opened(files, options["encoding"], output, failures)):
+    for number, (name, found) in enumerate(opened(files, encoding, output, failures)):
         if isinstance(found, WeighlockError):
             inputs.append(failed_input(name, found) | {"tensors": []})
             continue
         inventory = take_inventory(found)
         gaps += inventory.gaps
-        rows = _matching(inventory.rows, include, exclude)
+        rows = _matching(inventory.rows, choice.include, choice.exclude)
         matched = matched or bool(rows)
         if form == "json":
             document_of = input_document(found.name, found.size, found.format, inventory.gaps)
@@ -65,12 +56,14 @@ def ls(  # noqa: PLR0913
             note(f"{name}: {gap}")
         prefix = [name] if len(files) > 1 else []
         if form == "text":
-            output.lines(_text(prefix, rows, inventory, long=long))
+            output.lines(_text(prefix, rows, inventory, long=choice.long))
         else:
-            output.cells(_cells(prefix, rows, long=long, heading=form == "csv" and number == 0), comma=form == "csv")
+            output.cells(
+                _cells(prefix, rows, long=choice.long, heading=form == "csv" and number == 0), comma=form == "csv"
+            )
     if form == "json":
         output.document(document("weighlock/ls", inputs=inputs))
-    if not matched and not failures and not gaps and (include or exclude):
+    if not matched and not failures and not gaps and (choice.include or choice.exclude):
         note("no key matches")
         return NO
     return exit_code(files, failures, gaps)
@@ -93,7 +86,7 @@ def _set(token: str) -> str:
     if len(token) < 3 or token[0] != "[":
         return re.escape(token)
     inverted = token[1] == "!"
-    inside = token[2 if inverted else 1 : -1].replace("\\", r"\\").replace("[", r"\[").replace("]", r"\]").replace("^", r"\^")
+    inside = re.sub(r"[\\\[\]^&~|]", r"\\\g<0>", token[2 if inverted else 1 : -1])
     return f"[{'^' if inverted else ''}{inside}]"
 
 
@@ -111,7 +104,9 @@ def _matching(rows: Rows, include: Sequence[str], exclude: Sequence[str]) -> Row
 def _text(prefix: list[str], rows: Rows, inventory: Inventory, *, long: bool) -> Iterator[Sequence[Piece]]:
     if prefix:
         yield [(f"{prefix[0]}:", "name")]
-    columns = [(row.key, wording.kind(row.leaf), wording.shape(row.leaf.shape), wording.size(row.leaf.nbytes)) for row in rows]
+    columns = [
+        (row.key, wording.kind(row.leaf), wording.shape(row.leaf.shape), wording.size(row.leaf.nbytes)) for row in rows
+    ]
     widths = [max((len(cells[number]) for cells in columns), default=0) for number in range(4)]
     widths[0] = min(widths[0], _KEY_WIDTH)
     for row, (key, kind, shape, size) in zip(rows, columns, strict=True):
@@ -127,15 +122,14 @@ def _text(prefix: list[str], rows: Rows, inventory: Inventory, *, long: bool) ->
 
 def _long(row: TensorRow) -> str:
     leaf = row.leaf
-    flags = [
-        name
-        for name, holds in (
-            ("parameter", leaf.parameter), ("requires_grad", leaf.requires_grad), ("not contiguous", leaf.contiguous is False)
-        )
-        if holds
-    ]  # fmt: skip
-    place = "" if row.storage is None else f"storage {row.storage} + {row.storage_offset}"
-    return "  ".join(filter(None, [f"stride {wording.shape(leaf.stride)}" if leaf.stride else "", place, ", ".join(flags)]))
+    facts = [
+        f"stride {wording.shape(leaf.stride)}" if leaf.stride else "",
+        "" if row.storage is None else f"storage {row.storage} + {row.storage_offset}",
+        "parameter" if leaf.parameter else "",
+        "requires_grad" if leaf.requires_grad else "",
+        "not contiguous" if leaf.contiguous is False else "",
+    ]
+    return "  ".join(filter(None, facts))
 
 
 def _cells(prefix: list[str], rows: Rows, *, long: bool, heading: bool) -> Iterator[Sequence[object]]:

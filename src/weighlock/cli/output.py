@@ -53,7 +53,7 @@ class Output:
 
     def text(self, text: str) -> None:
         """Write text of our own that has line feeds in it."""
-        self.lines([(line,)] if line else [] for line in text.split("\n"))
+        self.lines([line] for line in text.split("\n"))
 
     def _drawn(self, pieces: Sequence[Piece]) -> str:
         if not self._color:

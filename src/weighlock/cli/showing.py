@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-import click
-
 from weighlock.checkpoint import Checkpoint
 from weighlock.cli import wording
 from weighlock.cli.documents import document, json_value
-from weighlock.cli.options import color_option, encoding_option, json_option, open_checkpoint
+from weighlock.cli.opening import open_checkpoint
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection.leaves import LEAVES, Leaf, describe
@@ -23,7 +21,7 @@ from weighlock.objects import children
 from weighlock.pickling.inert import Stub
 from weighlock.tensors.spec import NumpyScalarSpec
 
-__all__ = ["show"]
+__all__ = ["show_place"]
 
 Lines = Iterator[Sequence[Piece]]
 
@@ -32,26 +30,17 @@ _TEXT_SHOWN: Final = 10_000
 _LINE: Final = 100
 
 
-# Reason for the parameter count: one per option; click passes them by name.
-@click.command(short_help="The values of a tensor, or what stands at a place.")
-@click.argument("file", metavar="FILE")
-@click.argument("key", metavar="KEY[slice]")
-@click.option("--all", "everything", is_flag=True, help=f"Also more than {MAX_VALUES:,} values.")
-@json_option
-@color_option
-@encoding_option
-def show(file: str, key: str, everything: bool, as_json: bool, color: str, encoding: str) -> int:
-    """Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
-
-    \b
-    weighlock show model.pth fc.weight
-    weighlock show model.pth 'fc.weight[:2, -1]'
-    weighlock show model.pth epoch
-    weighlock show model.pth '["optimizer", "state", 0, "step"]'
-
-    Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a path
-    as a JSON array.
-    """
+# Reason for the parameter count: one per option; each is passed by name.
+def show_place(
+    file: str,
+    key: str,
+    *,
+    everything: bool = False,
+    as_json: bool = False,
+    color: str = "auto",
+    encoding: str = "utf-8",
+) -> int:
+    """Print what stands at `key` in a file; return the exit code."""
     output = Output(json=as_json, color=color)
     with open_checkpoint(file, encoding) as checkpoint:
         try:
@@ -110,8 +99,8 @@ def _part_of(value: Any, index: Index) -> Any:
 
 def _tensor_facts(leaf: Leaf, values: Values, index: Index | None) -> dict[str, Any]:
     found = {
-        "kind": "tensor", "dtype": leaf.dtype, "layout": leaf.layout, "tensor_shape": leaf.shape, "sliced": index is not None,
-        "shape": values.shape, "values": values.nested([json_value(value) for value in values.flat]),
+        "kind": "tensor", "dtype": leaf.dtype, "layout": leaf.layout, "tensor_shape": leaf.shape,
+        "sliced": index is not None, "shape": values.shape, "values": values.nested([json_value(value) for value in values.flat]),
     }  # fmt: skip
     if values.dequantized is not None:
         found["dequantized"] = values.nested([json_value(value) for value in values.dequantized])
@@ -120,11 +109,16 @@ def _tensor_facts(leaf: Leaf, values: Values, index: Index | None) -> dict[str, 
 
 def _object_facts(value: Any) -> dict[str, Any]:
     plain = value is None or isinstance(value, bool | int | float | complex | str)
-    found = {"kind": "object", "type": kind_of(value), "text": _text_of(value), "value": json_value(value) if plain else None}
-    found["items"] = [
+    items = [
         {"key": json_path((part,))[0], "type": kind_of(child), "text": _text_of(child)} for part, child in _held(value)
     ]
-    return found
+    return {
+        "kind": "object",
+        "type": kind_of(value),
+        "text": _text_of(value),
+        "value": json_value(value) if plain else None,
+        "items": items,
+    }
 
 
 def _held(value: Any) -> Iterator[tuple[Any, Any]]:

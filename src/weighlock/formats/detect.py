@@ -1,17 +1,33 @@
 """The only list of formats: which one a file is, by its content, never by its name."""
 
-from weighlock.errors import DirectoryError, NotACheckpointError
+from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, WeighlockError
 from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
 from weighlock.formats.foreign import describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
 from weighlock.storages.source import ByteSource, BytesSource
 
-__all__ = ["FORMATS", "read_any"]
+__all__ = ["FORMATS", "read_any", "read_file"]
 
 FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors")
 
 _HEAD = 4096
+
+
+def read_file(source: ByteSource, reading: Reading) -> Contents:
+    """Read a file as a whole: `read_any`, and whatever it fails to foresee leaves as our error.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    try:
+        return read_any(source, reading)
+    except WeighlockError:
+        raise
+    # The promise is kept here, not made here: each room translates what it expects, and says more than this can.
+    except Exception as error:
+        raise DamagedError(f"the file cannot be read: {type(error).__name__}: {error}") from error
 
 
 def read_any(source: ByteSource, reading: Reading) -> Contents:
@@ -56,7 +72,7 @@ def _read_zip(source: ByteSource, reading: Reading) -> Contents:
     names = {record.name.rpartition("/")[2] for record in directory.records}
     if "data.pkl" in names:
         program = any(record.name.rpartition("/")[2] == "constants.pkl" for record in directory.records)
-        return (torchscript if program else torch_zip).read(source, directory, reading)
+        return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
     if len(files) == 1:
         return _read_only_member(source, directory, reading)

@@ -18,14 +18,14 @@ def looks_like(source: ByteSource, head: bytes) -> bool:
     """Whether the file is a pickle: by its PROTO opcode, or (protocols 0 and 1 have none) by decoding."""
     if head[:1] == b"\x80":
         return len(head) > 1 and head[1] <= 5
+    steps = 0
     try:
-        steps = 0
         for step in decode(source.read_at(0, min(source.size, _PROBE))):
             steps = step.end
-        return steps > 1
     except WeighlockError as error:
         # The probe's own end is no proof against it; anything else is.
         return source.size > _PROBE and (error.offset or 0) > _PROBE - 1024 and not isinstance(error, LimitError)
+    return steps > 1
 
 
 def read(source: ByteSource, reading: Reading) -> Contents:

@@ -71,7 +71,7 @@ class Reading:
     """
 
     # Reason for the parameter count: the options of one load, each passed on to a different part.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         leaves: Leaves,
         read_any: Callable[[ByteSource, "Reading"], Contents],
@@ -102,7 +102,7 @@ class Reading:
         leaves.reader = self
 
     # Reason for the parameter count: those of the machine that differ from pickle to pickle.
-    def unpickle(  # noqa: PLR0913
+    def unpickle(
         self,
         data: bytes,
         persistent_load: Callable[[Any], Any] | None = None,
@@ -121,7 +121,9 @@ class Reading:
             machine, also for ``weights_only=False``.
         """
         if len(data) - start > self.limits.max_pickle_bytes:
-            raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=f"{len(data)} bytes", record=record)
+            raise LimitError(
+                "the pickle is larger than Limits.max_pickle_bytes", got=f"{len(data)} bytes", record=record
+            )
         self.leaves.allow_work(len(data) - start)
         table = allowlist or self.allowlist
         if self.trusted is not None and not plain:
@@ -151,7 +153,7 @@ class Reading:
 
     def unsafe(self, machine: Unpickler) -> UnsafeGlobalError:
         """Return the error for a pickle that failed after it had named unknown globals."""
-        names = {".".join(key): (f"byte {machine.globals_seen[key]}",) for key in machine.unknown}
+        names: dict[str, tuple[str, ...]] = {".".join(key): (f"byte {machine.globals_seen[key]}",) for key in machine.unknown}
         return unsafe_global_error(names)
 
     # What rows of the allowlist ask of the machine that runs them (`context.reader`).

@@ -59,7 +59,9 @@ def read(source: ByteSource, reading: Reading) -> Contents:
         shape = tuple(entry.shape)
         if dtype.name in VALUES_PER_UNIT and shape:
             shape = (*shape[:-1], shape[-1] // VALUES_PER_UNIT[dtype.name])
-        ref = StorageRef(entry.name, dtype, (entry.end - entry.begin) // dtype.itemsize, "cpu", tensors, record=entry.name)
+        ref = StorageRef(
+            entry.name, dtype, (entry.end - entry.begin) // dtype.itemsize, "cpu", tensors, record=entry.name
+        )
         tensors.offsets[entry.name] = header.data_start + entry.begin
         storages[entry.name] = ref
         storage = reading.leaves.storage(ref)

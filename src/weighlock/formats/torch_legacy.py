@@ -181,9 +181,9 @@ def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
 
 
 def _check_head(results: list[Any], made: Any) -> None:
-    if len(results) == 0 and made != MAGIC:
+    if len(results) == 0 and (type(made) is not int or made != MAGIC):
         raise DamagedError("the stream does not begin with PyTorch's magic number")
-    if len(results) == 1 and made != _VERSION:
+    if len(results) == 1 and (type(made) is not int or made != _VERSION):
         raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=repr(made)[:40])
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's plain values, as names and calls: what `tensors.values` and `dtypes` hold becomes what it was in the file."""
+"""PyTorch's plain values as names and calls: `tensors.values` and `dtypes` become what they were in the file."""
 
 from collections.abc import Mapping
 from typing import Final

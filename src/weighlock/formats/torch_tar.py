@@ -129,7 +129,9 @@ class _Tar:
             position += 8
             ref = StorageRef(str(key), kind.dtype, numel, _as_text(location), self, record=f"storage {key}")
             if numel < 0 or position + ref.nbytes > end:
-                raise TensorBoundsError("a storage is longer than its archive member", got=str(numel), record="storages")
+                raise TensorBoundsError(
+                    "a storage is longer than its archive member", got=str(numel), record="storages"
+                )
             self.refs[ref.key] = ref
             self._offsets[ref.key] = position
             self.storages[ref.key] = self.reading.leaves.storage(ref)

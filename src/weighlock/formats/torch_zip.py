@@ -28,4 +28,3 @@ def read(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Conte
         archive.record("data.pkl"), archive.storage_loader("data/", "tensors/"), record=f"{archive.root}data.pkl"
     )
     return Contents(made, "torch-zip", source.size, archive.notes, archive.storages)
-

@@ -8,14 +8,13 @@ without one, and the id is made of the records' names and checksums: the same re
 """
 
 import sys
-from collections.abc import Sequence
 from struct import Struct
 from typing import Final
 
 from weighlock.storages.checksum import crc32
 from weighlock.storages.sinks import GATHER_UP_TO, Buffer, GatheringSink, Sink, StorageRecords
 
-__all__ = ["ALIGNMENT", "write_zip", "zip_size"]
+__all__ = ["ALIGNMENT", "local_header", "write_zip"]
 
 ALIGNMENT: Final = 64
 _ROOT: Final = "archive/"
@@ -116,24 +115,6 @@ def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, *, byteorder_
         archive.add("byteorder", byteorder)
     archive.add(".data/serialization_id", _serialization_id(archive.names, archive.checksums))
     archive.finish()
-
-
-def zip_size(pickle: bytes, sizes: Sequence[int]) -> int:
-    """Return how many bytes `write_zip` will write.
-
-    Examples
-    --------
-    >>> zip_size(b"N.", [])
-    1072
-    """
-    fixed = [("data.pkl", len(pickle)), (".format_version", 1), (".storage_alignment", 2), ("byteorder", 6)]
-    records = [*fixed, *((f"data/{index}", size) for index, size in enumerate(sizes)), ("version", 2)]
-    offset, directory = 0, 0
-    for name, size in [*records, (".data/serialization_id", 40)]:
-        encoded = (_ROOT + name).encode()
-        directory += len(_directory_entry(encoded, offset, size, 0))
-        offset += len(local_header(encoded, offset, size)) + size + len(_trailer(offset, size, 0))
-    return offset + directory + len(_ending(len(records) + 1, directory, offset))
 
 
 def local_header(name: bytes, offset: int, size: int) -> bytes:

@@ -11,3 +11,10 @@ NumPy; the command line, its JSON and the viewer are made from these facts.
 
 Nothing is imported here: a listing does not pay for what only a summary needs.
 """
+
+from typing import Final
+
+__all__ = ["MAX_VALUES"]
+
+MAX_VALUES: Final = 10_000
+"""How many values of a tensor are shown unless the caller asks for more."""

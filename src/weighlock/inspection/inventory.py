@@ -32,6 +32,8 @@ class Place:
 
     __slots__ = ("cost", "parent", "part", "top")
 
+    cost: int
+
     def __init__(self, parent: "Place | None", part: Any, top: int) -> None:
         self.parent = parent
         self.part = part
@@ -68,7 +70,7 @@ class TensorRow(NamedTuple):
         The description itself.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which no row needs
     path: tuple[Any, ...]
     leaf: Leaf
     storage: str | None
@@ -171,9 +173,7 @@ class Inventory:
 
     def _add_row(self, place: Place, spec: Any) -> None:
         leaf = describe(spec)
-        views = tuple(
-            (id(part.ref), part.offset, part.shape, part.stride, part.dtype.name) for _, part in leaf.parts
-        )
+        views = tuple((id(part.ref), part.offset, part.shape, part.stride, part.dtype.name) for _, part in leaf.parts)
         index = len(self.rows)
         for _, part in leaf.parts:
             self.storage_name(part.ref)

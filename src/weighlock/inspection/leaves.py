@@ -151,7 +151,7 @@ def numpy_name(dtype: Any) -> str | None:
 
 
 def _numpy(spec: NumpyArraySpec) -> Leaf:
-    shape = spec.shape
+    shape: Any = spec.shape  # as the pickle gives it, unchecked
     known = isinstance(shape, tuple) and all(type(length) is int for length in shape)
     nbytes = len(spec.data) if isinstance(spec.data, bytes | bytearray) else 0
     return Leaf("numpy", numpy_name(spec.dtype), tuple(shape) if known else None, nbytes=nbytes)

@@ -47,7 +47,8 @@ def read_array(spec: NumpyArraySpec) -> tuple[str, tuple[int, ...], Callable[[in
         If its data do not fit its shape.
     """
     name, element = _element(spec.dtype)
-    shape, data = spec.shape, spec.data
+    shape: Any = spec.shape  # as the pickle gives it, unchecked
+    data = spec.data
     if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
         raise DamagedError("a NumPy array whose shape is no shape", got=type(shape).__name__)
     count = 1

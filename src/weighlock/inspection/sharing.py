@@ -56,7 +56,8 @@ def _blocks(spec: TensorSpec) -> tuple[int, list[Piece]]:
     """Return the length of the view's unbroken pieces, and the (stride, length) of the dimensions that repeat them."""
     run = 1
     outer: list[Piece] = []
-    for step, length in sorted((step, length) for length, step in zip(spec.shape, spec.stride, strict=True) if length > 1):
+    steps = zip(spec.stride, spec.shape, strict=True)
+    for step, length in sorted((step, length) for step, length in steps if length > 1):
         if not outer and step <= run:
             run += (length - 1) * step
         else:
@@ -100,7 +101,8 @@ def storage_rows(inventory: Inventory) -> list[StorageRow]:
     made = []
     for identity, (name, ref) in inventory.storages.items():
         views = list(by_storage.get(identity, {}).values())
-        used, overlapping = _only_view(views[0][0]) if len(views) == 1 else None, set()
+        used = _only_view(views[0][0]) if len(views) == 1 else None
+        overlapping: set[int] = set()
         if used is None:
             pieces = []
             for number, (spec, _) in enumerate(views):
@@ -110,9 +112,8 @@ def storage_rows(inventory: Inventory) -> list[StorageRow]:
             used, overlapping = _sweep(pieces)
         tensors = tuple(dict.fromkeys(index for _, indices in views for index in indices))
         twice = tuple(index for number, (_, indices) in enumerate(views) if number in overlapping for index in indices)
-        made.append(StorageRow(
-            name, 0 if ref.location == "meta" else ref.nbytes, used, ref.location, ref.byteorder, ref.record, tensors, twice
-        ))  # fmt: skip
+        nbytes = 0 if ref.location == "meta" else ref.nbytes
+        made.append(StorageRow(name, nbytes, used, ref.location, ref.byteorder, ref.record, tensors, twice))
     return made
 
 

@@ -11,7 +11,9 @@ __all__ = ["Index", "View", "parse_index", "select", "split_key"]
 
 Index = tuple[int | slice | EllipsisType, ...]
 
-_ITEM: Final = re.compile(r"\s*(?:(?P<dots>\.\.\.)|(?P<slice>-?\d{0,18}\s*(?::\s*-?\d{0,18}\s*){1,2})|(?P<int>-?\d{1,18}))\s*")
+_ITEM: Final = re.compile(
+    r"\s*(?:(?P<dots>\.\.\.)|(?P<slice>-?\d{0,18}\s*(?::\s*-?\d{0,18}\s*){1,2})|(?P<int>-?\d{1,18}))\s*"
+)
 _INDEX: Final = re.compile(r"\[([\s\d:,.-]*)\]$")
 
 
@@ -73,7 +75,9 @@ def select(index: Index, offset: int, shape: Sequence[int], stride: Sequence[int
         raise ArgumentError("a slice has one '...' at most")
     free = len(shape) - sum(item is not Ellipsis for item in items)
     if free < 0:
-        raise ArgumentError("the slice has more dimensions than the tensor", expected=str(len(shape)), got=str(len(shape) - free))
+        raise ArgumentError(
+            "the slice has more dimensions than the tensor", expected=str(len(shape)), got=str(len(shape) - free)
+        )
     at = items.index(Ellipsis) if Ellipsis in items else len(items)
     full: list[int | slice | EllipsisType] = [*items[:at], *[slice(None)] * free, *items[at + 1 :]]
     new_shape, new_stride, picked = [], [], []

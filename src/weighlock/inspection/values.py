@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 from weighlock.checkpoint import Checkpoint
 from weighlock.dtypes import UINT8
 from weighlock.errors import ArgumentError, LimitError, UnsupportedError
+from weighlock.inspection import MAX_VALUES
 from weighlock.inspection.decoding import decode, unpack_units
 from weighlock.inspection.numpy_values import read_array
 from weighlock.inspection.slicing import Index, View, select
@@ -14,10 +15,7 @@ from weighlock.storages.refs import StorageRef
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
 
-__all__ = ["MAX_VALUES", "Values", "read_values"]
-
-MAX_VALUES: Final = 10_000
-"""How many values are shown unless the caller asks for more."""
+__all__ = ["Values", "read_values"]
 
 # Reading a little too much in one go is cheaper than many small reads.
 _SLACK: Final = 16
@@ -191,7 +189,7 @@ def _read_quantized(checkpoint: Checkpoint, spec: QuantizedSpec, index: Index, l
     offset, stride = (0, contiguous_stride(spec.shape)) if packed else (inner.offset, inner.stride)
     view = _checked(index, offset, spec.shape, stride, limit)
     if packed:
-        integers = _read_packed(checkpoint, spec, view)
+        integers: Sequence[int] = _read_packed(checkpoint, spec, view)
     else:
         raw = _Elements(checkpoint, inner.ref, inner.dtype.itemsize).gather(view.offset, view.shape, view.stride)
         integers = decode(raw, spec.dtype)

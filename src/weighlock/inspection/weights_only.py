@@ -13,24 +13,27 @@ __all__ = ["ALLOWED", "refused_by_torch"]
 
 _TENSORS: Final = ("BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short")
 _FUNCTIONS: Final = (
-    "_rebuild_device_tensor_from_cpu_tensor _rebuild_device_tensor_from_numpy _rebuild_meta_tensor_no_storage "
-    "_rebuild_nested_tensor _rebuild_parameter _rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor "
-    "_rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_wrapper_subclass"
-).split()
+    "_rebuild_device_tensor_from_cpu_tensor", "_rebuild_device_tensor_from_numpy", "_rebuild_meta_tensor_no_storage",
+    "_rebuild_nested_tensor", "_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_qtensor",
+    "_rebuild_sparse_tensor", "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3",
+    "_rebuild_wrapper_subclass",
+)  # fmt: skip
+_OTHERS: Final = (
+    "_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set", "collections.Counter",
+    "collections.OrderedDict", "torch.Size", "torch.Tensor", "torch.device", "torch.nn.parameter.Parameter",
+    "torch.serialization._get_layout", "torch._tensor._rebuild_from_type_v2", "torch.storage.TypedStorage",
+    "torch.storage.UntypedStorage", "torch.BoolTensor", "torch.cuda.BoolTensor",
+)  # fmt: skip
 
 
 def _allowed() -> frozenset[str]:
-    names = set(
-        "_codecs.encode builtins.bytearray builtins.complex builtins.set collections.Counter collections.OrderedDict "
-        "torch.Size torch.Tensor torch.device torch.nn.parameter.Parameter torch.serialization._get_layout "
-        "torch._tensor._rebuild_from_type_v2 torch.storage.TypedStorage torch.storage.UntypedStorage "
-        "torch.BoolTensor torch.cuda.BoolTensor".split()
-    )
+    names = set(_OTHERS)
     names |= {f"torch._utils.{name}" for name in _FUNCTIONS}
     names |= {f"torch.{name}" for name in DTYPES}
     names |= {f"torch.{value.name}" for value in TORCH_NAMES.values() if value.kind == "qscheme"}
     for place in ("torch", "torch.cuda"):
-        names |= {f"{place}.{name}" for name, dtype in BY_STORAGE_CLASS.items() if place == "torch" or dtype.kind != "q"}
+        classes = [name for name, dtype in BY_STORAGE_CLASS.items() if place == "torch" or dtype.kind != "q"]
+        names |= {f"{place}.{name}" for name in classes}
         names |= {f"{place}.{name}Tensor" for name in _TENSORS}
         names |= {f"{place}.sparse.{name}Tensor" for name in _TENSORS}
     return frozenset(names)

@@ -35,15 +35,17 @@ Rows = Mapping[tuple[str, str], Callable[[], Known]]
 
 
 class Allowlist:
-    """The globals known to one framework. Filled on demand from `rows`, never shrunk; safe to share between threads:
-    two threads that resolve one name at once store equal entries.
+    """The globals known to one framework.
+
+    Filled on demand from its tables, never shrunk; safe to share between threads: two that resolve one name at once
+    store equal entries.
 
     Parameters
     ----------
     *tables : mapping of (module, name) to a function returning `Known`
         Searched in order.
     idiom_function : object
-        The value whose calls the machine may take in one step where they are spelled as `idiom.PATTERN`.
+        The value whose calls the machine may take in one step where they are spelled as in `idiom`.
     """
 
     def __init__(self, *tables: Rows, idiom_function: Any = None) -> None:

@@ -142,7 +142,7 @@ def _read_quoted_line(data: bytes, position: int) -> tuple[bytes, int]:
     line = data[position:end]
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise PickleStreamError("a STRING argument without quotes", offset=position)
-    return codecs.escape_decode(line[1:-1])[0], end + 1  # type: ignore[attr-defined]
+    return codecs.escape_decode(line[1:-1])[0], end + 1
 
 
 def _read_pair(data: bytes, position: int) -> tuple[tuple[str, str], int]:
@@ -183,7 +183,7 @@ _STOP: Final = ord(".")
 
 
 def decode(data: bytes, position: int = 0) -> Iterator[Instruction]:
-    """Walk a pickle from `position` to its STOP without running it.
+    r"""Walk a pickle from `position` to its STOP without running it.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def decode(data: bytes, position: int = 0) -> Iterator[Instruction]:
 
     Examples
     --------
-    >>> [step.opcode.name for step in decode(b"\\x80\\x02K\\x07.")]
+    >>> [step.opcode.name for step in decode(b"\x80\x02K\x07.")]
     ['PROTO', 'BININT1', 'STOP']
     """
     while True:

@@ -59,7 +59,7 @@ _SHORT_TEXT_HEADS: Final = tuple(_OP["SHORT_BINUNICODE"] + bytes([size]) for siz
 
 
 class Pickler:
-    """Writes one object tree as a pickle; use a new one for each.
+    r"""Writes one object tree as a pickle; use a new one for each.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Pickler:
     Examples
     --------
     >>> Pickler(2).dumps({"a": 1})
-    b'\\x80\\x02}q\\x00X\\x01\\x00\\x00\\x00aq\\x01K\\x01s.'
+    b'\x80\x02}q\x00X\x01\x00\x00\x00aq\x01K\x01s.'
     """
 
     def __init__(self, protocol: int = 2, *, describe: Describer | None = None, pid_tail: tuple[Any, ...] = ()) -> None:
@@ -359,11 +359,11 @@ class Pickler:
             raise UnsupportedTypeError(f"a class cannot be saved: {name}", hint="Save its name as a string.")
         return self._global(named)
 
-    def _global(self, ref: GlobalRef) -> None:
+    def _global(self, ref: GlobalRef) -> Iterator[Any] | None:
         module, name = self._mapped(ref)
         if (module, name) in self._memo:
             self._out += self._get((module, name))
-            return
+            return None
         if self.protocol >= 4:
             self._text(intern(module))
             self._text(intern(name))
@@ -373,6 +373,7 @@ class Pickler:
         else:
             self._out += f"c{module}\n{name}\n".encode("utf-8", "surrogatepass")
         self._put((module, name))
+        return None
 
     def _mapped(self, ref: GlobalRef) -> tuple[str, str]:
         """Return a name as Python 2 had it for protocols below 3, and as Python 3 has it for the others."""
@@ -460,10 +461,10 @@ class Pickler:
 
     def _tensor(self, obj: Any, call: TensorCall) -> Iterator[Any] | None:
         """Write the call that rebuilds a tensor: in one step where it is spelled like one before, else as any call."""
-        form, key, location, numel, offset, shape, stride = call
+        form, key = call[:2]
         self._kept.append(call)
         if self._uses_recipes and self._count > 255 and id(key) not in self._memo:
-            spelling = (form, location, numel, offset, shape, stride, len(key))
+            spelling = (form, len(key), call[2:])
             recipe = self._recipes.get(spelling) or self._recipe(spelling, call)
             if recipe is not None:
                 first = self._count
@@ -498,4 +499,3 @@ _TYPE: Final = GlobalRef("builtins", "type")
 _ORDERED_DICT: Final = GlobalRef("collections", "OrderedDict")
 _NEW: Final = GlobalRef("copyreg", "__newobj__")
 _NEW_WITH_KEYWORDS: Final = GlobalRef("copyreg", "__newobj_ex__")
-

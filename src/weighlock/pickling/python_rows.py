@@ -155,7 +155,22 @@ def _attributes(state: Any) -> list[tuple[Any, Any]]:
     raise PickleStreamError("an object's state is no dictionary", got=type(state).__name__)
 
 
-_FACTORIES: Final = {list, dict, set, int, float, str, tuple, bool, bytes, frozenset, complex, OrderedDict, Counter, deque}
+_FACTORIES: Final = {
+    list,
+    dict,
+    set,
+    int,
+    float,
+    str,
+    tuple,
+    bool,
+    bytes,
+    frozenset,
+    complex,
+    OrderedDict,
+    Counter,
+    deque,
+}
 
 
 def _reconstructor(context: Any, args: Args) -> Any:
@@ -163,8 +178,7 @@ def _reconstructor(context: Any, args: Args) -> Any:
     if len(args) != 3:
         raise _wrong("copyreg._reconstructor", args)
     cls, base, state = args
-    made = context.reader.new(cls, () if base is object or state is None else (state,))
-    return made
+    return context.reader.new(cls, () if base is object or state is None else (state,))
 
 
 def _newobj(context: Any, args: Args) -> Any:
@@ -309,6 +323,8 @@ def _object() -> Known:
     return Known(object)
 
 
+_DECIMAL: Final = r"[+-]?(\d{1,4300}(\.\d{0,4300})?(E[+-]?\d{1,9})?|s?NaN\d*|Infinity)"
+
 _ROWS: Final[dict[str, Callable[[], Known]]] = {
     "builtins.list": _container(list, "list", _items),
     "builtins.tuple": _container(tuple, "tuple", _items),
@@ -346,7 +362,7 @@ _ROWS: Final[dict[str, Callable[[], Known]]] = {
        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")},
     "argparse.Namespace": _namespace("argparse", "Namespace"),
     "types.SimpleNamespace": _namespace("types", "SimpleNamespace"),
-    "decimal.Decimal": _from_text("decimal", "Decimal", r"[+-]?(\d{1,4300}(\.\d{0,4300})?(E[+-]?\d{1,9})?|s?NaN\d*|Infinity)"),
+    "decimal.Decimal": _from_text("decimal", "Decimal", _DECIMAL),
     "fractions.Fraction": _from_text("fractions", "Fraction", r"[+-]?\d{1,4300}(/\d{1,4300})?"),
     "uuid.UUID": _uuid,
 }  # fmt: skip
@@ -394,7 +410,8 @@ DESCRIBED_ROWS: Final = {
         "torch.distributed.device_mesh": "DeviceMesh _MeshEnv",
         "torch.distributed._mesh_layout": "_MeshLayout _FlatLayout",
         "torch.distributed._shard.sharded_tensor.api": "ShardedTensor",
-        "torch.distributed._shard.sharded_tensor.metadata": "ShardedTensorMetadata TensorProperties MEM_FORMAT_ENCODING",
+        "torch.distributed._shard.sharded_tensor.metadata": "ShardedTensorMetadata TensorProperties "
+        "MEM_FORMAT_ENCODING",
         "torch.distributed._shard.sharded_tensor.shard": "Shard",
         "torch.distributed._shard.metadata": "ShardMetadata",
         "torch.distributed._shard.sharding_spec.chunk_sharding_spec": "ChunkShardingSpec",

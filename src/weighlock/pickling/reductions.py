@@ -12,7 +12,18 @@ from typing import Any, Final
 
 from weighlock.pickling.inert import GlobalRef, Stub
 
-__all__ = ["Describe", "Describer", "Description", "Persistent", "Reduction", "TensorCall", "TensorForm", "describe_python", "hint_for", "tensor_arguments"]
+__all__ = [
+    "Describe",
+    "Describer",
+    "Description",
+    "Persistent",
+    "Reduction",
+    "TensorCall",
+    "TensorForm",
+    "describe_python",
+    "hint_for",
+    "tensor_arguments",
+]
 
 
 class Reduction:
@@ -99,7 +110,7 @@ def tensor_arguments(call: TensorCall) -> tuple[Any, ...]:
     form, key, location, numel, offset, shape, stride = call
     storage = Persistent((STORAGE, form.storage, key, location, numel))
     # New tuples each time, as from PyTorch: the pickler would refer back to one that it has seen.
-    args = (storage, offset, (*shape,), (*stride,), False, OrderedDict())
+    args: tuple[Any, ...] = (storage, offset, (*shape,), (*stride,), False, OrderedDict())
     return args if form.dtype is None else (*args, form.dtype)
 
 
@@ -186,7 +197,7 @@ def hint_for(kind: type) -> str:
     return "Save its data instead: numbers, strings, arrays, and lists, tuples and dictionaries of them."
 
 
-_NAMED: Final = {
+_NAMED: Final[dict[Any, GlobalRef]] = {
     **{kind: GlobalRef("builtins", kind.__name__)
        for kind in (bool, bytearray, bytes, complex, dict, float, frozenset, int, list, object, range, set, slice, str,
                     tuple)},

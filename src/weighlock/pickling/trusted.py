@@ -6,7 +6,7 @@ what the framework asks for and PyTorch need not be installed; every other globa
 """
 
 import io
-import pickle  # noqa: TID251 - this module exists for it
+import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -34,7 +34,7 @@ def trusted_loader(pickle_module: Any, options: dict[str, Any]) -> Callable[...,
 
 
 # Reason for the parameter count: what `Reading.unpickle` hands to whatever runs the pickle.
-def _run(  # noqa: PLR0913
+def _run(
     base: type, options: dict[str, Any], data: bytes, start: int, persistent_load: Any, reading: Any, table: Any
 ) -> tuple[Any, int]:
     class TrustedUnpickler(base):  # type: ignore[misc]

@@ -125,12 +125,18 @@ def _members(module: Stub) -> tuple[_Pairs, _Pairs]:
         return _script_members(module.global_ref, attributes)
     own: _Pairs = [(name, value) for name, value in _items(attributes.get("_parameters")) if value is not None]
     hidden = attributes.get("_non_persistent_buffers_set") or ()
-    own += [(name, value) for name, value in _items(attributes.get("_buffers")) if value is not None and name not in hidden]
+    own += [
+        (name, value) for name, value in _items(attributes.get("_buffers")) if value is not None and name not in hidden
+    ]
     return own, [(name, child) for name, child in _items(attributes.get("_modules")) if child is not None]
 
 
 def _items(mapping: Any) -> _Pairs:
-    return [(name, value) for name, value in mapping.items() if isinstance(name, str)] if isinstance(mapping, Mapping) else []
+    return (
+        [(name, value) for name, value in mapping.items() if isinstance(name, str)]
+        if isinstance(mapping, Mapping)
+        else []
+    )
 
 
 def _script_members(cls: ScriptClass, attributes: Mapping[str, Any]) -> tuple[_Pairs, _Pairs]:

@@ -75,8 +75,6 @@ def _from_function(function: Callable[[Storage, str], Any]) -> Placement:
             return _default(location)
         if isinstance(result, Storage):
             return result
-        raise ArgumentTypeError(
-            "the map_location function must return a storage or None", got=type(result).__name__
-        )
+        raise ArgumentTypeError("the map_location function must return a storage or None", got=type(result).__name__)
 
     return place

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from weighlock.storages.source import BytesSource, ByteSource, PathSource
+from weighlock.storages.source import ByteSource, BytesSource, PathSource
 
 __all__ = ["Task", "read_extents", "run_in_order", "thread_count"]
 
@@ -33,18 +33,21 @@ def run_in_order(tasks: Iterator[tuple[int, Task]], threads: int) -> None:
     failed: list[tuple[int, BaseException]] = []
 
     def work() -> None:
+        offset = 0
         while True:
-            with lock:
-                offset, task = (0, None) if failed else next(tasks, (0, None))
-            if task is None:
-                return
             try:
+                with lock:
+                    offset, task = (offset, None) if failed else next(tasks, (offset, None))
+                if task is None:
+                    return
                 task()
             except Exception as error:  # noqa: BLE001 - raised below, when all threads have ended
                 failed.append((offset, error))
+                return
             # Reason for BaseException: an interrupt in one thread must end the others, and is raised when they have.
             except BaseException as error:  # noqa: BLE001
                 failed.append((-1, error))
+                return
 
     others = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
     for thread in others:

@@ -88,7 +88,7 @@ class StorageRef:
     )  # fmt: skip
 
     # Reason for the parameter count: these are the fields of the persistent id and of the record, one to one.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         key: str,
         dtype: DType,

@@ -73,8 +73,9 @@ class ObjectSink:
         try:
             written = self._file.write(data)
         except TypeError as error:
+            hint = "Open the file with mode 'wb'."
             raise ArgumentTypeError(
-                "the file object does not take bytes", got=type(self._file).__name__, hint="Open the file with mode 'wb'."
+                "the file object does not take bytes", got=type(self._file).__name__, hint=hint
             ) from error
         return written if type(written) is int else None
 
@@ -82,7 +83,7 @@ class ObjectSink:
 class GatheringSink:
     """Gathers small buffers for one write, and passes large ones on from where they lie."""
 
-    __slots__ = ("_gathered", "_size", "_sink")
+    __slots__ = ("_gathered", "_sink", "_size")
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

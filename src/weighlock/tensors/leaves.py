@@ -40,6 +40,8 @@ class Leaves:
 
     def __init__(self) -> None:
         self.reader: Any = None
+        self.raised: Exception | None = None
+        """What a function of the caller's raised: it leaves as it is, not as an error of the file."""
         self._work = _FREE_WORK
 
     def allow_work(self, pickle_bytes: int) -> None:
@@ -64,7 +66,7 @@ class Leaves:
         return ref
 
     # Reason for the parameter count: the fields of a TensorSpec, without making one: this runs once per tensor.
-    def strided(  # noqa: PLR0913
+    def strided(
         self, storage: Any, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
         requires_grad: bool,
     ) -> Any:  # fmt: skip

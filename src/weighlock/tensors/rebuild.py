@@ -287,14 +287,16 @@ def make_device(leaves: Leaves, args: Args) -> Any:
 
 
 def make_size(leaves: Leaves, args: Args) -> Any:
-    (lengths,) = args if args else ((),)
+    (lengths,) = args or ((),)
     if not isinstance(lengths, tuple | list) or not all(type(length) is int for length in lengths):
         raise PickleStreamError("a torch.Size that is no shape", got=type(lengths).__name__)
     return leaves.size(Size(lengths))
 
 
 def _storage_call(_: Leaves, args: Args) -> Any:
-    raise UnsupportedError("the pickle asks for a new, uninitialised storage, which is no data", got=f"size {args!r:.40}")
+    raise UnsupportedError(
+        "the pickle asks for a new, uninitialised storage, which is no data", got=f"size {args!r:.40}"
+    )
 
 
 def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
@@ -415,4 +417,3 @@ def _rows() -> dict[tuple[str, str], Callable[[], Row]]:
 
 
 TORCH_ROWS: Final = _rows()
-

@@ -53,7 +53,7 @@ class TensorSpec:
     )  # fmt: skip
 
     # Reason for the parameter count: the fields of PyTorch's own rebuild call, built once per tensor.
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         storage: Any,
         dtype: DType,
@@ -119,7 +119,10 @@ class QuantizedSpec:
 
 @dataclass(slots=True)
 class SparseSpec:
-    """A sparse tensor. `indices` is one leaf (COO: shape (sparse dimensions, nonzeros)) or a pair (compressed, plain)."""
+    """A sparse tensor.
+
+    `indices` is one leaf (COO: of shape (sparse dimensions, nonzeros)), or a pair of leaves (compressed, plain).
+    """
 
     layout: TorchName
     indices: Any
@@ -215,5 +218,3 @@ class NumpyScalarSpec:
 
     dtype: Any
     data: Any
-
-

@@ -3,7 +3,7 @@
 They equal and print like their originals, need no PyTorch, and are saved back as what they were.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from weighlock.text import safe_text
 
@@ -94,7 +94,7 @@ def torch_name(name: str) -> TorchName:
     return TORCH_NAMES[name]
 
 
-class ReturnType(tuple[Any, ...]):
+class ReturnType(tuple[Any, ...]):  # noqa: SLOT001 - a tuple cannot have slots of its own beside items
     """A named tuple of `torch.return_types`, such as the values and indices of ``torch.max``.
 
     Attributes
@@ -105,7 +105,7 @@ class ReturnType(tuple[Any, ...]):
 
     type_name: str
 
-    def __new__(cls, type_name: str, items: tuple[Any, ...]) -> "ReturnType":
+    def __new__(cls, type_name: str, items: tuple[Any, ...]) -> Self:
         made = super().__new__(cls, items)
         made.type_name = type_name
         return made

@@ -1,45 +1,18 @@
-"""What several commands share: their options, opening files one after the other, and the exit code of it all."""
+"""Opening files one after the other, and the exit code of it all."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
-
-import click
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from weighlock.checkpoint import Checkpoint, read_checkpoint
-from weighlock.cli.output import COLORS, Output, complain
+from weighlock.cli.output import Output, complain
 from weighlock.errors import ArgumentError, MissingFileError, WeighlockError
 
-__all__ = ["color_option", "encoding_option", "exit_code", "files_argument", "json_option", "opened"]
+__all__ = ["FAILED", "GOOD", "INCOMPLETE", "NO", "exit_code", "open_checkpoint", "opened"]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-GOOD, NO, FAILED, INCOMPLETE = 0, 1, 2, 3
-
-
-def files_argument(command: _F) -> _F:
-    """One file or more."""
-    return click.argument("files", nargs=-1, required=True, metavar="FILE...")(command)
-
-
-def json_option(command: _F) -> _F:
-    """Strict JSON."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")(command)
-
-
-def color_option(command: _F) -> _F:
-    """Colour or none."""
-    return click.option(
-        "--color", type=click.Choice(COLORS), default="auto", show_default=True,
-        help="Colour; NO_COLOR, FORCE_COLOR and TERM=dumb are respected.",
-    )(command)  # fmt: skip
-
-
-def encoding_option(command: _F) -> _F:
-    """How text of Python 2 is read."""
-    return click.option(
-        "--encoding", default="utf-8", show_default=True, metavar="NAME",
-        help="Of strings that Python 2 wrote: utf-8, latin1, bytes ...",
-    )(command)  # fmt: skip
+GOOD: Final = 0
+NO: Final = 1
+FAILED: Final = 2
+INCOMPLETE: Final = 3
 
 
 def open_checkpoint(name: str, encoding: str) -> Checkpoint:
