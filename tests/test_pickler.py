@@ -307,7 +307,7 @@ class Point:
         return made
 
 
-class Items(list):  # type: ignore[type-arg]
+class Items(list):
     pass
 
 
@@ -396,7 +396,7 @@ def leaves(count: int) -> list[Leaf]:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_recipes_change_nothing(protocol):
-    tree = [{"k": leaf, "again": leaf} for leaf in leaves(2000)]
+    tree: list[Any] = [{"k": leaf, "again": leaf} for leaf in leaves(2000)]
     tree.append({"shared": Leaf(tree[5]["k"].call), "number": "7"})
     quick, slow = Pickler(protocol, describe=describe_leaf), Pickler(protocol, describe=describe_leaf)
     slow._uses_recipes = False

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from weighlock.backends.registry import check as check_framework
-from weighlock.errors import ArgumentError, ArgumentTypeError, SaveError
+from weighlock.errors import ArgumentError, ArgumentTypeError, SaveError, WeighlockError
 from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
 from weighlock.formats.torch_objects import describe_torch
 from weighlock.formats.zip_writer import write_zip
@@ -137,8 +137,10 @@ def _legacy(obj: Any, protocol: int) -> Write:
 
 def _serialize(obj: Any, protocol: int, *, untyped: bool) -> tuple[bytes, Any]:
     from weighlock.backends.numpy_describe import NumpyDescriber
+    from weighlock.backends.numpy_reductions import add_records
 
     describer = NumpyDescriber(untyped=untyped)
+    add_records(describer)
 
     def describe(kind: type) -> Describe | None:
         return describe_torch(kind) or describer.describe(kind)
@@ -177,6 +179,8 @@ def _write_object(f: Any, write: Write) -> None:
         flush = getattr(f, "flush", None)
         if callable(flush):
             flush()
+    except WeighlockError:
+        raise
     except OSError as error:
         raise SaveError(f"the file object could not be written to: {_reason(error)}") from error
     except ValueError as error:  # "I/O operation on closed file"
@@ -201,14 +205,13 @@ def _reason(error: OSError) -> str:
 
 
 def _write_path(path: str, write: Write, *, durable: bool) -> None:
-    target = os.path.realpath(path)
-    mode = _mode(target)
-    if mode is None or stat.S_ISREG(mode):
-        _write_file(target, write, mode, durable=durable)
-    elif stat.S_ISDIR(mode):
+    mode = _mode(path)
+    if mode is not None and stat.S_ISDIR(mode):
         raise SaveError("the target is a folder", path=path, hint="Give the name of a file in it.")
+    if (mode is None or stat.S_ISREG(mode)) and not path.startswith(_OPEN_FILES):
+        _write_file(os.path.realpath(path), write, mode, durable=durable)
     else:
-        # A device or a pipe, such as /dev/stdout: there is nothing to replace.
+        # A device, a pipe, or what a shell has opened: there is no name to replace.
         descriptor = os.open(path, os.O_WRONLY | _BINARY)
         try:
             write(DescriptorSink(descriptor))
@@ -216,12 +219,13 @@ def _write_path(path: str, write: Write, *, durable: bool) -> None:
             os.close(descriptor)
 
 
+_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def _mode(target: str) -> int | None:
+def _mode(path: str) -> int | None:
     try:
-        return os.stat(target).st_mode
+        return os.stat(path).st_mode
     except FileNotFoundError:
         return None
 

@@ -79,6 +79,11 @@ class NumpyDescriber:
     ----------
     untyped : bool
         Whether the container can hold storages without a type; the legacy stream cannot.
+
+    Attributes
+    ----------
+    leaves : dict of type to callable
+        How objects of exactly this type are described; `numpy_reductions.add_records` adds to it.
     """
 
     def __init__(self, *, untyped: bool = True) -> None:
@@ -104,9 +109,7 @@ class NumpyDescriber:
                 f"PyTorch has no form for a {kind.__module__}.{kind.__qualname__}",
                 hint="Save numpy.asarray(value); of a masked array, save the data and the mask.",
             )
-        from weighlock.backends.numpy_reductions import describe_type
-
-        return describe_type(self, kind)
+        return None
 
     # Tensors
 

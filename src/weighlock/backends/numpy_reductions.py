@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
+from weighlock.backends.numpy_describe import NumpyDescriber
 from weighlock.backends.numpy_types import (
     JaggedTensor,
     MetaTensor,
@@ -21,7 +23,6 @@ from weighlock.errors import UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.reductions import (
     STORAGE,
-    Describe,
     Description,
     Persistent,
     Reduction,
@@ -32,10 +33,7 @@ from weighlock.storages.storage import Storage
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.values import Size
 
-if TYPE_CHECKING:
-    from weighlock.backends.numpy_describe import NumpyDescriber
-
-__all__ = ["describe_type"]
+__all__ = ["add_records"]
 
 
 def _torch(name: str) -> GlobalRef:
@@ -58,19 +56,16 @@ _UNINITIALIZED: Final = {
 }
 
 
-def describe_type(describer: "NumpyDescriber", kind: type) -> Describe | None:
-    """Return how records of this exact class are described, or None if it is none of ours."""
-    row = _TABLE.get(kind)
-    if row is None:
-        return None
-    return lambda value: row(describer, value)
+def add_records(describer: NumpyDescriber) -> None:
+    """Let a describer know the records of `numpy_types`, and storages."""
+    describer.leaves.update({kind: partial(row, describer) for kind, row in _TABLE.items()})
 
 
-def _packed(describer: "NumpyDescriber", value: PackedTensor) -> TensorCall:
+def _packed(describer: NumpyDescriber, value: PackedTensor) -> TensorCall:
     return describer.place(value.data, describer.kind(value.data.dtype, value.dtype))
 
 
-def _quantized(describer: "NumpyDescriber", value: QuantizedTensor) -> Reduction:
+def _quantized(describer: NumpyDescriber, value: QuantizedTensor) -> Reduction:
     units = value.data.data if isinstance(value.data, PackedTensor) else value.data
     call = describer.place(units, describer.kind(units.dtype, value.dtype))
     storage, offset, shape, stride = tensor_arguments(call)[:4]
@@ -83,7 +78,7 @@ def _quantized(describer: "NumpyDescriber", value: QuantizedTensor) -> Reduction
     return Reduction(_QTENSOR, (storage, offset, shape, stride, quantizer, False, OrderedDict()))
 
 
-def _sparse(_: "NumpyDescriber", value: SparseTensor) -> Reduction:
+def _sparse(_: NumpyDescriber, value: SparseTensor) -> Reduction:
     size = Size(value.shape)
     if value.layout.name != "sparse_coo":
         return Reduction(_SPARSE, (value.layout, (*value.indices, value.values, size)))
@@ -91,33 +86,33 @@ def _sparse(_: "NumpyDescriber", value: SparseTensor) -> Reduction:
     return Reduction(_SPARSE, (value.layout, (value.indices, value.values, size, *coalesced)))
 
 
-def _nested(_: "NumpyDescriber", value: NestedTensor) -> Reduction:
+def _nested(_: NumpyDescriber, value: NestedTensor) -> Reduction:
     parts = (value.buffer, value.sizes, value.strides)
     return Reduction(_NESTED, parts if value.offsets is None else (*parts, value.offsets))
 
 
-def _jagged(_: "NumpyDescriber", value: JaggedTensor) -> Reduction:
+def _jagged(_: NumpyDescriber, value: JaggedTensor) -> Reduction:
     fields = dict(value.fields)
     fields.update(values=value.values, offsets=value.offsets, lengths=value.lengths, _ragged_idx=value.ragged_index)
     return Reduction(_FROM_TYPE, (_NJT, _NJT_CLASS, (fields,), {}))
 
 
-def _meta(_: "NumpyDescriber", value: MetaTensor) -> Reduction:
+def _meta(_: NumpyDescriber, value: MetaTensor) -> Reduction:
     return Reduction(_META, (value.dtype, tuple(value.shape), tuple(value.stride), value.requires_grad))
 
 
-def _uninitialized(_: "NumpyDescriber", value: UninitializedTensor) -> Reduction:
+def _uninitialized(_: NumpyDescriber, value: UninitializedTensor) -> Reduction:
     return Reduction(_UNINITIALIZED[value.kind], (value.requires_grad,))
 
 
-def _wrapper(_: "NumpyDescriber", value: WrapperTensor) -> Reduction:
+def _wrapper(_: NumpyDescriber, value: WrapperTensor) -> Reduction:
     return Reduction(_WRAPPER, (
         value.cls, value.dtype, tuple(value.shape), tuple(value.stride), value.offset, value.layout, value.device,
         value.requires_grad,
     ))  # fmt: skip
 
 
-def _subclass(describer: "NumpyDescriber", value: TensorSubclass) -> Reduction:
+def _subclass(describer: NumpyDescriber, value: TensorSubclass) -> Reduction:
     describe = describer.describe(type(value.data))
     description = describe(value.data) if describe is not None else None
     if isinstance(description, tuple):
@@ -129,7 +124,7 @@ def _subclass(describer: "NumpyDescriber", value: TensorSubclass) -> Reduction:
     return Reduction(_FROM_TYPE, (function, value.cls, args, value.state))
 
 
-def _storage(describer: "NumpyDescriber", value: Storage) -> Persistent:
+def _storage(describer: NumpyDescriber, value: Storage) -> Persistent:
     if value.memory is None:
         hint = "Load without map_location='meta' to have its data."
         raise UnsupportedTypeError("a storage on the meta device has no data to save", hint=hint)
@@ -141,7 +136,7 @@ def _storage(describer: "NumpyDescriber", value: Storage) -> Persistent:
     return Persistent((STORAGE, storage_class, key, location, numel))
 
 
-_TABLE: Final[dict[type, Callable[["NumpyDescriber", Any], Description]]] = {
+_TABLE: Final[dict[type, Callable[[NumpyDescriber, Any], Description]]] = {
     JaggedTensor: _jagged,
     MetaTensor: _meta,
     NestedTensor: _nested,

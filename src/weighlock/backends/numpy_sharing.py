@@ -71,30 +71,32 @@ def _copied(member: Member) -> memoryview:
 
 def sharing(arrays: Iterable[tuple[Array, Layout, Any]]) -> list[Group]:
     """Return the groups of two and more arrays that share memory."""
-    members = [Member(*entry) for entry in arrays if entry[1].nbytes]
+    entries = [entry for entry in arrays if entry[1].span]
+    starts = np.fromiter((address(entry[0]) for entry in entries), np.uint64, len(entries))
+    lengths = np.fromiter((entry[1].nbytes for entry in entries), np.uint64, len(entries))
     copied: dict[Any, list[Member]] = {}
-    for member in members:
-        if member.layout.how == COPY:
-            copied.setdefault((member.start, member.layout), []).append(member)
+    kept = []
+    for index, entry in enumerate(entries):
+        if entry[1].how == COPY:
+            copied.setdefault((int(starts[index]), entry[1]), []).append(Member(*entry))
+        else:
+            kept.append(index)
     groups = [Group(same) for same in copied.values() if len(same) > 1]
-    kept = sorted((member for member in members if member.layout.how != COPY), key=lambda m: (m.start, -m.end))
-    for cluster in _clusters(kept):
-        for component in _components(cluster):
+    chosen = np.array(kept, np.intp)
+    for cluster in _clusters(starts[chosen], starts[chosen] + lengths[chosen]):
+        for component in _components([Member(*entries[kept[index]]) for index in cluster]):
             groups += _aligned(component)
     return groups
 
 
-def _clusters(members: list[Member]) -> list[list[Member]]:
-    """Cut members, sorted by start, where no memory is spanned from one side to the other."""
-    clusters: list[list[Member]] = []
-    end = 0
-    for member in members:
-        if member.start < end:
-            clusters[-1].append(member)
-        else:
-            clusters.append([member])
-        end = max(end, member.end)
-    return [cluster for cluster in clusters if len(cluster) > 1]
+def _clusters(starts: Array, ends: Array) -> list[list[int]]:
+    """Cut ranges of memory where none spans from one side to the other; return those of two and more, by index."""
+    order = np.argsort(starts, kind="stable")
+    reached = np.maximum.accumulate(ends[order])
+    cuts = np.flatnonzero(starts[order][1:] >= reached[:-1]) + 1
+    if len(cuts) + 1 >= len(order):
+        return []
+    return [part.tolist() for part in np.split(order, cuts) if len(part) > 1]
 
 
 def _components(cluster: list[Member]) -> list[list[Member]]:

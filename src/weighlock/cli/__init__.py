@@ -1,6 +1,6 @@
 """The command ``weighlock``: what stands between a terminal, or another program, and `weighlock.inspection`.
 
-Nothing is imported at the top but what every call needs; each command is a module of its own, imported when it is called.
+Nothing is imported at the top but what every call needs; each command is a module of its own, imported when called.
 """
 
 import sys

@@ -10,6 +10,7 @@ from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
 from weighlock.inspection.folding import TreeLine, fold, tree_lines
 from weighlock.inspection.inventory import TensorRow, take_inventory
+from weighlock.text import safe_text
 
 __all__ = ["draw_files", "drawn_tree"]
 
@@ -62,7 +63,7 @@ def drawn_tree(
 
 
 def _name(line: TreeLine) -> str:
-    label = line.label
+    label = safe_text(line.label)  # before it is measured: an escape is longer than what it stands for
     if len(label) > _LABEL_LIMIT:
         label = f"{label[: _LABEL_LIMIT // 2]}…{label[-_LABEL_LIMIT // 2 :]}"
     return f"{line.rails}{label}{f'  {_TIMES}{line.times}' if line.times > 1 else ''}"
@@ -71,5 +72,5 @@ def _name(line: TreeLine) -> str:
 def _alias(line: TreeLine, rows: Sequence[TensorRow]) -> Piece:
     if line.row is None or line.row.alias_of is None:
         return ""
-    first = rows[line.row.alias_of].key
+    first = safe_text(rows[line.row.alias_of].key)
     return f"  = {first if len(first) <= _LABEL_LIMIT else first[:_LABEL_LIMIT] + '…'}", "note"

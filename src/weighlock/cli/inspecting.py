@@ -79,9 +79,8 @@ def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
         unknown = [row for row in summary.globals if not row.known]
         names = [row.name for row in (*unknown, *(row for row in summary.globals if row.known))]
         yield "imports", _some([name if at >= len(unknown) else f"{name} (unknown)" for at, name in enumerate(names)])
-    for row in summary.globals:
-        if not row.known and row.paths:
-            yield "unknown", f"{row.name} at {_some([_path(path) for path in row.paths], ', ')}"
+    for row in [row for row in summary.globals if not row.known and row.paths][:_NAMED]:
+        yield "unknown", f"{_short(row.name)} at {_some([_path(path) for path in row.paths], ', ')}"
     yield "verdict", summary.verdict
 
 
@@ -103,12 +102,13 @@ def _some(texts: Sequence[str], separator: str = " · ") -> str:
 
 
 def _holds(summary: Summary) -> str:
-    held = summary.held
+    # Of an object that was not built, what has no tensors is the machinery of its class.
+    held = [item for item in summary.held if item.tensors or summary.kind not in summary.unknown]
     bare = sum(item.kind == "tensor" for item in held)
     if not held:
-        return summary.kind
+        return _short(summary.kind)
     if bare == len(held):
-        return f"{summary.kind} of {_plural(bare, 'tensor')}"
+        return f"{_short(summary.kind)} of {_plural(bare, 'tensor')}"
     texts = [_held(item) for item in held if item.kind != "tensor"]
     if bare:
         texts.insert(0, _plural(bare, "tensor"))
@@ -119,11 +119,11 @@ def _held(item: Held) -> str:
     key = part_text(item.key)
     if item.text is not None:
         return f"{key}={item.text}"
+    if item.kind == "numpy array":
+        return f"{key} (numpy array)"
     if item.tensors:
         return f"{key} ({_plural(item.tensors, 'tensor')})"
-    if item.items is not None:
-        return f"{key} ({item.kind} of {item.items:,})"
-    return f"{key}={item.kind} (not built)"
+    return f"{key}={item.kind} (not built)" if item.items is None else f"{key} ({item.kind} of {item.items:,})"
 
 
 def _sharing(summary: Summary) -> Iterator[str]:

@@ -10,6 +10,7 @@ from weighlock.cli.opening import NO, exit_code, opened
 from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
+from weighlock.text import safe_text
 
 __all__ = ["glob", "list_files"]
 
@@ -105,7 +106,8 @@ def _text(prefix: list[str], rows: Rows, inventory: Inventory, *, long: bool) ->
     if prefix:
         yield [(f"{prefix[0]}:", "name")]
     columns = [
-        (row.key, wording.kind(row.leaf), wording.shape(row.leaf.shape), wording.size(row.leaf.nbytes)) for row in rows
+        (safe_text(row.key), wording.kind(row.leaf), wording.shape(row.leaf.shape), wording.size(row.leaf.nbytes))
+        for row in rows
     ]
     widths = [max((len(cells[number]) for cells in columns), default=0) for number in range(4)]
     widths[0] = min(widths[0], _KEY_WIDTH)

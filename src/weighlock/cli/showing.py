@@ -11,15 +11,14 @@ from weighlock.cli.documents import document, json_value
 from weighlock.cli.opening import open_checkpoint
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
+from weighlock.inspection import MAX_VALUES
 from weighlock.inspection.leaves import LEAVES, Leaf, describe
-from weighlock.inspection.numpy_values import read_scalar
 from weighlock.inspection.paths import find, json_path, key_text, part_text
+from weighlock.inspection.plain import kind_of, text_of
 from weighlock.inspection.slicing import Index, parse_index, split_key
-from weighlock.inspection.summary import kind_of
-from weighlock.inspection.values import MAX_VALUES, Values, read_values
+from weighlock.inspection.values import Values, read_values
 from weighlock.objects import children
 from weighlock.pickling.inert import Stub
-from weighlock.tensors.spec import NumpyScalarSpec
 
 __all__ = ["show_place"]
 
@@ -100,7 +99,8 @@ def _part_of(value: Any, index: Index) -> Any:
 def _tensor_facts(leaf: Leaf, values: Values, index: Index | None) -> dict[str, Any]:
     found = {
         "kind": "tensor", "dtype": leaf.dtype, "layout": leaf.layout, "tensor_shape": leaf.shape,
-        "sliced": index is not None, "shape": values.shape, "values": values.nested([json_value(value) for value in values.flat]),
+        "sliced": index is not None, "shape": values.shape,
+        "values": values.nested([json_value(value) for value in values.flat]),
     }  # fmt: skip
     if values.dequantized is not None:
         found["dequantized"] = values.nested([json_value(value) for value in values.dequantized])
@@ -129,22 +129,17 @@ def _held(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _text_of(value: Any) -> str:
-    if type(value) is NumpyScalarSpec:
-        try:
-            dtype, number = read_scalar(value)
-        except WeighlockError:
-            return "<NumPy scalar>"
-        return f"{_number(number, dtype)} ({dtype})"
     if type(value) in LEAVES:
         leaf = describe(value)
         return f"{wording.kind(leaf)} {wording.shape(leaf.shape)} {wording.size(leaf.nbytes)}"
     if isinstance(value, str | bytes):
         return repr(value[:_TEXT_SHOWN]) + ("…" if len(value) > _TEXT_SHOWN else "")
-    return repr(value) if type(value) is Stub else part_text(value)
+    return text_of(value)
 
 
 def _object_lines(name: str, value: Any, limit: int | None) -> Lines:
-    yield [(name, "name"), "  ", (kind_of(value), "type")]
+    kind = wording.kind(describe(value)) if type(value) in LEAVES else kind_of(value)
+    yield [(name, "name"), "  ", (kind, "type")]
     held = _held(value)
     if type(value) is Stub or not (shown := list(islice(held, limit))):
         yield [_text_of(value)]
@@ -162,7 +157,7 @@ def _tensor_lines(name: str, leaf: Leaf, values: Values, index: Index | None) ->
     yield from _array_lines(values, [_number(value, values.dtype) for value in values.flat])
     if values.dequantized is not None:
         yield [("dequantized", "note")]
-        yield from _array_lines(values, [f"{value:.7g}" for value in values.dequantized])
+        yield from _array_lines(values, [_float(value, "float64") for value in values.dequantized])
 
 
 _FLOATS: Final = {"float32": ("f", (6, 7, 8, 9)), "float16": ("e", (3, 4, 5)), "complex64": ("f", (6, 7, 8, 9)),

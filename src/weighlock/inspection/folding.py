@@ -58,7 +58,7 @@ def _grow(rows: Iterable[TensorRow]) -> _Node:
             node = node.children.setdefault(label, _Node())
             node.nbytes += row.leaf.nbytes
         while node.row is not None:  # two things of one name: both are shown
-            node = node.children.setdefault("", _Node())
+            node = node.children.setdefault("(again)", _Node())
             node.nbytes += row.leaf.nbytes
         node.row = row
     return root
@@ -118,9 +118,11 @@ def _lines_below(node: _Node, rails: str, depth: int, *, top: bool = False) -> I
     last = len(node.children) - 1
     for number, (name, child) in enumerate(node.children.items()):
         label, times, shown = name, child.times, child
-        while shown.row is None and len(shown.children) == 1 and times == 1:
+        while shown.row is None and len(shown.children) == 1:
             ((inner, only),) = shown.children.items()
-            label, times, shown = f"{label}.{inner}", only.times, only
+            if times > 1 and only.times > 1:
+                break
+            label, times, shown = f"{label}.{inner}", times * only.times, only
         joint = "" if top else "└─ " if number == last else "├─ "
         yield TreeLine(rails + joint, label, times, shown.nbytes, shown.row)
         if depth > 1:

@@ -65,7 +65,7 @@ class TensorRow(NamedTuple):
     storage_offset : int or None
         In elements.
     alias_of : int or None
-        The index of the first row that is the same view of the same storage.
+        The index of the first row that is the same view of the same storage, and so holds the same values.
     spec : object
         The description itself.
     """
@@ -173,7 +173,10 @@ class Inventory:
 
     def _add_row(self, place: Place, spec: Any) -> None:
         leaf = describe(spec)
-        views = tuple((id(part.ref), part.offset, part.shape, part.stride, part.dtype.name) for _, part in leaf.parts)
+        views = tuple(
+            (id(part.ref), part.offset, part.shape, part.stride, part.dtype.name, part.conj, part.neg)
+            for _, part in leaf.parts
+        )
         index = len(self.rows)
         for _, part in leaf.parts:
             self.storage_name(part.ref)

@@ -6,9 +6,11 @@ from typing import Any, Final, NamedTuple
 from weighlock.checkpoint import Checkpoint
 from weighlock.inspection.inventory import Inventory, StubRow, TensorRow, take_inventory
 from weighlock.inspection.leaves import LEAVES
+from weighlock.inspection.plain import kind_of, text_of
 from weighlock.inspection.sharing import StorageRow, alias_groups, storage_rows
 from weighlock.inspection.weights_only import refused_by_torch
-from weighlock.pickling.inert import Stub, repr_shallow
+from weighlock.objects import children
+from weighlock.pickling.inert import Stub
 
 __all__ = ["DtypeShare", "GlobalRow", "Held", "Summary", "Totals", "summarize"]
 
@@ -167,13 +169,6 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     )
 
 
-def kind_of(value: Any) -> str:
-    """Return the name of an object's class, of a stub's the full name that the file gives."""
-    if type(value) is Stub:
-        return value.global_ref.full_name
-    return "tensor" if type(value) in LEAVES else type(value).__name__
-
-
 def _totals(rows: list[TensorRow], storages: list[StorageRow]) -> Totals:
     own = [row.leaf for row in rows if row.alias_of is None and row.leaf.layout != "numpy"]
     arrays = sum(row.leaf.layout == "numpy" for row in rows)
@@ -202,15 +197,20 @@ def _shares(rows: list[TensorRow]) -> tuple[DtypeShare, ...]:
 
 def _held(root: Any, inventory: Inventory) -> Iterator[Held]:
     """Yield what stands at the top level, in the walk's own order and numbering."""
-    from weighlock.objects import children
-
     if type(root) in LEAVES:
         return
     pairs = root.children() if type(root) is Stub else children(root)
     for number, (key, value) in enumerate(pairs):
         if key == "<key>":
             continue
-        sized = isinstance(value, Mapping | list | tuple | set | frozenset)
+        size = _size(value)
         count = inventory.tops.get(number, 0)
-        text = None if count or sized or type(value) in LEAVES or type(value) is Stub else repr_shallow(value)
-        yield Held(key, kind_of(value), count, len(value) if sized else None, text)
+        text = None if count or size is not None or type(value) in LEAVES or type(value) is Stub else text_of(value)
+        yield Held(key, kind_of(value), count, size, text)
+
+
+def _size(value: Any) -> int | None:
+    """Return how much a container holds; None for what is none."""
+    if isinstance(value, Mapping | list | tuple | set | frozenset) or type(value).__name__ == "deque":
+        return len(value)
+    return len(vars(value)) if type(value).__name__ in ("Namespace", "SimpleNamespace") else None

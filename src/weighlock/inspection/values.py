@@ -46,9 +46,9 @@ class Values(NamedTuple):
         items = list(self.flat if flat is None else flat)
         if not self.shape:
             return items[0]
-        for length in reversed(self.shape[1:]):
-            count = len(items) // length if length else _count(self.shape[:-1])
-            items = [items[at * length : (at + 1) * length] for at in range(count)]
+        for axis in range(len(self.shape) - 1, 0, -1):
+            length = self.shape[axis]
+            items = [items[at * length : (at + 1) * length] for at in range(_count(self.shape[:axis]))]
         return items
 
 

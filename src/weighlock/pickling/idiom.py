@@ -94,12 +94,15 @@ def take(machine: Any, data: bytes, position: int, call: Any) -> int:
     (mark, kind, length, text, put1, place, count, put2, offset, size, put3, stride, put4, flag, hooks_ref, put5,
      put6) = match.groups()  # fmt: skip
     memo = machine.memo
-    make_hooks = machine.allowlist.calls.get(id(memo[hooks_ref[0]]))
+    make_hooks = machine.calls.get(id(memo[hooks_ref[0]]))
     if make_hooks is None or length[0] != len(text):
         return position
     at_key, at_pid, at_size, at_stride, at_hooks, at_args = unpack(put1 + put2 + put3 + put4 + put5 + put6)
     key = text.decode("ascii")
-    pid = (memo[mark[0]], memo[_index(kind)], key, memo[_index(place)], _int_cache.get(count) or _decode_int(count))
+    pid = (
+        memo[mark[0]], memo[kind[1] if len(kind) == 2 else _index(kind)], key,
+        memo[place[1] if len(place) == 2 else _index(place)], _int_cache.get(count) or _decode_int(count),
+    )  # fmt: skip
     memo[at_key] = key
     memo[at_pid] = pid
     sizes = memo[at_size] = _ints_cache.get(size) or _decode_ints(size)

@@ -493,8 +493,7 @@ class Pickler:
 
 _ENCODE: Final = GlobalRef("_codecs", "encode")
 _BYTEARRAY: Final = GlobalRef("builtins", "bytearray")
-_SET: Final = GlobalRef("builtins", "set")
-_FROZENSET: Final = GlobalRef("builtins", "frozenset")
+_SET, _FROZENSET = GlobalRef("builtins", "set"), GlobalRef("builtins", "frozenset")
 _TYPE: Final = GlobalRef("builtins", "type")
 _ORDERED_DICT: Final = GlobalRef("collections", "OrderedDict")
 _NEW: Final = GlobalRef("copyreg", "__newobj__")

@@ -41,6 +41,7 @@ class Handlers:
     ) -> None:
         self.data = data
         self.allowlist = allowlist
+        self.calls = allowlist.calls
         self.context = context
         self.persistent_load = persistent_load or _no_persistent_ids
         self.position = start

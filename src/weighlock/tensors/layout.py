@@ -66,7 +66,7 @@ def check_view(nbytes: int, itemsize: int, offset: int, shape: tuple[int, ...], 
         )
     # One loop instead of check_ints, reach and a product: this runs once per tensor.
     last, count = offset, 1
-    for length, step in zip(shape, stride, strict=True):
+    for length, step in zip(shape, stride):  # noqa: B905 - equally long, as checked above
         if type(length) is not int or type(step) is not int or length < 0 or step < 0:
             raise PickleStreamError("a tensor's size or stride holds something that is no length")
         last += (length - 1) * step

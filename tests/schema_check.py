@@ -1,0 +1,59 @@
+"""A validator for the part of JSON Schema that the command's schemas use. Any other keyword is an error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+SCHEMAS = Path(__file__).parent.parent / "src" / "weighlock" / "cli" / "schemas"
+
+_TYPES: dict[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+_SAID_ELSEWHERE = {"$schema", "$id", "title", "description", "required", "properties", "items"}
+
+
+def schema(name: str) -> Any:
+    return json.loads((SCHEMAS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def violations(value: Any, rules: dict[str, Any], at: str = "$") -> list[str]:
+    """Everything in which `value` differs from the schema."""
+    found: list[str] = []
+    for keyword, rule in rules.items():
+        if keyword == "type":
+            names = [rule] if isinstance(rule, str) else rule
+            if not any(_is(value, name) for name in names):
+                found.append(f"{at}: {type(value).__name__} is not {rule}")
+        elif keyword == "const":
+            found += [] if value == rule and type(value) is type(rule) else [f"{at}: {value!r} is not {rule!r}"]
+        elif keyword == "enum":
+            found += [] if value in rule else [f"{at}: {value!r} is not one of {rule}"]
+        elif keyword == "minimum":
+            found += [f"{at}: {value} is below {rule}"] if isinstance(value, int) and value < rule else []
+        elif keyword == "anyOf":
+            tried = [violations(value, option, at) for option in rule]
+            found += [] if not all(tried) else sorted(tried, key=len)[0]
+        elif keyword not in _SAID_ELSEWHERE:
+            raise AssertionError(f"the validator does not know the keyword {keyword}")
+    if isinstance(value, dict):
+        found += [f"{at}: {name} is missing" for name in rules.get("required", ()) if name not in value]
+        for name, rule in rules.get("properties", {}).items():
+            found += violations(value[name], rule, f"{at}.{name}") if name in value else []
+    if isinstance(value, list) and "items" in rules:
+        for number, item in enumerate(value):
+            found += violations(item, rules["items"], f"{at}[{number}]")
+    return found
+
+
+def _is(value: Any, name: str) -> bool:
+    if isinstance(value, bool) and name in ("integer", "number"):
+        return False
+    return isinstance(value, _TYPES[name])
