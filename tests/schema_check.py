@@ -39,8 +39,8 @@ def violations(value: Any, rules: dict[str, Any], at: str = "$") -> list[str]:
         elif keyword == "minimum":
             found += [f"{at}: {value} is below {rule}"] if isinstance(value, int) and value < rule else []
         elif keyword == "anyOf":
-            tried = [violations(value, option, at) for option in rule]
-            found += [] if not all(tried) else sorted(tried, key=len)[0]
+            tried: list[list[str]] = [violations(value, option, at) for option in rule]
+            found += [] if not all(tried) else min(tried, key=len)
         elif keyword not in _SAID_ELSEWHERE:
             raise AssertionError(f"the validator does not know the keyword {keyword}")
     if isinstance(value, dict):

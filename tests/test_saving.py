@@ -557,7 +557,7 @@ class TestRefused:
         "array",
         [
             np.array([object()]), np.array(["text"]), np.array([b"bytes"]), np.array(["2020"], "M8[D]"),
-            np.array([1], "m8[s]"), np.zeros(2, [("x", "f4")]), 
+            np.array([1], "m8[s]"), np.zeros(2, [("x", "f4")]),
             np.zeros(2, "f4").view(np.recarray), np.zeros(2, "V3"), np.zeros(2, np.longdouble),
             np.zeros(2, np.clongdouble), np.ma.masked_array([1, 2], [False, True]), np.longdouble(1),
         ],

@@ -29,7 +29,7 @@ def _named(location: Any) -> str:
         "NumPy has no such device",
         expected="map_location 'cpu' or 'meta'",
         got=repr(text),
-        hint="Load with framework='torch' to place tensors on other devices.",
+        hint="NumPy arrays live on the CPU: leave map_location out.",
     )
 
 

@@ -89,7 +89,7 @@ class Storage:
         raise DeviceError(
             "NumPy arrays live on the CPU",
             got="a request for CUDA" + ("" if device is None else f" device {device}"),
-            hint="Load with framework='torch' to place tensors on other devices.",
+            hint="Return the storage itself, or None.",
         )
 
     def __repr__(self) -> str:
