@@ -40,7 +40,7 @@ def violations(value: Any, rules: dict[str, Any], at: str = "$") -> list[str]:
             found += [f"{at}: {value} is below {rule}"] if isinstance(value, int) and value < rule else []
         elif keyword == "anyOf":
             tried: list[list[str]] = [violations(value, option, at) for option in rule]
-            found += [] if not all(tried) else min(tried, key=len)
+            found += next((one for one in tried if not one), tried[0])
         elif keyword not in _SAID_ELSEWHERE:
             raise AssertionError(f"the validator does not know the keyword {keyword}")
     if isinstance(value, dict):

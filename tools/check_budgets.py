@@ -30,7 +30,8 @@ REASON_LINES: Final = 5
 # Functions that may take more parameters, each with its reason. An entry that is not needed is reported.
 ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
     "weighlock.loading.load": "torch.load's own parameters come first, then ours, keyword-only",
-    "weighlock.pickling.unpickler.Unpickler.__init__": "each is a separate promise to the caller",
+    "weighlock.pickling.rare_opcodes.Handlers.__init__": "each is a separate promise to the caller",
+    "weighlock.saving.save": "torch.save's own parameters come first, then ours, keyword-only",
     "weighlock.storages.refs.StorageRef.__init__": "the fields of the persistent id and of the record, one to one",
     "weighlock.tensors.spec.TensorSpec.__init__": "the fields of torch's own rebuild call, built once per tensor",
 }

@@ -8,7 +8,7 @@ from typing import Any, Self
 from weighlock.errors import MissingFileError, WeighlockError
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.foreign import describe_folder
-from weighlock.formats.reading import Contents, Reading
+from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource, open_source
@@ -124,10 +124,10 @@ def read_checkpoint(
     <tensor float32[2, 3] in storage '0'>
     """
     source = open_any(f)
-    reading = Reading(
-        Leaves(), read_any, limits=limits or DEFAULT_LIMITS, encoding=encoding, errors=errors, stubs_allowed=True,
-        verify=verify,
-    )  # fmt: skip
+    options = Options(
+        limits=limits or DEFAULT_LIMITS, encoding=encoding, errors=errors, stubs_allowed=True, verify=verify
+    )
+    reading = Reading(Leaves(), read_any, options)
     try:
         return Checkpoint(source, read_file(source, reading), reading)
     except BaseException as error:

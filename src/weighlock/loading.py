@@ -11,7 +11,7 @@ from weighlock.backends import registry
 from weighlock.checkpoint import open_any
 from weighlock.errors import ArgumentError, ArgumentTypeError, DamagedError, WeighlockError
 from weighlock.formats.detect import read_any, read_file
-from weighlock.formats.reading import Reading, unsafe_global_error
+from weighlock.formats.reading import Options, Reading, unsafe_global_error
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.objects import format_path, path_of, walk
 from weighlock.pickling import user_globals
@@ -104,9 +104,7 @@ def load(
         leaves = registry.leaves_for(
             framework, map_location=map_location, mapped=bool(mmap), source=source, verify=verify
         )
-        reading = Reading(
-            leaves,
-            read_any,
+        options = Options(
             limits=limits or DEFAULT_LIMITS,
             encoding=encoding,
             errors=errors,
@@ -116,7 +114,7 @@ def load(
             trusted=None if weights_only else _trusted_loader(pickle_module, pickle_load_args),
         )
         with _collector_paused():
-            return _read(source, reading)
+            return _read(source, Reading(leaves, read_any, options))
     finally:
         source.close()
         leaves.release()
@@ -125,7 +123,7 @@ def load(
 def _read(source: ByteSource, reading: Reading) -> Any:
     try:
         contents = read_file(source, reading)
-        if reading.unknown and not reading.stubs_allowed:
+        if reading.unknown and not reading.options.stubs_allowed:
             raise unsafe_global_error(_places(contents.object, tuple(reading.unknown)))
         reading.leaves.finish()
         source.finish(contents.end)
@@ -188,7 +186,7 @@ def _places(root: Any, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 def _object_of_record(source: ByteSource, record: str) -> str | None:
     """Return the path of the first tensor in a record, by describing the file again; None where that fails."""
     try:
-        contents = read_any(source, Reading(Leaves(), read_any, stubs_allowed=True, verify=False))
+        contents = read_any(source, Reading(Leaves(), read_any, Options(stubs_allowed=True, verify=False)))
     except WeighlockError:
         return None
     for node, value in walk(contents.object):

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
+from weighlock.checkpoint import Checkpoint
 from weighlock.cli import wording
-from weighlock.cli.documents import document, failed_input, input_document, tensor_document
 from weighlock.cli.opening import NO, exit_code, opened
 from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
@@ -39,35 +39,60 @@ def list_files(
     output = Output(json=form == "json", color=color)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
-    inputs: list[dict[str, Any]] = []
-    matched = False
-    for number, (name, found) in enumerate(opened(files, encoding, output, failures)):
+    listed: list[Listed] = []
+    for name, found in opened(files, encoding, output, failures):
         if isinstance(found, WeighlockError):
-            inputs.append(failed_input(name, found) | {"tensors": []})
+            listed.append(Listed(name, found, []))
             continue
         inventory = take_inventory(found)
         gaps += inventory.gaps
-        rows = _matching(inventory.rows, choice.include, choice.exclude)
-        matched = matched or bool(rows)
-        if form == "json":
-            document_of = input_document(found.name, found.size, found.format, inventory.gaps)
-            inputs.append(document_of | {"tensors": [tensor_document(row) for row in rows]})
-            continue
-        for gap in inventory.gaps:
-            note(f"{name}: {gap}")
-        prefix = [name] if len(files) > 1 else []
-        if form == "text":
-            output.lines(_text(prefix, rows, inventory, long=choice.long))
-        else:
-            output.cells(
-                _cells(prefix, rows, long=choice.long, heading=form == "csv" and number == 0), comma=form == "csv"
-            )
+        made = Listed(name, found, _matching(inventory.rows, choice.include, choice.exclude), inventory)
+        listed.append(made)
+        if form != "json":
+            _write(made, choice, output, several=len(files) > 1, first=len(listed) == 1)
     if form == "json":
-        output.document(document("weighlock/ls", inputs=inputs))
-    if not matched and not failures and not gaps and (choice.include or choice.exclude):
+        _write_document(listed, output)
+    if not any(one.rows for one in listed) and not failures and not gaps and (choice.include or choice.exclude):
         note("no key matches")
         return NO
     return exit_code(files, failures, gaps)
+
+
+class Listed(NamedTuple):
+    """One file: the rows that were chosen, and all that it holds or what is wrong with it."""
+
+    name: str
+    checkpoint: Checkpoint | WeighlockError
+    rows: Rows
+    inventory: Inventory | None = None
+
+
+def _write(listed: Listed, choice: Choice, output: Output, *, several: bool, first: bool) -> None:
+    inventory = listed.inventory
+    if inventory is None:
+        return
+    prefix = [listed.name] if several else []
+    for gap in inventory.gaps:
+        note(f"{listed.name}: {gap}")
+    if choice.form == "text":
+        output.lines(_text(prefix, listed.rows, inventory, long=choice.long))
+    else:
+        comma = choice.form == "csv"
+        output.cells(_cells(prefix, listed.rows, long=choice.long, heading=comma and first), comma=comma)
+
+
+def _write_document(listed: Sequence[Listed], output: Output) -> None:
+    from weighlock.cli.documents import document, failed_input, input_document, tensor_document
+
+    inputs = []
+    for name, checkpoint, rows, inventory in listed:
+        if isinstance(checkpoint, WeighlockError):
+            inputs.append(failed_input(name, checkpoint))
+        else:
+            gaps = inventory.gaps if inventory is not None else ()
+            inputs.append(input_document(checkpoint.name, checkpoint.size, checkpoint.format, gaps))
+        inputs[-1]["tensors"] = [tensor_document(row) for row in rows]
+    output.document(document("weighlock/ls", inputs=inputs))
 
 
 def glob(pattern: str) -> re.Pattern[str]:

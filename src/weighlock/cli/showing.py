@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from weighlock.checkpoint import Checkpoint
 from weighlock.cli import wording
-from weighlock.cli.documents import document, json_value
 from weighlock.cli.opening import open_checkpoint
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
@@ -58,16 +57,22 @@ def _show(checkpoint: Checkpoint, key: str, everything: bool, output: Output) ->
     if leaf is not None and _has_values(leaf):
         values = read_values(checkpoint, value, index or (), limit=limit)
         if output.json:
-            output.document(document("weighlock/show", **facts, **_tensor_facts(leaf, values, index)))
+            _write_document(output, facts | _tensor_facts(leaf, values, index))
         else:
             output.lines(_tensor_lines(f"{key_text(path)}", leaf, values, index))
         return
     if index is not None:
         value = _part_of(value, index)
     if output.json:
-        output.document(document("weighlock/show", **facts, **_object_facts(value)))
+        _write_document(output, facts | _object_facts(value))
     else:
         output.lines(_object_lines(key_text(path), value, None if everything else _ITEMS_SHOWN))
+
+
+def _write_document(output: Output, facts: dict[str, Any]) -> None:
+    from weighlock.cli.documents import document
+
+    output.document(document("weighlock/show", **facts))
 
 
 def _resolve(root: Any, key: str) -> tuple[tuple[Any, ...], Any, Index | None]:
@@ -97,6 +102,8 @@ def _part_of(value: Any, index: Index) -> Any:
 
 
 def _tensor_facts(leaf: Leaf, values: Values, index: Index | None) -> dict[str, Any]:
+    from weighlock.cli.documents import json_value
+
     found = {
         "kind": "tensor", "dtype": leaf.dtype, "layout": leaf.layout, "tensor_shape": leaf.shape,
         "sliced": index is not None, "shape": values.shape,
@@ -108,6 +115,8 @@ def _tensor_facts(leaf: Leaf, values: Values, index: Index | None) -> dict[str, 
 
 
 def _object_facts(value: Any) -> dict[str, Any]:
+    from weighlock.cli.documents import json_value
+
     plain = value is None or isinstance(value, bool | int | float | complex | str)
     items = [
         {"key": json_path((part,))[0], "type": kind_of(child), "text": _text_of(child)} for part, child in _held(value)

@@ -20,7 +20,7 @@ from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.numpy_rows import NUMPY_ROWS
 from weighlock.tensors.rebuild import REBUILD_TENSOR_V2, TORCH_ROWS, StorageClass
 
-__all__ = ["Contents", "Reading", "allowlist_with", "parse_persistent_id"]
+__all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id"]
 
 
 @dataclass(slots=True)
@@ -59,6 +59,26 @@ def allowlist_with(*overlays: Any) -> Allowlist:
 _ALLOWLIST = allowlist_with()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a caller may say of a reading.
+
+    `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
+    not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``).
+    """
+
+    limits: Limits = DEFAULT_LIMITS
+    encoding: str = "utf-8"
+    errors: str = "strict"
+    verify: bool = True
+    stubs_allowed: bool = False
+    user_globals: UserGlobals = NO_USER_GLOBALS
+    trusted: Any = None
+
+
+_DEFAULT_OPTIONS = Options()
+
+
 class Reading:
     """One reading: its options, its leaves, and what it has seen.
 
@@ -66,35 +86,26 @@ class Reading:
     ----------
     leaves : Leaves
         What is made of tensors.
-    find_format : callable
+    read_any : callable
         Called with a source and this reading; returns the `Contents` of a checkpoint inside the checkpoint.
+    options : Options
+    allowlist : Allowlist
+        The closed table, with the rows of a framework before it.
     """
 
-    # Reason for the parameter count: the options of one load, each passed on to a different part.
     def __init__(
         self,
         leaves: Leaves,
         read_any: Callable[[ByteSource, "Reading"], Contents],
-        *,
-        limits: Limits = DEFAULT_LIMITS,
-        encoding: str = "utf-8",
-        errors: str = "strict",
-        user_globals: UserGlobals = NO_USER_GLOBALS,
+        options: Options = _DEFAULT_OPTIONS,
         allowlist: Allowlist = _ALLOWLIST,
-        stubs_allowed: bool = False,
-        verify: bool = True,
-        trusted: Any = None,
     ) -> None:
         self.leaves = leaves
         self.read_any = read_any
-        self.limits = limits
-        self.encoding = encoding
-        self.errors = errors
-        self.user_globals = user_globals
+        self.options = options
+        self.limits = options.limits
+        self.verify = options.verify
         self.allowlist = allowlist
-        self.stubs_allowed = stubs_allowed
-        self.verify = verify
-        self.trusted = trusted
         self.globals_seen: dict[str, int] = {}
         self.unknown: dict[str, Any] = {}
         self._depth = 0
@@ -126,18 +137,18 @@ class Reading:
             )
         self.leaves.allow_work(len(data) - start)
         table = allowlist or self.allowlist
-        if self.trusted is not None and not plain:
-            return self.trusted(data, start, persistent_load, self, table)  # type: ignore[no-any-return]
+        if self.options.trusted is not None and not plain:
+            return self.options.trusted(data, start, persistent_load, self, table)  # type: ignore[no-any-return]
         machine = Unpickler(
-            data, table, self.leaves, persistent_load, start=start, encoding=self.encoding,
-            errors=self.errors, limits=self.limits, user_globals=self.user_globals,
+            data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding,
+            errors=self.options.errors, limits=self.limits, user_globals=self.options.user_globals,
         )  # fmt: skip
         outer, self._machine = self._machine, machine
         try:
             made = machine.load()
         except WeighlockError as error:
             error.locate(record=record)
-            if machine.unknown and isinstance(error, PickleStreamError) and not self.stubs_allowed:
+            if machine.unknown and isinstance(error, PickleStreamError) and not self.options.stubs_allowed:
                 raise self.unsafe(machine) from error
             raise
         finally:

@@ -21,8 +21,8 @@ from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
-from weighlock.formats.zip_end import LONGEST_END, EndRecord, find_end
-from weighlock.formats.zip_remains import END_MARK, LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
+from weighlock.formats.zip_end import EndRecord, find_end, read_tail
+from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
@@ -50,7 +50,6 @@ _FIRST_RUN: Final = 4
 _LONGEST_RUN: Final = 128
 _WINDOW: Final = 1 << 20
 _ONE_READ: Final = 1 << 20
-_NEAR_END: Final = 16 << 10
 
 
 class ZipRecord(NamedTuple):
@@ -130,7 +129,7 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
     UnsupportedError
         If a record is encrypted, or compressed by another method than deflate, or lies on another disk.
     """
-    base, tail = _read_tail(source)
+    base, tail = read_tail(source)
     try:
         end = find_end(tail, base)
         if end is None:
@@ -142,20 +141,6 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
     return ZipDirectory(records, end, source.size)
-
-
-def _read_tail(source: ByteSource) -> tuple[int, bytes]:
-    """Return the last bytes of the file, and where they begin.
-
-    An end record without comment, right at the end, is the one that every reader takes: little need be read. Else all
-    that a comment may span is read, and searched for others.
-    """
-    base = max(source.size - _NEAR_END, 0)
-    tail = source.read_at(base, source.size - base)
-    if tail[-22:-18] != END_MARK or tail[-2:] != b"\0\0":
-        base = max(source.size - LONGEST_END, 0)
-        tail = source.read_at(base, source.size - base)
-    return base, tail
 
 
 # --------------------------------------------------------------------------------------------------- the entries

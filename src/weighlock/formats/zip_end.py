@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from weighlock.errors import DirectoryError, UnsupportedError
 from weighlock.formats.zip_remains import END_MARK
+from weighlock.storages.source import ByteSource
 
-__all__ = ["ENTRY_SIZE", "EndRecord", "LONGEST_END", "find_end"]
+__all__ = ["ENTRY_SIZE", "EndRecord", "find_end", "read_tail"]
 
 ENTRY_SIZE: Final = 46  # The least that the directory takes for one record.
 
@@ -23,7 +24,8 @@ _END64_MARK: Final = b"PK\x06\x06"
 
 _FULL16: Final = 0xFFFF
 _FULL32: Final = 0xFFFFFFFF
-LONGEST_END: Final = 0xFFFF + _END.size + _LOCATOR.size + _END64.size  # With the longest comment.
+_NEAR_END: Final = 16 << 10
+_LONGEST_END: Final = 0xFFFF + _END.size + _LOCATOR.size + _END64.size  # With the longest comment.
 
 
 class EndRecord(NamedTuple):
@@ -39,6 +41,20 @@ class EndRecord(NamedTuple):
     def stop(self) -> int:
         """Where the archive ends, its comment included."""
         return self.position + _END.size + len(self.comment)
+
+
+def read_tail(source: ByteSource) -> tuple[int, bytes]:
+    """Return the last bytes of the file, and where they begin.
+
+    An end record without comment, right at the end, is the one that every reader takes: little need be read. Else all
+    that a comment may span is read, and searched for others.
+    """
+    base = max(source.size - _NEAR_END, 0)
+    tail = source.read_at(base, source.size - base)
+    if tail[-22:-18] != END_MARK or tail[-2:] != b"\0\0":
+        base = max(source.size - _LONGEST_END, 0)
+        tail = source.read_at(base, source.size - base)
+    return base, tail
 
 
 def find_end(tail: bytes, base: int) -> EndRecord | None:
