@@ -561,7 +561,7 @@ class TestRefused:
             np.zeros(2, "f4").view(np.recarray), np.zeros(2, "V3"), np.zeros(2, np.longdouble),
             np.zeros(2, np.clongdouble), np.ma.masked_array([1, 2], [False, True]), np.longdouble(1),
         ],
-        ids=str,
+        ids=lambda array: f"{type(array).__name__}-{array.dtype}",
     )  # fmt: skip
     def test_what_torch_has_no_type_for(self, array):
         with pytest.raises(UnsupportedTypeError) as caught:
