@@ -7,6 +7,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "weighlock"
 RUNS_TRUSTED_CODE = {"hub/isolation.py", "pickling/trusted.py"}
+LOADS_OWN_ROOMS = {"__init__.py"}
+"""Imports a room of the package itself, by a name out of its own table, when it is first asked for."""
+
 BANNED_NAMES = {"__import__", "compile", "eval", "exec"}
 
 
@@ -19,7 +22,7 @@ def test_no_module_runs_or_imports_by_name():
     modules = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*.py")}
     assert modules
     found = {name: banned_names(path.read_text(encoding="utf-8")) for name, path in modules.items()}
-    assert {name: names for name, names in found.items() if names and name not in RUNS_TRUSTED_CODE} == {}
+    assert {name: names for name, names in found.items() if names and name not in {*RUNS_TRUSTED_CODE, *LOADS_OWN_ROOMS}} == {}
 
 
 def test_the_check_can_fail():

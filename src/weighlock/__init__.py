@@ -98,14 +98,12 @@ _ROOMS = {
 }
 _ROOM_OF = {name: f"weighlock.{room}" for room, names in _ROOMS.items() for name in names.split()}
 
+__version__ = "0.1.0"
+
 __all__ = sorted([*_ROOM_OF, "__version__"])  # noqa: PLE0605 - a list, sorted; ruff cannot see it
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("weighlock")
     room = _ROOM_OF.get(name)
     if room is None:
         raise AttributeError(f"module 'weighlock' has no attribute {name!r}")

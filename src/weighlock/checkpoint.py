@@ -5,7 +5,8 @@ Reads the directory and the pickles, no tensor data, and needs neither NumPy nor
 
 from typing import Any, Self
 
-from weighlock.errors import MissingFileError, WeighlockError
+from weighlock.errors import DamagedError, MissingFileError, WeighlockError
+from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.foreign import describe_folder
 from weighlock.formats.reading import Contents, Options, Reading
@@ -70,8 +71,10 @@ class Checkpoint:
             In bytes from the storage's start; to its end where `count` is None.
         """
         count = ref.nbytes - start if count is None else count
-        if ref.reader is None or count <= 0:
-            return bytes(max(count, 0))
+        if count <= 0 or ref.location == "meta":
+            return b""
+        if ref.reader is None:
+            raise DamagedError("the storage has no bytes in the file", path=self.name, record=ref.record or ref.key)
         extent = ref.reader.extent(ref)
         if extent is not None:
             source: ByteSource = ref.reader.source  # type: ignore[attr-defined]
@@ -129,7 +132,8 @@ def read_checkpoint(
     )
     reading = Reading(Leaves(), read_any, options)
     try:
-        return Checkpoint(source, read_file(source, reading), reading)
+        with collector_paused():
+            return Checkpoint(source, read_file(source, reading), reading)
     except BaseException as error:
         source.close()
         if isinstance(error, WeighlockError):

@@ -40,6 +40,9 @@ class Limits:
     """Objects in one dictionary key or set member. Hashing a tuple visits each of them, again on each reference:
     sixty nested pairs of one shared tuple take longer than the age of the universe."""
 
+    max_large_keys: int = 4096
+    """Dictionary keys that are integers beyond 2**61: those with one remainder collide, and n of them cost n**2."""
+
     max_dimensions: int = 64
     """Dimensions of a tensor, as in NumPy 2 and PyTorch."""
 

@@ -1,15 +1,12 @@
 """`weighlock.load`: the file's description handed to a framework, then all data read in one plan."""
 
 import codecs
-import gc
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from weighlock.backends import registry
 from weighlock.checkpoint import open_any
 from weighlock.errors import ArgumentError, ArgumentTypeError, DamagedError, WeighlockError
+from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Options, Reading, unsafe_global_error
 from weighlock.limits import DEFAULT_LIMITS, Limits
@@ -113,7 +110,7 @@ def load(
             verify=verify,
             trusted=None if weights_only else _trusted_loader(pickle_module, pickle_load_args),
         )
-        with _collector_paused():
+        with collector_paused():
             return _read(source, Reading(leaves, read_any, options))
     finally:
         source.close()
@@ -193,30 +190,3 @@ def _object_of_record(source: ByteSource, record: str) -> str | None:
         if type(value) is TensorSpec and value.ref.record == record:
             return format_path(path_of(node))
     return None
-
-
-_pause_lock: Final = threading.Lock()
-_pauses = 0
-_was_enabled = False
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Hold Python's cycle collector while a tree is built.
-
-    A load makes up to millions of containers and frees none: the collector would walk them again and again, for a
-    third of the time of a large training checkpoint. Counted, because several threads may load at once.
-    """
-    global _pauses, _was_enabled  # noqa: PLW0603 - the collector is process-wide, and so is its pause
-    with _pause_lock:
-        if _pauses == 0:
-            _was_enabled = gc.isenabled()
-            gc.disable()
-        _pauses += 1
-    try:
-        yield
-    finally:
-        with _pause_lock:
-            _pauses -= 1
-            if _pauses == 0 and _was_enabled:
-                gc.enable()

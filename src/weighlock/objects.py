@@ -7,8 +7,8 @@ walk here is iterative and visits each container once, under the first path that
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from weighlock.pickling.inert import Stub
-from weighlock.tensors.spec import QuantizedSpec, SparseSpec, SubclassSpec, TensorSpec
+from weighlock.pickling.inert import Stub, repr_shallow
+from weighlock.tensors.spec import JaggedSpec, NestedSpec, QuantizedSpec, SparseSpec, SubclassSpec, TensorSpec
 
 __all__ = ["PathNode", "children", "format_path", "path_of", "walk"]
 
@@ -19,6 +19,8 @@ _PLAIN: Final = frozenset({str, bytes, bytearray, int, float, complex, bool, typ
 _PARTS: Final[dict[type, tuple[str, ...]]] = {
     QuantizedSpec: ("tensor", "scale", "zero_point"),
     SparseSpec: ("indices", "values"),
+    NestedSpec: ("buffer", "sizes", "strides", "offsets"),
+    JaggedSpec: ("values", "offsets", "lengths"),
     SubclassSpec: ("cls", "data", "state"),
     TensorSpec: ("attributes",),
 }
@@ -93,4 +95,10 @@ def format_path(path: tuple[Any, ...]) -> str:
     >>> format_path(("optimizer", "state", 0, "exp_avg"))
     'optimizer.state.0.exp_avg'
     """
-    return ".".join(str(part) if isinstance(part, str | int) else repr(part)[:40] for part in path) or "(top)"
+    return ".".join(_part_text(part) for part in path) or "(top)"
+
+
+def _part_text(part: Any) -> str:
+    # Not str() of any integer, which Python refuses above 4,300 digits, nor repr() of a tuple, which may be endless.
+    plain = isinstance(part, str) or (isinstance(part, int) and abs(part) < 1 << 64)
+    return str(part) if plain else repr_shallow(part)

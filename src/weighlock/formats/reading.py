@@ -35,12 +35,15 @@ class Contents:
     """What the container says of how it was written: read when it is asked for, which a load never does."""
     storages: dict[str, StorageRef] = field(default_factory=dict)
 
+    views: list[StorageRef] = field(default_factory=list)
+    """Storages that are parts of others (files of before 0.4)."""
+
     def release(self) -> None:
         """Let go of the file: nothing of this reading can read from it any more.
 
         Also breaks the circle of storages and their reader, so that the reading is freed without Python's collector.
         """
-        for ref in self.storages.values():
+        for ref in (*self.storages.values(), *self.views):
             ref.reader = None
 
 

@@ -43,6 +43,7 @@ class _Stream:
         self.refs: dict[str, StorageRef] = {}
         self.made: dict[str, Any] = {}
         self.views: dict[str, Any] = {}  # storage views of torch before 0.4
+        self.parts: list[StorageRef] = []
         self.offsets: dict[str, int] = {}
         self.promised = 0
 
@@ -51,6 +52,7 @@ class _Stream:
         self.refs.clear()
         self.made.clear()
         self.views.clear()
+        self.parts.clear()
         self.promised = 0
         self.reading.leaves.restart()
 
@@ -94,7 +96,9 @@ class _Stream:
                     "a storage view reaches outside of its storage", expected=f"{ref.numel}", got=str(offset + size),
                     record=ref.record,
                 )  # fmt: skip
-            part = StorageRef(key, kind.dtype, size, ref.location, None, record=ref.record)
+            handle = ref, offset * ref.dtype.itemsize
+            part = StorageRef(key, kind.dtype, size, ref.location, self, ref.record, handle)
+            self.parts.append(part)
             found = self.views[key] = self.reading.leaves.storage_view(root, part, offset)
         return found
 
@@ -134,7 +138,7 @@ class _Stream:
         )
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        read_extents(self.source, [(self.offsets[ref.key], target) for ref, target in wanted])
+        read_extents(self.source, [(self.extent(ref).offset, target) for ref, target in wanted])
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return None: storages are read one by one, into memory of their own."""
@@ -143,15 +147,16 @@ class _Stream:
     def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
         """Nothing to do: there are none."""
 
-    def extent(self, ref: StorageRef) -> Extent | None:
+    def extent(self, ref: StorageRef) -> Extent:
         """Return where a storage lies: known once `locate` has walked the data behind the pickles."""
-        offset = self.offsets.get(ref.key)
+        root, skipped = ref.handle or (ref, 0)
+        offset = self.offsets.get(root.key)
         if offset is None:
             raise UnsupportedError(
                 "a legacy stream cannot be mapped: where its data lie is written behind the pickle that needs them",
                 path=self.source.name, hint="Load without mmap, or save the checkpoint again with weighlock.save.",
             )  # fmt: skip
-        return Extent(offset, ref.nbytes)
+        return Extent(offset + skipped, ref.nbytes)
 
 
 def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
@@ -204,4 +209,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     end = stream.locate(keys, position)
     byteorder = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     metadata = {"format_version": version, "byteorder": "little", "written_on": f"a {byteorder}-endian system"}
-    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs)
+    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs, stream.parts)

@@ -7,7 +7,6 @@ strides, the offset), and ``pickle``, the object, whose persistent ids are the k
 """
 
 import io
-import tarfile
 from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
@@ -72,6 +71,8 @@ class _SourceFile(io.RawIOBase):
 
 def find_members(source: ByteSource) -> dict[str, tuple[int, int]]:
     """Return offset and size of each regular member by its last name; `DamagedError` for a malformed archive."""
+    import tarfile  # slow to import, and needed for the oldest files only
+
     try:
         with tarfile.open(fileobj=io.BufferedReader(_SourceFile(source)), mode="r:") as archive:
             return {
@@ -95,6 +96,7 @@ class _Tar:
         self.refs: dict[str, StorageRef] = {}
         self.storages: dict[str, Any] = {}
         self.tensors: dict[str, Any] = {}
+        self.parts: list[StorageRef] = []
         self._offsets: dict[str, int] = {}
 
     def _window(self, member: str) -> tuple[int, int]:
@@ -149,7 +151,10 @@ class _Tar:
             raise PickleStreamError("a storage view with a malformed description", record="storages")
         if offset + size > root.ref.numel:
             raise TensorBoundsError("a storage view reaches outside of its storage", record="storages")
-        part = StorageRef(str(key), root.ref.dtype, size, root.ref.location, None, record=root.ref.record)
+        root_ref: StorageRef = root.ref
+        handle = root_ref, offset * root_ref.dtype.itemsize
+        part = StorageRef(str(key), root_ref.dtype, size, root_ref.location, self, root_ref.record, handle)
+        self.parts.append(part)
         self.storages[part.key] = self.reading.leaves.storage_view(root, part, offset)
 
     def read_tensors(self) -> None:
@@ -183,7 +188,7 @@ class _Tar:
         return found
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        read_extents(self.source, [(self._offsets[ref.key], target) for ref, target in wanted])
+        read_extents(self.source, [(self.extent(ref).offset, target) for ref, target in wanted])
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return None: storages are read one by one, into memory of their own."""
@@ -192,8 +197,9 @@ class _Tar:
     def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
         """Nothing to do: there are none."""
 
-    def extent(self, ref: StorageRef) -> Extent | None:
-        return Extent(self._offsets[ref.key], ref.nbytes)
+    def extent(self, ref: StorageRef) -> Extent:
+        root, skipped = ref.handle or (ref, 0)
+        return Extent(self._offsets[root.key] + skipped, ref.nbytes)
 
 
 def _count(value: Any, record: str) -> int:
@@ -229,4 +235,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     tar.read_tensors()
     offset, size = members["pickle"]
     made, _ = reading.unpickle(source.read_at(offset, size), tar.persistent_load, record="pickle")
-    return Contents(made, "torch-tar", source.size, lambda: {"byteorder": "little"}, tar.refs)
+    return Contents(made, "torch-tar", source.size, lambda: {"byteorder": "little"}, tar.refs, tar.parts)

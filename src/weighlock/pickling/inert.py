@@ -103,10 +103,12 @@ class Stub:
 
     @property
     def module(self) -> str:
+        """The module that the pickle names."""
         return self.global_ref.module
 
     @property
     def name(self) -> str:
+        """The class or function that the pickle names."""
         return self.global_ref.name
 
     def attributes(self) -> dict[str, Any]:

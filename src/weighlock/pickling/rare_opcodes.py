@@ -20,6 +20,8 @@ __all__ = ["RARE", "Handlers"]
 
 _SIMPLE_KEYS: Final = frozenset({str, int, bytes, bool, float, type(None)})
 _MAX_MEMO_GAP: Final = 1 << 32
+_HASH_PRIME: Final = (1 << 61) - 1
+_FREE_SEARCHES: Final = 1 << 20
 
 
 class Handlers:
@@ -56,6 +58,8 @@ class Handlers:
         self.memo: dict[int, Any] = {}
         self.globals_seen: dict[tuple[str, str], int] = {}
         self.unknown: dict[tuple[str, str], GlobalRef] = {}
+        self._large_keys = 0
+        self._searched = 0
         self._values: dict[tuple[str, str], Any] = {}
 
     def place(self) -> str | None:
@@ -119,7 +123,10 @@ class Handlers:
 
     def check_keys(self, keys: list[Any]) -> None:
         """Refuse keys whose hash would take unbounded time: tuples of tuples of one shared tuple, and so on."""
-        if set(map(type, keys)) <= _SIMPLE_KEYS:
+        kinds = set(map(type, keys))
+        if int in kinds:
+            self._check_integers(keys)
+        if kinds <= _SIMPLE_KEYS:
             return
         budget = self.limits.max_key_nodes
         pending = [key for key in keys if type(key) in (tuple, frozenset)]
@@ -129,6 +136,12 @@ class Handlers:
             if budget < 0:
                 raise LimitError("a dictionary key or set member is nested too deeply or too often")
             pending.extend(child for child in node if type(child) in (tuple, frozenset))
+
+    def _check_integers(self, keys: list[Any]) -> None:
+        """Bound the integers that may collide: Python's hash of them is their remainder by 2**61 - 1, for all to see."""
+        self._large_keys += sum(1 for key in keys if type(key) is int and not -_HASH_PRIME < key < _HASH_PRIME)
+        if self._large_keys > self.limits.max_large_keys:
+            raise LimitError("too many dictionary keys that are huge integers", expected="Limits.max_large_keys")
 
     # Below: the opcodes that are rare in checkpoints, one method each, named after the opcode.
 
@@ -317,6 +330,10 @@ class Handlers:
             if self.memo[index] is old:
                 self.memo[index] = new
                 return
+            # An object's name is stored right before its description, so this is short, unless it is made to be long.
+            self._searched += 1
+            if self._searched > len(self.data) + _FREE_SEARCHES:
+                raise LimitError("the pickle describes objects long after it has named them, again and again")
 
     def op_extension(self, code: int) -> None:
         raise PickleStreamError("an extension code of the copyreg registry, which no checkpoint uses", got=str(code))

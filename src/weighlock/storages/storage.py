@@ -41,14 +41,17 @@ class Storage:
 
     @property
     def dtype(self) -> DType:
+        """The type of the elements that the file counts in."""
         return self.ref.dtype
 
     @property
     def nbytes(self) -> int:
+        """The length in bytes."""
         return self.ref.nbytes
 
     @property
     def location(self) -> str:
+        """Where it lived when it was saved."""
         return self.ref.location
 
     @property
