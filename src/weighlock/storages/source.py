@@ -7,6 +7,7 @@ on a file pointer. Offsets are relative to where the checkpoint begins (a file o
 import io
 import mmap
 import os
+import stat
 import threading
 from typing import Any, Final, Protocol
 
@@ -54,13 +55,22 @@ class PathSource:
 
     def __init__(self, path: str | bytes | os.PathLike[Any]) -> None:
         self.name = os.fsdecode(path)
+        # Non-blocking: opening a named pipe would otherwise wait for a writer, for ever.
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+            self._fd = os.open(path, flags)
         except FileNotFoundError as error:
             raise MissingFileError("there is no such file", path=self.name) from error
         except (OSError, ValueError) as error:
             raise SourceError(f"the file cannot be opened: {_reason(error)}", path=self.name) from error
-        self.size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise SourceError(
+                "the path is no regular file, and cannot be read by position", path=self.name,
+                hint="Read it into memory first: weighlock.load(io.BytesIO(sys.stdin.buffer.read())).",
+            )  # fmt: skip
 
     def read_at(self, offset: int, count: int) -> bytes:
         try:
@@ -213,6 +223,32 @@ class FileObjectSource:
         """Leave the caller's file open."""
 
 
+class OpenedSource(FileObjectSource):
+    """A file on disk where the system has no reading by position (Windows): one file pointer, one thread."""
+
+    def __init__(self, path: str | os.PathLike[Any]) -> None:
+        try:
+            self._opened = open(path, "rb")  # noqa: SIM115 - closed by `close`
+        except FileNotFoundError as error:
+            raise MissingFileError("there is no such file", path=os.fsdecode(path)) from error
+        except (OSError, ValueError) as error:
+            raise SourceError(f"the file cannot be opened: {_reason(error)}", path=os.fsdecode(path)) from error
+        super().__init__(self._opened)
+        self.name = os.fsdecode(path)
+
+    def map(self, access: int) -> memoryview:
+        try:
+            return memoryview(mmap.mmap(self._opened.fileno(), 0, access=access))
+        except (OSError, ValueError) as error:
+            raise UnsupportedError(f"the file cannot be mapped: {_reason(error)}", path=self.name) from error
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: the file is ours."""
+
+    def close(self) -> None:
+        self._opened.close()
+
+
 def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
@@ -241,7 +277,7 @@ def open_source(f: Any) -> ByteSource:
         If it cannot be opened, or cannot seek.
     """
     if isinstance(f, str | os.PathLike):
-        return PathSource(f)
+        return PathSource(f) if hasattr(os, "preadv") else OpenedSource(f)
     if isinstance(f, io.BytesIO):
         # getbuffer would lock the caller's BytesIO against resizing for as long as a result refers to it.
         return FileObjectSource(f)
