@@ -5,8 +5,7 @@ A format's module has one function ``read(source, reading) -> Contents``. It run
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError, UnsafeGlobalError, WeighlockError
 from weighlock.limits import DEFAULT_LIMITS, Limits
@@ -23,20 +22,40 @@ from weighlock.tensors.rebuild import REBUILD_TENSOR_V2, TORCH_ROWS, StorageClas
 __all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id"]
 
 
-@dataclass(slots=True)
 class Contents:
-    """What a format found: the object, and what is known of the file around it."""
+    """What a format found: the object, and what is known of the file around it.
 
-    object: Any
-    format: str
-    end: int
-    """Where the checkpoint ends, in bytes from its start."""
-    notes: Callable[[], dict[str, Any]]
-    """What the container says of how it was written: read when it is asked for, which a load never does."""
-    storages: dict[str, StorageRef] = field(default_factory=dict)
+    Attributes
+    ----------
+    object : object
+    format : str
+        One of ``detect.FORMATS``.
+    end : int
+        Where the checkpoint ends, in bytes from its start.
+    notes : callable
+        Returns what the container says of how it was written: read when it is asked for, which a load never does.
+    storages : dict of str to StorageRef
+    views : list of StorageRef
+        Storages that are parts of others (files of before 0.4).
+    """
 
-    views: list[StorageRef] = field(default_factory=list)
-    """Storages that are parts of others (files of before 0.4)."""
+    __slots__ = ("end", "format", "notes", "object", "storages", "views")
+
+    def __init__(
+        self,
+        object: Any,
+        format: str,
+        end: int,
+        notes: Callable[[], dict[str, Any]],
+        storages: dict[str, StorageRef] | None = None,
+        views: list[StorageRef] | None = None,
+    ) -> None:
+        self.object = object
+        self.format = format
+        self.end = end
+        self.notes = notes
+        self.storages = storages or {}
+        self.views = views or []
 
     def release(self) -> None:
         """Let go of the file: nothing of this reading can read from it any more.
@@ -62,8 +81,7 @@ def allowlist_with(*overlays: Any) -> Allowlist:
 _ALLOWLIST = allowlist_with()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """What a caller may say of a reading.
 
     `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
@@ -167,7 +185,9 @@ class Reading:
 
     def unsafe(self, machine: Unpickler) -> UnsafeGlobalError:
         """Return the error for a pickle that failed after it had named unknown globals."""
-        names: dict[str, tuple[str, ...]] = {".".join(key): (f"byte {machine.globals_seen[key]}",) for key in machine.unknown}
+        names: dict[str, tuple[str, ...]] = {
+            ".".join(key): (f"byte {machine.globals_seen[key]}",) for key in machine.unknown
+        }
         return unsafe_global_error(names)
 
     # What rows of the allowlist ask of the machine that runs them (`context.reader`).

@@ -138,7 +138,7 @@ class Handlers:
             pending.extend(child for child in node if type(child) in (tuple, frozenset))
 
     def _check_integers(self, keys: list[Any]) -> None:
-        """Bound the integers that may collide: Python's hash of them is their remainder by 2**61 - 1, for all to see."""
+        """Bound the integers that may collide: their hash is their remainder by 2**61 - 1, for all to see."""
         self._large_keys += sum(1 for key in keys if type(key) is int and not -_HASH_PRIME < key < _HASH_PRIME)
         if self._large_keys > self.limits.max_large_keys:
             raise LimitError("too many dictionary keys that are huge integers", expected="Limits.max_large_keys")

@@ -4,7 +4,6 @@ Shapes and strides are tuples of integers and count elements, as in PyTorch; byt
 nothing keeps these objects as the leaves of its tree; one that builds hands each to a backend.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from weighlock.dtypes import DType
@@ -100,121 +99,185 @@ class TensorSpec:
         return f"<{kind} {self.dtype.name}{list(self.shape)} in storage {self.ref.key!r}>"
 
 
-@dataclass(slots=True)
-class QuantizedSpec:
+class _Spec:
+    """Shows its fields. Plain classes, because `dataclasses` alone takes a tenth of the command line's start."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+
+class QuantizedSpec(_Spec):
     """A quantized tensor: integers, and how to turn them into numbers.
 
     `scale` and `zero_point` are numbers for a per-tensor scheme; for a per-channel one, leaves or lists with one entry
     per index along `axis`.
     """
 
-    tensor: Any
-    dtype: DType
-    shape: tuple[int, ...]
-    scheme: TorchName
-    scale: Any
-    zero_point: Any
-    axis: int | None = None
+    __slots__ = ("axis", "dtype", "scale", "scheme", "shape", "tensor", "zero_point")
+
+    def __init__(
+        self,
+        tensor: Any,
+        dtype: DType,
+        shape: tuple[int, ...],
+        scheme: TorchName,
+        scale: Any,
+        zero_point: Any,
+        axis: int | None = None,
+    ) -> None:
+        self.tensor = tensor
+        self.dtype = dtype
+        self.shape = shape
+        self.scheme = scheme
+        self.scale = scale
+        self.zero_point = zero_point
+        self.axis = axis
 
 
-@dataclass(slots=True)
-class SparseSpec:
+class SparseSpec(_Spec):
     """A sparse tensor.
 
     `indices` is one leaf (COO: of shape (sparse dimensions, nonzeros)), or a pair of leaves (compressed, plain).
     """
 
-    layout: TorchName
-    indices: Any
-    values: Any
-    shape: tuple[int, ...]
-    coalesced: bool | None = None
+    __slots__ = ("coalesced", "indices", "layout", "shape", "values")
+
+    def __init__(
+        self,
+        layout: TorchName,
+        indices: Any,
+        values: Any,
+        shape: tuple[int, ...],
+        coalesced: bool | None = None,
+    ) -> None:
+        self.layout = layout
+        self.indices = indices
+        self.values = values
+        self.shape = shape
+        self.coalesced = coalesced
 
 
-@dataclass(slots=True)
-class NestedSpec:
+class NestedSpec(_Spec):
     """A strided nested tensor: one flat buffer, and per component a row of `sizes` and of `strides`, and an offset."""
 
-    buffer: Any
-    sizes: Any
-    strides: Any
-    offsets: Any
+    __slots__ = ("buffer", "offsets", "sizes", "strides")
+
+    def __init__(self, buffer: Any, sizes: Any, strides: Any, offsets: Any) -> None:
+        self.buffer = buffer
+        self.sizes = sizes
+        self.strides = strides
+        self.offsets = offsets
 
 
-@dataclass(slots=True)
-class JaggedSpec:
+class JaggedSpec(_Spec):
     """A jagged nested tensor: `values` cut along its ragged dimension at `offsets` (and to `lengths`, where given)."""
 
-    values: Any
-    offsets: Any
-    lengths: Any
-    ragged_index: int
-    fields: dict[str, Any]
+    __slots__ = ("fields", "lengths", "offsets", "ragged_index", "values")
+
+    def __init__(self, values: Any, offsets: Any, lengths: Any, ragged_index: int, fields: dict[str, Any]) -> None:
+        self.values = values
+        self.offsets = offsets
+        self.lengths = lengths
+        self.ragged_index = ragged_index
+        self.fields = fields
 
 
-@dataclass(slots=True)
-class MetaSpec:
+class MetaSpec(_Spec):
     """A tensor without data, from the ``meta`` device."""
 
-    dtype: DType
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    requires_grad: bool = False
+    __slots__ = ("dtype", "requires_grad", "shape", "stride")
+
+    def __init__(
+        self,
+        dtype: DType,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool = False,
+    ) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.stride = stride
+        self.requires_grad = requires_grad
 
 
-@dataclass(slots=True)
-class UninitializedSpec:
+class UninitializedSpec(_Spec):
     """An `UninitializedParameter` or `UninitializedBuffer`: it has no shape yet."""
 
-    kind: str
-    requires_grad: bool
+    __slots__ = ("kind", "requires_grad")
+
+    def __init__(self, kind: str, requires_grad: bool) -> None:
+        self.kind = kind
+        self.requires_grad = requires_grad
 
 
-# Reason for eight fields: the arguments of PyTorch's own rebuild function, one to one.
-@dataclass(slots=True)
-class WrapperSpec:
+class WrapperSpec(_Spec):
     """The outside of a wrapper subclass such as DTensor: everything but the tensors inside, which are attributes."""
 
-    cls: Any
-    dtype: DType
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
-    layout: Any
-    device: Any
-    requires_grad: bool
+    __slots__ = ("cls", "device", "dtype", "layout", "offset", "requires_grad", "shape", "stride")
+
+    # Reason for eight fields: the arguments of PyTorch's own rebuild function, one to one.
+    def __init__(
+        self,
+        cls: Any,
+        dtype: DType,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        offset: int,
+        layout: Any,
+        device: Any,
+        requires_grad: bool,
+    ) -> None:
+        self.cls = cls
+        self.dtype = dtype
+        self.shape = shape
+        self.stride = stride
+        self.offset = offset
+        self.layout = layout
+        self.device = device
+        self.requires_grad = requires_grad
 
 
-@dataclass(slots=True)
-class SubclassSpec:
+class SubclassSpec(_Spec):
     """A tensor of a class other than Tensor and Parameter: its class by name, its data, its attributes."""
 
-    cls: Any
-    data: Any
-    state: Any
+    __slots__ = ("cls", "data", "state")
+
+    def __init__(self, cls: Any, data: Any, state: Any) -> None:
+        self.cls = cls
+        self.data = data
+        self.state = state
 
 
-@dataclass(slots=True)
-class NumpyDtypeSpec:
+class NumpyDtypeSpec(_Spec):
     """A NumPy dtype in a pickle: its code, and the state that completes it (byte order, fields)."""
 
-    code: str
-    state: tuple[Any, ...] | None = None
+    __slots__ = ("code", "state")
+
+    def __init__(self, code: str, state: tuple[Any, ...] | None = None) -> None:
+        self.code = code
+        self.state = state
 
 
-@dataclass(slots=True)
-class NumpyArraySpec:
+class NumpyArraySpec(_Spec):
     """A NumPy array that was pickled as such (not as a tensor): its data are in the pickle itself."""
 
-    shape: tuple[int, ...] = ()
-    dtype: Any = None
-    fortran: bool = False
-    data: Any = None
+    __slots__ = ("data", "dtype", "fortran", "shape")
+
+    def __init__(self, shape: tuple[int, ...] = (), dtype: Any = None, fortran: bool = False, data: Any = None) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.fortran = fortran
+        self.data = data
 
 
-@dataclass(slots=True)
-class NumpyScalarSpec:
+class NumpyScalarSpec(_Spec):
     """A NumPy scalar: its dtype and the bytes of its value."""
 
-    dtype: Any
-    data: Any
+    __slots__ = ("data", "dtype")
+
+    def __init__(self, dtype: Any, data: Any) -> None:
+        self.dtype = dtype
+        self.data = data
