@@ -69,9 +69,9 @@ def _read_tar(source: ByteSource, reading: Reading) -> Contents:
 
 def _read_zip(source: ByteSource, reading: Reading) -> Contents:
     directory = read_directory(source, reading.limits)
-    names = {record.name.rpartition("/")[2] for record in directory.records}
-    if "data.pkl" in names:
-        program = any(record.name.rpartition("/")[2] == "constants.pkl" for record in directory.records)
+    names = ["/" + record.name for record in directory.records]
+    if any(name.endswith("/data.pkl") for name in names):
+        program = any(name.endswith("/constants.pkl") for name in names)
         return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
     if len(files) == 1:

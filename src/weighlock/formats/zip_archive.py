@@ -150,7 +150,8 @@ def root_of(directory: ZipDirectory) -> str:
     PyTorch takes the folder of whichever record comes first; we ask for the one that holds the pickle, and for there
     being one only, so that both read the same file.
     """
-    found = [record.name for record in directory.records if record.name.rpartition("/")[2] == "data.pkl"]
+    found = [record.name for record in directory.records if record.name.endswith("data.pkl")]
+    found = [name for name in found if name.rpartition("/")[2] == "data.pkl"]
     shallow = min((name.count("/") for name in found), default=0)
     roots = [name.removesuffix("data.pkl") for name in found if name.count("/") == shallow]
     if not roots:
