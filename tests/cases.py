@@ -184,6 +184,7 @@ def optimizer_sgd(torch: Any) -> Any:
 
 @case
 def scheduler(torch: Any) -> Any:
+    torch.manual_seed(3)
     model = torch.nn.Linear(2, 2)
     steps = torch.optim.lr_scheduler.MultiStepLR(torch.optim.SGD(model.parameters(), lr=0.1), [3, 5])
     return {"scheduler": steps.state_dict(), "rng": torch.get_rng_state()}
@@ -225,7 +226,7 @@ def many_numbers(torch: Any) -> Any:
 
 @case
 def ordered_dict(torch: Any) -> Any:
-    made = collections.OrderedDict(b=1, a=2)
+    made: Any = collections.OrderedDict(b=1, a=2)
     made._metadata = collections.OrderedDict({"": {"version": 1}})
     return made
 

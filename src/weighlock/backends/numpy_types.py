@@ -114,16 +114,17 @@ class QuantizedTensor:
 
     def dequantize(self) -> Array:
         """Return the numbers as float32: ``(integer - zero_point) * scale``."""
-        scale, zero = np.asarray(self.scale, np.float64), np.asarray(self.zero_point)
+        # In float32 throughout, as PyTorch computes it: the same bits.
+        scale, zero = np.asarray(self.scale, np.float32), np.asarray(self.zero_point)
         if self.axis is not None:
             broadcast = [1] * len(self.shape)
             broadcast[self.axis] = -1
             scale, zero = scale.reshape(broadcast), zero.reshape(broadcast)
         if self.scheme.name == "per_channel_affine_float_qparams":
-            result = (self.int_repr() - zero.astype(np.float64)) * scale
+            shifted = self.int_repr().astype(np.float32) - zero.astype(np.float32)
         else:
-            result = (self.int_repr().astype(np.int64) - zero.astype(np.int64)) * scale
-        return result.astype(np.float32)
+            shifted = (self.int_repr().astype(np.int64) - zero.astype(np.int64)).astype(np.float32)
+        return shifted * scale
 
 
 @dataclass(frozen=True, slots=True, eq=False)
