@@ -45,7 +45,11 @@ def values_of(torch: Any, name: str, shape: tuple[int, ...] = (3, 4)) -> Any:
 
 def _dtype_case(name: str) -> None:
     def make(torch: Any) -> Any:
-        return {"t": values_of(torch, name), "scalar": values_of(torch, name, ()), "empty": values_of(torch, name, (0, 3))}
+        return {
+            "t": values_of(torch, name),
+            "scalar": values_of(torch, name, ()),
+            "empty": values_of(torch, name, (0, 3)),
+        }
 
     CASES[f"dtype_{name}"] = make
 
@@ -221,7 +225,12 @@ def plain_values(torch: Any) -> Any:
 
 @case
 def many_numbers(torch: Any) -> Any:
-    return [[i / 7 for i in range(2500)], list(range(70_000)), [-i for i in range(2500)], [2**40 + i for i in range(1200)]]
+    return [
+        [i / 7 for i in range(2500)],
+        list(range(70_000)),
+        [-i for i in range(2500)],
+        [2**40 + i for i in range(1200)],
+    ]
 
 
 @case

@@ -20,7 +20,11 @@ class Pairs:
         """Two arrays share memory exactly where the two tensors do."""
         for i, (tensor, array) in enumerate(self.tensors):
             for other_tensor, other_array in self.tensors[:i]:
-                if tensor.numel() == 0 or other_tensor.numel() == 0 or any(t.is_conj() or t.is_neg() for t in (tensor, other_tensor)):
+                if (
+                    tensor.numel() == 0
+                    or other_tensor.numel() == 0
+                    or any(t.is_conj() or t.is_neg() for t in (tensor, other_tensor))
+                ):
                     continue
                 same = tensor.untyped_storage().data_ptr() == other_tensor.untyped_storage().data_ptr()
                 spans = np.may_share_memory(array, other_array)

@@ -22,7 +22,9 @@ def describe(value: Any) -> Any:
     if leaf is not None:
         return leaf
     if isinstance(value, Mapping):
-        extra = {key: describe(child) for key, child in getattr(value, "__dict__", {}).items() if key != "default_factory"}
+        extra = {
+            key: describe(child) for key, child in getattr(value, "__dict__", {}).items() if key != "default_factory"
+        }
         return [type(value).__name__, [[repr(key), describe(child)] for key, child in value.items()], extra]
     if isinstance(value, list | tuple):
         return [type(value).__name__, [describe(child) for child in value]]

@@ -128,16 +128,26 @@ def legacy_protocol_0_keys() -> bytes:
 def tar(views: bool = True) -> bytes:
     """The tar archive of before 0.1.10; the second tensor lies on a view of the first one's storage."""
     storages = pickle.dumps(1, 2)
-    storages += b"\x80\x02(" + number(1) + text("cpu") + name("torch", "FloatStorage") + b"t." + struct.pack("<q", 6) + DATA
+    storages += (
+        b"\x80\x02(" + number(1) + text("cpu") + name("torch", "FloatStorage") + b"t." + struct.pack("<q", 6) + DATA
+    )
     storages += pickle.dumps([(2, 1, 3, 3)] if views else [], 2)
     tensors = pickle.dumps(2, 2)
-    for key, storage, sizes, strides, offset in ((10, 1, (2, 3), (3, 1), 0), (11, 2 if views else 1, (3,), (1,), 0 if views else 3)):
+    for key, storage, sizes, strides, offset in (
+        (10, 1, (2, 3), (3, 1), 0),
+        (11, 2 if views else 1, (3,), (1,), 0 if views else 3),
+    ):
         tensors += b"\x80\x02(" + number(key) + number(storage) + name("torch", "FloatTensor") + b"t."
         tensors += struct.pack(f"<i4x{len(sizes)}q{len(sizes)}qq", len(sizes), *sizes, *strides, offset)
     pickled = b"\x80\x02}(" + text("a") + number(10) + b"Q" + text("b") + number(11) + b"Qu."
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:", format=tarfile.PAX_FORMAT) as archive:
-        for member, data in (("sys_info", pickle.dumps({}, 2)), ("pickle", pickled), ("tensors", tensors), ("storages", storages)):
+        for member, data in (
+            ("sys_info", pickle.dumps({}, 2)),
+            ("pickle", pickled),
+            ("tensors", tensors),
+            ("storages", storages),
+        ):
             info = tarfile.TarInfo(member)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -173,7 +183,9 @@ def zip_without_folder() -> bytes:
 
 def zip_big_endian() -> bytes:
     swapped = struct.pack(">6f", *range(6))
-    return zipped([("a/data.pkl", _zip_pickle("0")), ("a/byteorder", b"big"), ("a/data/0", swapped), ("a/version", b"3\n")])
+    return zipped(
+        [("a/data.pkl", _zip_pickle("0")), ("a/byteorder", b"big"), ("a/data/0", swapped), ("a/version", b"3\n")]
+    )
 
 
 def zip_of_a_legacy_stream() -> bytes:

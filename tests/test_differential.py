@@ -153,7 +153,9 @@ def test_several_legacy_streams_in_one_file(torch):
 
 
 def test_whole_modules_give_their_state_dict(torch):
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.Conv1d(1, 1, 1)))
+    module = torch.nn.Sequential(
+        torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2), torch.nn.Sequential(torch.nn.Conv1d(1, 1, 1))
+    )
     module.register_buffer("hidden", torch.ones(1), persistent=False)
     module.register_buffer("seen", torch.ones(2))
     for data in (_zip(torch, module), _legacy(torch, module), pickle.dumps(module)):

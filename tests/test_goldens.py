@@ -25,8 +25,7 @@ def test_golden(result):
     files = sorted(result.parent.glob(f"{result.stem}.*.pt"))
     assert files
     for path in files:
-        encoding = {"encoding": "latin1"} if ".latin1." in path.name else {}
-        assert json.loads(json.dumps(describe(wl.load(path, **encoding)))) == expected, path.name
+        assert json.loads(json.dumps(describe(wl.load(path)))) == expected, path.name
 
 
 @pytest.mark.parametrize("path", sorted(GOLDENS.glob("*/*.pt")), ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -80,7 +80,7 @@ PYTHON_2 = {
     "text protocol": (b"(dp0\nS'a'\np1\nL5L\nsS'b'\np2\nI01\ns.", {}, {"a": 5, "b": True}),
     "unicode": (b"V\\u00e9\n.", {}, "é"),
     "replace": (b"U\x01\xe9.", {"errors": "replace"}, "\N{REPLACEMENT CHARACTER}"),
-    "xrange": (b"c__builtin__\nxrange\n(K\x00K\x05K\x01tR.", {}, range(0, 5)),
+    "xrange": (b"c__builtin__\nxrange\n(K\x00K\x05K\x01tR.", {}, range(5)),
 }
 
 

@@ -22,7 +22,9 @@ def test_no_module_runs_or_imports_by_name():
     modules = {path.relative_to(SOURCE).as_posix(): path for path in SOURCE.rglob("*.py")}
     assert modules
     found = {name: banned_names(path.read_text(encoding="utf-8")) for name, path in modules.items()}
-    assert {name: names for name, names in found.items() if names and name not in {*RUNS_TRUSTED_CODE, *LOADS_OWN_ROOMS}} == {}
+    assert {
+        name: names for name, names in found.items() if names and name not in {*RUNS_TRUSTED_CODE, *LOADS_OWN_ROOMS}
+    } == {}
 
 
 def test_the_check_can_fail():

@@ -1,0 +1,109 @@
+"""Measures Weighlock, stock torch and safetensors side by side: interleaved, fresh processes, medians.
+
+usage: make bench [ARGS="--rounds 5 --only many --big"]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / ".work" / "bench"
+sys.path.insert(0, str(ROOT))  # noqa: TID251 - a script beside the package it measures
+
+# Workload, operation, repetitions in one process (the best counts), systems.
+PLAN = (
+    ("small", "load", 15, ("torch", "weighlock", "safetensors")),
+    ("many", "load", 3, ("torch", "weighlock", "safetensors")),
+    ("ckpt", "load", 3, ("torch", "weighlock")),
+    ("big", "load", 2, ("torch", "weighlock", "safetensors")),
+    ("big_legacy", "load", 2, ("torch", "weighlock")),
+    ("big", "mmap", 3, ("torch", "weighlock")),
+    ("small", "save", 15, ("torch", "weighlock", "safetensors")),
+    ("many", "save", 3, ("torch", "weighlock", "safetensors")),
+    ("big", "save", 2, ("torch", "weighlock", "safetensors")),
+)
+COMMANDS = {
+    "python -c pass": ("-c", "pass"),
+    "import weighlock": ("-c", "import weighlock, sys; assert 'numpy' not in sys.modules"),
+    "weighlock ls big.pt": ("-m", "weighlock", "ls", str(WORK / "big.pt")),
+}
+
+
+def environment() -> dict[str, str]:
+    """Compiled modules are kept, as they are for an installed package."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
+def measure(system: str, operation: str, path: Path, repetitions: int, scratch: str) -> dict[str, Any]:
+    """Run one cell in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.one", system, operation, str(path), str(repetitions), scratch]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def compare(rounds: int, only: re.Pattern[str], scratch: str) -> list[dict[str, Any]]:
+    """Measure every cell of the plan, printing each row as it is done."""
+    rows = []
+    for name, operation, repetitions, systems in PLAN:
+        if not only.search(f"{name}.{operation}"):
+            continue
+        cells: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+        for _ in range(rounds):
+            for system in systems:
+                cells[system].append(measure(system, operation, WORK / f"{name}.pt", repetitions, scratch))
+        best = {system: statistics.median(min(cell["times"]) for cell in found) for system, found in cells.items()}
+        for system in systems:
+            peak = statistics.median(cell["rss_mb"] for cell in cells[system])
+            ratio = best["torch"] / best[system]
+            print(f"{name:10} {operation:5} {system:12} {best[system] * 1e3:9.2f} ms  {ratio:6.2f} x torch  "
+                  f"peak {peak:6.0f} MB", flush=True)  # fmt: skip
+            rows.append({"work": name, "operation": operation, "system": system, "ms": best[system] * 1e3,
+                         "faster_than_torch": ratio, "rss_mb": peak})  # fmt: skip
+    return rows
+
+
+def commands(rounds: int) -> list[dict[str, Any]]:
+    """Time whole processes."""
+    rows = []
+    for name, arguments in COMMANDS.items():
+        times = []
+        for _ in range(rounds + 1):  # the first one compiles
+            begin = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], env=environment(), stdout=subprocess.DEVNULL, check=True)
+            times.append(time.perf_counter() - begin)
+        median = statistics.median(times[1:])
+        print(f"{name:29} {median * 1e3:9.2f} ms  as a whole process", flush=True)
+        rows.append({"command": name, "ms": median * 1e3})
+    return rows
+
+
+def main() -> None:
+    """Make the workloads, measure, write the results."""
+    from benchmarks.workloads import make
+
+    parser = argparse.ArgumentParser(description="Weighlock, torch and safetensors on the same work.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="a pattern such as many.load")
+    parser.add_argument("--big", action="store_true", help="a big workload of 1.4 GB instead of 0.4 GB")
+    options = parser.parse_args()
+    make(WORK, big=options.big)
+    with tempfile.TemporaryDirectory(dir=WORK) as folder:
+        rows = compare(options.rounds, options.only, str(Path(folder) / "saved.pt"))
+    results = {"cells": rows, "processes": commands(max(options.rounds, 5))}
+    (WORK / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
