@@ -6,6 +6,7 @@ with --big), `ckpt` a training checkpoint with 450,000 plain Python values.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,7 @@ def make(folder: Path, *, big: bool) -> None:
         if name != "ckpt":
             save_file(weights, folder / f"{name}.safetensors")
         torch.save(weights, path)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), big="--big" in sys.argv)

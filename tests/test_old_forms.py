@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_big_endian_of_every_width():
         np.testing.assert_array_equal(wl.load(data), values)
 
 
-PYTHON_2 = {
+PYTHON_2: dict[str, tuple[bytes, dict[str, Any], Any]] = {
     "utf8": (b"}q\x00(U\x01aU\x03h\xc3\xa9u.", {}, {"a": "hé"}),
     "latin1": (b"}q\x00(U\x01aU\x02h\xe9u.", {"encoding": "latin1"}, {"a": "hé"}),
     "bytes": (b"}q\x00(U\x01aU\x02h\xe9u.", {"encoding": "bytes"}, {b"a": b"h\xe9"}),
