@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import random
@@ -28,10 +29,8 @@ CORPUS = {path.name: path.read_bytes() for path in GOLDENS[:12] + GOLDENS[-60:-4
 def survives(data: bytes) -> None:
     """Loading and looking give a result or a WeighlockError."""
     for read in (wl.load, wl.read_checkpoint):
-        try:
+        with contextlib.suppress(wl.WeighlockError):
             read(data)
-        except wl.WeighlockError as error:
-            assert str(error)
 
 
 @pytest.mark.parametrize("corpus", CORPUS)
@@ -149,7 +148,7 @@ def test_blocked_modules_stay_blocked_when_named(module):
         refused(b"\x80\x02c" + module.encode() + b"\nprint\n)R.", wl.UnsafeGlobalError)
 
 
-_MANY = range(1, 50_000)
+_MANY, _PRIME = range(1, 50_000), (1 << 61) - 1
 _UUID = b"cuuid\nUUID\nr\xff\0\xff\0"
 _ARRAY = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\x01b\x87R"
 _FLOAT = b"cnumpy\ndtype\nX\x02\0\0\0f4\x89\x88\x87R"
