@@ -159,7 +159,7 @@ BOMBS = {
     "key of 2**64 nodes": b"})" + b"2\x86" * 64 + b"Ns.",
     "one list copied 70,000 times": b"](" + b"K\x01" * 250_000 + b"eq\0c__builtin__\nset\nq\x01]("
     + b"h\x01h\0\x85R" * 70_000 + b"e.",
-    "keys of one hash": b"}(" + b"".join(b"\x8a\x10" + (k * ((1 << 61) - 1)).to_bytes(16, "little") + b"N" for k in _MANY)
+    "keys of one hash": b"}(" + b"".join(b"\x8a\x10" + (k * _PRIME).to_bytes(16, "little") + b"N" for k in _MANY)
     + b"u.",
     "described long after it is named": b"(" + b"".join(b"Nr" + n.to_bytes(4, "little") for n in range(60_000))
     + _UUID + b"j\xff\0\xff\0)\x81}X\x03\0\0\0intK\x05sb" * 20_000 + b"l.",

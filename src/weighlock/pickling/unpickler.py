@@ -52,6 +52,7 @@ class Unpickler(Handlers):
 
     Examples
     --------
+    >>> from weighlock.pickling.allowlist import Allowlist
     >>> Unpickler(b"\x80\x02]q\x00(K\x01K\x02e.", Allowlist()).load()
     [1, 2]
     """
