@@ -175,6 +175,26 @@ def test_torchscript_gives_its_state_dict(torch):
         same(torch, dict(program.state_dict()), dict(drawn))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_attributes_are_no_state(torch):
+    """silero-vad keeps tensors as plain attributes of a module without parameters: not part of its state_dict."""
+
+    class Inner(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+            self.context = torch.zeros(3)
+
+        def forward(self, x):
+            return self.layer(x) + self.context.sum()
+
+    file = io.BytesIO()
+    program = torch.jit.trace(Inner(), torch.ones(1, 2))
+    torch.jit.save(program, file)
+    loaded = wl.load(file.getvalue())
+    assert list(wl.state_dict(loaded)) == list(program.state_dict())
+
+
 def test_unsafe_loading_gives_arrays_too(torch):
     data = _zip(torch, CASES["state_dict"](torch))
     loaded = wl.load(data, weights_only=False)

@@ -43,8 +43,8 @@ class _ScriptRows:
     def get(self, key: tuple[str, str]) -> Callable[[], Known] | None:
         module, name = key
         if module == "__torch__" or module.startswith("__torch__."):
-            members = self._members.get(f"{module}.{name}", ((), ()))
-            return lambda: Known(ScriptClass(module, name, *members))
+            members = self._members.get(f"{module}.{name}")
+            return lambda: Known(ScriptClass(module, name, members))
         if module == "torch.jit._pickle" and name in _JIT_NAMES:
             return lambda: Known(Described(module, name), _tagged)
         return None
@@ -90,6 +90,8 @@ def script_members(archive: ZipArchive) -> dict[str, tuple[tuple[str, ...], tupl
             break
         module = name.removeprefix("code/").removesuffix(".py").replace("/", ".")
         for match in _CLASS.finditer(archive.record(name).decode("utf-8", "replace")):
+            if match["parameters"] is None:
+                continue
             parameters, buffers = (tuple(_NAME.findall(match[kind] or "")) for kind in ("parameters", "buffers"))
             found[f"{module}.{match['name']}"] = parameters, buffers
     return found

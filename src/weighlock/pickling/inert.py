@@ -45,14 +45,17 @@ class Described(GlobalRef):
 
 
 class ScriptClass(Described):
-    """A class of a TorchScript program, with the names of its parameters and buffers in the program's order."""
+    """A class of a TorchScript program, with the names of its parameters and buffers in the program's order.
 
-    __slots__ = ("buffers", "parameters")
+    `listed` is False where the program's text does not say (or is not there).
+    """
 
-    def __init__(self, module: str, name: str, parameters: tuple[str, ...], buffers: tuple[str, ...]) -> None:
+    __slots__ = ("buffers", "listed", "parameters")
+
+    def __init__(self, module: str, name: str, members: tuple[tuple[str, ...], tuple[str, ...]] | None) -> None:
         super().__init__(module, name)
-        self.parameters = parameters
-        self.buffers = buffers
+        self.listed = members is not None
+        self.parameters, self.buffers = members or ((), ())
 
 
 class Stub:

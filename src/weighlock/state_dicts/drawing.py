@@ -140,7 +140,10 @@ def _items(mapping: Any) -> _Pairs:
 
 
 def _script_members(cls: ScriptClass, attributes: Mapping[str, Any]) -> tuple[_Pairs, _Pairs]:
-    named = [*cls.parameters, *cls.buffers] or [name for name, value in attributes.items() if _is_tensor(value)]
+    # A program always lists them, if only as empty: a tensor that it does not list is a plain attribute.
+    named = [*cls.parameters, *cls.buffers]
+    if not cls.listed:
+        named = [name for name, value in attributes.items() if _is_tensor(value)]
     own = [(name, attributes[name]) for name in named if attributes.get(name) is not None]
     children = [(name, value) for name, value in attributes.items() if isinstance(value, Stub)]
     return own, children
