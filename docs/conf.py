@@ -22,3 +22,6 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"Weighlock {release}"
+
+# Attributes are listed in the class, not described a second time beside the properties of the same name.
+napoleon_use_ivar = True
