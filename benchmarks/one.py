@@ -1,4 +1,4 @@
-"""One system, one operation, one fresh process: prints the times of each repetition and the peak memory as JSON.
+"""One system, one operation, one fresh process: its import time, each repetition's time, its peak memory, as JSON.
 
 usage: python -m benchmarks.one SYSTEM OPERATION FILE REPETITIONS SCRATCH
 """
@@ -6,6 +6,7 @@ usage: python -m benchmarks.one SYSTEM OPERATION FILE REPETITIONS SCRATCH
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import resource
 import sys
@@ -15,11 +16,19 @@ from pathlib import Path
 from typing import Any
 
 Work = Callable[[], Any]
+import_times: list[float] = []
+
+
+def imported(name: str) -> Any:
+    """Import a package and note how long that took, in seconds."""
+    begin = time.perf_counter()
+    module = importlib.import_module(name)
+    import_times.append(time.perf_counter() - begin)
+    return module
 
 
 def torch_work(operation: str, path: str, scratch: str) -> Work:
-    import torch
-
+    torch = imported("torch")
     if operation == "save":
         data = torch.load(path, weights_only=True)
         return lambda: torch.save(data, scratch)
@@ -27,22 +36,29 @@ def torch_work(operation: str, path: str, scratch: str) -> Work:
 
 
 def weighlock_work(operation: str, path: str, scratch: str) -> Work:
-    import weighlock
-
+    weighlock = imported("weighlock")
     if operation == "save":
         data = weighlock.load(path)
         return lambda: weighlock.save(data, scratch)
+    if operation == "open":
+        return lambda: opened(weighlock, path)
     return lambda: weighlock.load(path, mmap=operation == "mmap")
 
 
-def safetensors_work(operation: str, path: str, scratch: str) -> Work:
-    from safetensors.numpy import load_file, save_file
+def opened(weighlock: Any, path: str) -> int:
+    """Look at a checkpoint without reading its tensors."""
+    with weighlock.read_checkpoint(path) as checkpoint:
+        return len(checkpoint.object)
 
+
+def safetensors_work(operation: str, path: str, scratch: str) -> Work:
+    # Its NumPy form copies; what maps the file is the one for torch.
+    safetensors = imported("safetensors.torch" if operation == "mmap" else "safetensors.numpy")
     path = str(Path(path).with_suffix(".safetensors"))
     if operation == "save":
-        data = load_file(path)
-        return lambda: save_file(data, scratch)
-    return lambda: load_file(path)
+        data = safetensors.load_file(path)
+        return lambda: safetensors.save_file(data, scratch)
+    return lambda: safetensors.load_file(path)
 
 
 SYSTEMS = {"torch": torch_work, "weighlock": weighlock_work, "safetensors": safetensors_work}
@@ -50,9 +66,7 @@ SYSTEMS = {"torch": torch_work, "weighlock": weighlock_work, "safetensors": safe
 
 def main(system: str, operation: str, path: str, repetitions: str, scratch: str) -> None:
     """Measure and print."""
-    begin = time.perf_counter()
     work = SYSTEMS[system](operation, path, scratch)
-    prepared = time.perf_counter() - begin
     times = []
     for _ in range(int(repetitions)):
         Path(scratch).unlink(missing_ok=True)
@@ -62,8 +76,9 @@ def main(system: str, operation: str, path: str, repetitions: str, scratch: str)
         times.append(time.perf_counter() - begin)
         del result
     Path(scratch).unlink(missing_ok=True)
+    # Kibibytes, on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"prepared": prepared, "times": times, "rss_mb": peak}))
+    print(json.dumps({"import_s": sum(import_times), "times": times, "rss_mib": peak}))
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import weighlock
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / ".work" / "bench"
@@ -27,7 +31,9 @@ PLAN = (
     ("ckpt", "load", 3, ("torch", "weighlock")),
     ("big", "load", 2, ("torch", "weighlock", "safetensors")),
     ("big_legacy", "load", 2, ("torch", "weighlock")),
-    ("big", "mmap", 3, ("torch", "weighlock")),
+    ("big", "mmap", 3, ("torch", "weighlock", "safetensors")),
+    ("big", "open", 3, ("weighlock",)),
+    ("many", "open", 3, ("weighlock",)),
     ("small", "save", 15, ("torch", "weighlock", "safetensors")),
     ("many", "save", 3, ("torch", "weighlock", "safetensors")),
     ("big", "save", 2, ("torch", "weighlock", "safetensors")),
@@ -35,13 +41,19 @@ PLAN = (
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
     "import weighlock": ("-c", "import weighlock, sys; assert 'numpy' not in sys.modules"),
-    "weighlock ls big.pt": ("-m", "weighlock", "ls", str(WORK / "big.pt")),
+    "weighlock ls big.pt": ("-m", "weighlock", "ls", "big.pt"),
 }
+LEAST_ROUNDS_OF_COMMANDS = 5
 
 
 def environment() -> dict[str, str]:
     """Compiled modules are kept, as they are for an installed package."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
+def named(text: str, *, huge: bool) -> str:
+    """Return a workload's name, or a command with its file: `huge` stands for `big` where it is asked for."""
+    return re.sub(r"\bbig(?=\b|_legacy)", "huge", text) if huge else text
 
 
 def measure(system: str, operation: str, path: Path, repetitions: int, scratch: str) -> dict[str, Any]:
@@ -52,10 +64,11 @@ def measure(system: str, operation: str, path: Path, repetitions: int, scratch: 
     return found
 
 
-def compare(rounds: int, only: re.Pattern[str], scratch: str) -> list[dict[str, Any]]:
+def compare(rounds: int, only: re.Pattern[str], scratch: str, *, huge: bool) -> list[dict[str, Any]]:
     """Measure every cell of the plan, printing each row as it is done."""
     rows = []
-    for name, operation, repetitions, systems in PLAN:
+    for work, operation, repetitions, systems in PLAN:
+        name = named(work, huge=huge)
         if not only.search(f"{name}.{operation}"):
             continue
         cells: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
@@ -64,43 +77,61 @@ def compare(rounds: int, only: re.Pattern[str], scratch: str) -> list[dict[str, 
                 cells[system].append(measure(system, operation, WORK / f"{name}.pt", repetitions, scratch))
         best = {system: statistics.median(min(cell["times"]) for cell in found) for system, found in cells.items()}
         for system in systems:
-            peak = statistics.median(cell["rss_mb"] for cell in cells[system])
-            ratio = best["torch"] / best[system]
-            print(f"{name:10} {operation:5} {system:12} {best[system] * 1e3:9.2f} ms  {ratio:6.2f} x torch  "
-                  f"peak {peak:6.0f} MB", flush=True)  # fmt: skip
+            peak = statistics.median(cell["rss_mib"] for cell in cells[system])
+            imports = statistics.median(cell["import_s"] for cell in cells[system]) * 1e3
+            ratio = best["torch"] / best[system] if "torch" in best else None
+            faster = f"{ratio:6.2f} x torch" if ratio else " " * 14
+            print(f"{name:11} {operation:5} {system:12} {best[system] * 1e3:9.2f} ms  {faster}  "
+                  f"peak {peak:6.0f} MiB  import {imports:5.0f} ms", flush=True)  # fmt: skip
             rows.append({"work": name, "operation": operation, "system": system, "ms": best[system] * 1e3,
-                         "faster_than_torch": ratio, "rss_mb": peak})  # fmt: skip
+                         "faster_than_torch": ratio, "rss_mib": peak, "import_ms": imports})  # fmt: skip
     return rows
 
 
-def commands(rounds: int) -> list[dict[str, Any]]:
-    """Time whole processes."""
-    rows = []
-    for name, arguments in COMMANDS.items():
-        times = []
-        for _ in range(rounds + 1):  # the first one compiles
+def commands(rounds: int, only: re.Pattern[str], *, huge: bool) -> list[dict[str, Any]]:
+    """Time whole processes, in turns."""
+    chosen = {}
+    for label, arguments in COMMANDS.items():
+        name = named(label, huge=huge)
+        if only.search(name):
+            chosen[name] = [sys.executable, *(named(argument, huge=huge) for argument in arguments)]
+    times: dict[str, list[float]] = {name: [] for name in chosen}
+    for _ in range(rounds + 1):  # the first one compiles
+        for name, command in chosen.items():
             begin = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], env=environment(), stdout=subprocess.DEVNULL, check=True)
-            times.append(time.perf_counter() - begin)
-        median = statistics.median(times[1:])
-        print(f"{name:29} {median * 1e3:9.2f} ms  as a whole process", flush=True)
+            subprocess.run(command, cwd=WORK, env=environment(), stdout=subprocess.DEVNULL, check=True)
+            times[name].append(time.perf_counter() - begin)
+    rows = []
+    for name in chosen:
+        median = statistics.median(times[name][1:])
+        print(f"{name:30} {median * 1e3:9.2f} ms  as a whole process", flush=True)
         rows.append({"command": name, "ms": median * 1e3})
     return rows
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures were taken on."""
+    versions = {name: version(name) for name in ("torch", "safetensors", "numpy")}
+    return {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(),
+            "weighlock": weighlock.__version__, **versions}  # fmt: skip
 
 
 def main() -> None:
     """Make the workloads, measure, write the results."""
     parser = argparse.ArgumentParser(description="Weighlock, torch and safetensors on the same work.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="a pattern such as many.load")
-    parser.add_argument("--big", action="store_true", help="a big workload of 1.4 GB instead of 0.4 GB")
+    parser.add_argument(
+        "--only", type=re.compile, default=re.compile(""), help="a pattern such as many.load or 'weighlock ls'"
+    )
+    parser.add_argument("--big", action="store_true", help="1.4 GB (called huge) instead of 0.4 GB")
     options = parser.parse_args()
     # In a process of its own: a child's peak memory begins at what its parent had.
-    maker = [sys.executable, "-m", "benchmarks.workloads", str(WORK), *(["--big"] if options.big else [])]
+    maker = [sys.executable, "-m", "benchmarks.workloads", str(WORK), *(["--huge"] if options.big else [])]
     subprocess.run(maker, cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
-        rows = compare(options.rounds, options.only, str(Path(folder) / "saved.pt"))
-    results = {"cells": rows, "processes": commands(max(options.rounds, 5))}
+        rows = compare(options.rounds, options.only, str(Path(folder) / "saved.pt"), huge=options.big)
+    processes = commands(max(options.rounds, LEAST_ROUNDS_OF_COMMANDS), options.only, huge=options.big)
+    results = {"machine": machine(), "rounds": options.rounds, "cells": rows, "processes": processes}
     (WORK / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

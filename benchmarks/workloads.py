@@ -1,7 +1,7 @@
 """The fixed workloads, made once with stock torch and safetensors.
 
-`small` has 60 tensors of 64 x 64, `many` 20,000 of 16 floats, `big` the weights of a transformer of 411 MB (1.4 GB
-with --big), `ckpt` a training checkpoint with 450,000 plain Python values.
+`small` has 60 tensors of 64 x 64, `many` 20,000 of 16 floats, `ckpt` is a training checkpoint with 450,000 plain Python
+values, `big` the weights of a transformer of 411 MB, `huge` of one of 1.4 GB.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def training_checkpoint() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def make(folder: Path, *, big: bool) -> None:
-    """Write every workload that is not there yet."""
+def make(folder: Path, *, huge: bool) -> None:
+    """Write every workload that is not there yet; `huge` stands for `big` where it is asked for."""
     import torch
     from safetensors.torch import save_file
 
@@ -54,7 +54,7 @@ def make(folder: Path, *, big: bool) -> None:
         "small": lambda: {f"l{number}.w": torch.randn(64, 64) for number in range(60)},
         "many": lambda: {f"layer.{number}.weight": torch.randn(16) for number in range(20_000)},
         "ckpt": training_checkpoint,
-        "big": lambda: transformer(24 if big else 4, 1024),
+        **({"huge": lambda: transformer(24, 1024)} if huge else {"big": lambda: transformer(4, 1024)}),
     }
     for name, maker in makers.items():
         path = folder / f"{name}.pt"
@@ -64,8 +64,10 @@ def make(folder: Path, *, big: bool) -> None:
         torch.save(weights, folder / f"{name}_legacy.pt", _use_new_zipfile_serialization=False)
         if name != "ckpt":
             save_file(weights, folder / f"{name}.safetensors")
-        torch.save(weights, path)
+        # Last, and by rename: a workload whose file is there is whole.
+        torch.save(weights, folder / "unfinished")
+        (folder / "unfinished").replace(path)
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), big="--big" in sys.argv)
+    make(Path(sys.argv[1]), huge="--huge" in sys.argv)

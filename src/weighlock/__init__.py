@@ -10,9 +10,13 @@
 Importing this package imports neither NumPy nor PyTorch; each name is loaded when it is first used.
 """
 
-from typing import TYPE_CHECKING, Any
+# Type checkers take a variable of this name as true. Importing `typing` for it, or for `Any`, would take longer than
+# everything else that this package does when it is imported.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from weighlock.backends.numpy_types import (
         JaggedTensor as JaggedTensor,
     )
@@ -103,7 +107,7 @@ __version__ = "0.1.0"
 __all__ = sorted([*_ROOM_OF, "__version__"])  # noqa: PLE0605 - a list, sorted; ruff cannot see it
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     room = _ROOM_OF.get(name)
     if room is None:
         raise AttributeError(f"module 'weighlock' has no attribute {name!r}")

@@ -222,9 +222,9 @@ class Reading:
 def unsafe_global_error(names: dict[str, tuple[str, ...]]) -> UnsafeGlobalError:
     """Return the one error that names every unknown global and where it stands."""
     listed = "; ".join(f"{name} at {', '.join(paths[:3])}" if paths else name for name, paths in names.items())
-    more = "s" if len(names) > 1 else ""
+    count = "1 global that is" if len(names) == 1 else f"{len(names)} globals that are"
     return UnsafeGlobalError(
-        f"the file names {len(names)} global{more} that are neither known data nor allowed: {listed}",
+        f"the file names {count} neither known data nor allowed: {listed}",
         globals=names,
         hint="To look at them as inert data, pass on_unknown='stub'. To build the classes for real, if you trust them "
         "with any arguments, name them with weighlock.add_safe_globals([...]).",
