@@ -8,10 +8,11 @@ from weighlock.checkpoint import open_any
 from weighlock.errors import ArgumentError, ArgumentTypeError, DamagedError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
-from weighlock.formats.reading import Options, Reading, unsafe_global_error
+from weighlock.formats.reading import Options, Reading, allowlist_with, unsafe_global_error
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.objects import format_path, path_of, walk
 from weighlock.pickling import user_globals
+from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
@@ -57,8 +58,8 @@ def load(
     mmap : bool
         Map the file instead of reading it: data are read when they are touched, changes stay private, and CRC-32 is
         not checked.
-    framework : str
-        ``"numpy"``.
+    framework : {"numpy", "torch"}
+        What tensors become: NumPy arrays, or PyTorch's own tensors.
     on_unknown : {"error", "stub"}
         What becomes of classes that are neither known data nor named with `add_safe_globals`: one error that lists
         them all, or inert `Stub` objects.
@@ -99,19 +100,21 @@ def load(
     leaves = Leaves()
     try:
         leaves = registry.leaves_for(
-            framework, map_location=map_location, mapped=bool(mmap), source=source, verify=verify
-        )
+            framework, map_location=map_location, mapped=bool(mmap), source=source, verify=verify,
+            eager=not weights_only,
+        )  # fmt: skip
         options = Options(
             limits=limits or DEFAULT_LIMITS,
             encoding=encoding,
             errors=errors,
-            user_globals=user_globals.snapshot(),
+            user_globals=user_globals.snapshot(leaves.safe_globals(), before=leaves.settle),
             stubs_allowed=on_unknown == "stub",
             verify=verify,
-            trusted=None if weights_only else _trusted_loader(pickle_module, pickle_load_args),
+            trusted=None if weights_only else _trusted_loader(pickle_module, pickle_load_args, native=leaves.native),
+            byteorder=leaves.byteorder,
         )
-        with collector_paused():
-            return _read(source, Reading(leaves, read_any, options))
+        with collector_paused(), leaves.reading():
+            return _read(source, Reading(leaves, read_any, options, _allowlist(leaves)))
     finally:
         source.close()
         leaves.release()
@@ -161,10 +164,23 @@ def _check_options(pickle_module: Any, *, weights_only: Any, mmap: Any, on_unkno
         raise ArgumentError("on_unknown must be 'error' or 'stub'", got=repr(on_unknown)[:40])
 
 
-def _trusted_loader(pickle_module: Any, options: dict[str, Any]) -> Any:
+def _trusted_loader(pickle_module: Any, options: dict[str, Any], *, native: bool) -> Any:
     from weighlock.pickling.trusted import trusted_loader
 
-    return trusted_loader(pickle_module, options)
+    return trusted_loader(pickle_module, options, native=native)
+
+
+_allowlists: dict[bool, Allowlist] = {}
+
+
+def _allowlist(leaves: Leaves) -> Allowlist:
+    """Return the closed table of a framework: made once, since it is filled as files name things."""
+    found = _allowlists.get(leaves.native)
+    if found is None:
+        # In PyTorch's own world there are no inert stand-ins: what it could build if it were imported is unknown.
+        made = allowlist_with(leaves.rows, described=False) if leaves.native else allowlist_with()
+        found = _allowlists.setdefault(leaves.native, made)
+    return found
 
 
 def _places(root: Any, names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from weighlock.backends.registry import check as check_framework
 from weighlock.errors import ArgumentError, ArgumentTypeError, SaveError, WeighlockError
 from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
 from weighlock.formats.torch_objects import describe_torch
-from weighlock.formats.zip_writer import write_zip
+from weighlock.formats.zip_writer import ZipForm, write_zip
 from weighlock.objects import children, format_path
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import Describe
@@ -52,15 +52,16 @@ def save(
     Parameters
     ----------
     obj : object
-        Nested containers of NumPy arrays, numbers and strings; everything that `weighlock.load` returns.
+        Nested containers of NumPy arrays, numbers and strings; everything that `weighlock.load` returns. In the
+        framework ``"torch"``, everything that `torch.save` takes.
     f : str, os.PathLike, or object with `write`
         A path is written beside its target first and then renamed, which replaces a file that is there; a symbolic
         link is followed. Devices, pipes and file objects are written directly, from where they stand.
     pickle_protocol : int
         1 to 5. PyTorch's ``weights_only=True`` reads no other than 2.
     pickle_module : module, optional
-        Only there so that calls written for `torch.save` work; None or the standard `pickle`.
-    framework : str
+        What pickles in the framework ``"torch"``, instead of the standard `pickle`. In ``"numpy"``, None or that.
+    framework : {"numpy", "torch"}
         Whose arrays are saved.
     durable : bool
         Wait until the file and its name are on the disk, so that it survives a power failure.
@@ -82,13 +83,14 @@ def save(
     >>> file.getvalue()[:4]
     b'PK\x03\x04'
     """
-    _check_module(pickle_module)
     check_framework(framework)
     target = _path(f)
-    if _use_new_zipfile_serialization:
-        write = _zip(obj, pickle_protocol, byteorder_record=not _disable_byteorder_record)
+    form = ZipForm(byteorder_record=not _disable_byteorder_record) if _use_new_zipfile_serialization else None
+    if framework == "torch":
+        write = _torch(obj, pickle_protocol, pickle_module, form)
     else:
-        write = _legacy(obj, pickle_protocol)
+        _check_module(pickle_module)
+        write = _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
     if target is None:
         _write_object(f, write)
     else:
@@ -122,10 +124,21 @@ def _path(f: Any) -> str | None:
 # What is written
 
 
-def _zip(obj: Any, protocol: int, *, byteorder_record: bool) -> Write:
+def _torch(obj: Any, protocol: int, pickle_module: Any, form: ZipForm | None) -> Write:
+    from weighlock.backends.torch_saving import serialize, zip_options
+
+    pickle, storages, unit_sizes = serialize(obj, protocol, pickle_module, zipped=form is not None)
+    if form is None:
+        check_machine()
+        return lambda sink: write_legacy(sink, pickle, storages, unit_sizes, protocol)
+    form = form._replace(**zip_options())
+    return lambda sink: write_zip(sink, pickle, storages, form)
+
+
+def _zip(obj: Any, protocol: int, form: ZipForm) -> Write:
     pickle, describer = _serialize(obj, protocol, untyped=True)
     storages = StorageRecords(describer.sizes, describer.buffer)
-    return lambda sink: write_zip(sink, pickle, storages, byteorder_record=byteorder_record)
+    return lambda sink: write_zip(sink, pickle, storages, form)
 
 
 def _legacy(obj: Any, protocol: int) -> Write:

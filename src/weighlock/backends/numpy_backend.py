@@ -68,7 +68,13 @@ class NumpyLeaves(Leaves):
     """
 
     def __init__(
-        self, *, map_location: Any = None, mapped: bool = False, source: Any = None, verify: bool = True
+        self,
+        *,
+        map_location: Any = None,
+        mapped: bool = False,
+        source: Any = None,
+        verify: bool = True,
+        eager: bool = False,
     ) -> None:
         super().__init__()
         self._place, self._place_is_function = placement(map_location)
@@ -79,6 +85,7 @@ class NumpyLeaves(Leaves):
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
+        self._filled: dict[Window, tuple[Any, int]] = {}
         self._foreign_order: list[Storage] = []
         self._arena: Any = None
         self._arena_used = _ARENA + 1
@@ -88,6 +95,7 @@ class NumpyLeaves(Leaves):
     def restart(self) -> None:
         self._unread.clear()
         self._windows.clear()
+        self._filled.clear()
         self._foreign_order.clear()
         self._after.clear()
         self._variants.clear()
@@ -109,7 +117,7 @@ class NumpyLeaves(Leaves):
             place = ref.reader.window_of(ref)
             if place is not None:
                 window, offset = place
-                block = self._windows.get(window)
+                block = self._windows.get(window) or self._filled.get(window)
                 if block is None:
                     block = self._windows[window] = self._block(window)
                 storage.array = block[0]
@@ -199,7 +207,7 @@ class NumpyLeaves(Leaves):
 
     def strided(
         self, storage: Any, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
-        requires_grad: bool,
+        requires_grad: bool, hooks: Any = None,
     ) -> Any:  # fmt: skip
         if storage.array is None:
             return MetaTensor(dtype, shape, stride, requires_grad)
@@ -280,7 +288,7 @@ class NumpyLeaves(Leaves):
     def subclass(self, spec: SubclassSpec) -> Any:
         return TensorSubclass(spec.cls, spec.data, spec.state)
 
-    def cast(self, data: Any, dtype: DType) -> Any:
+    def cast(self, data: Any, dtype: DType, device: Any, *, requires_grad: bool) -> Any:
         if not isinstance(data, np.ndarray):
             raise PickleStreamError("a device tensor without its data", got=type(data).__name__)
         if data.dtype == dtype.numpy:
@@ -303,35 +311,39 @@ class NumpyLeaves(Leaves):
         return numpy_pickles.scalar(dtype, data)
 
     def build(self, target: Any, state: Any) -> Any:
-        if isinstance(target, np.dtype):
-            return numpy_pickles.complete_dtype(target, state)
-        if isinstance(target, numpy_pickles.PendingArray):
-            return numpy_pickles.complete_array(state, self.charge)
         if isinstance(target, np.ndarray) and isinstance(state, tuple) and len(state) in (3, 5):
             return target  # Parameters and Variables of 2017: requires_grad, volatile and hooks
-        raise PickleStreamError("a state is set on something that takes none", got=type(target).__name__)
+        return numpy_pickles.build(target, state, self.charge)
 
     # The end of the reading
+
+    def settle(self) -> bool:
+        if not all(storage.ref.reader is None or storage.ref.reader.ready for storage in self._unread):
+            return False
+        self.finish()
+        return True
 
     def finish(self) -> None:
         by_reader: dict[Any, list[Window]] = {}
         for window in self._windows:
             by_reader.setdefault(window.contents[0].reader, []).append(window)
-        self._windows.clear()
         for reader, windows in by_reader.items():
             reader.read_windows(windows, verify=self._verify)
+        self._filled.update(self._windows)
+        self._windows.clear()
         unread, self._unread = self._unread, []
         self._read([storage for storage in unread if storage.array is not None])
-        for storage in self._foreign_order:
+        foreign, self._foreign_order = self._foreign_order, []
+        for storage in foreign:
             _swap(storage)
-        for action in self._after:
+        after, self._after = self._after, []
+        for action in after:
             try:
                 action()
             except WeighlockError:
                 raise
             except Exception as error:  # arrays of the wrong shape or type, from a file that lies about them
                 raise DamagedError(f"a tensor contradicts itself: {error}") from error
-        self._after.clear()
 
     def release(self) -> None:
         super().release()

@@ -10,7 +10,7 @@ import numpy as np
 
 from weighlock.errors import PickleStreamError
 
-__all__ = ["PendingArray", "complete_array", "complete_dtype", "dtype", "scalar"]
+__all__ = ["PendingArray", "build", "complete_array", "complete_dtype", "dtype", "scalar"]
 
 _MAX_FIELDS = 10_000
 
@@ -19,6 +19,15 @@ class PendingArray:
     """An array that the pickle has named, and completes with BUILD."""
 
     __slots__ = ()
+
+
+def build(target: Any, state: Any, charge: Callable[[int], None]) -> Any:
+    """Complete a NumPy object with the state that the pickle gives it."""
+    if isinstance(target, np.dtype):
+        return complete_dtype(target, state)
+    if isinstance(target, PendingArray):
+        return complete_array(state, charge)
+    raise PickleStreamError("a state is set on something that takes none", got=type(target).__name__)
 
 
 def dtype(code: str) -> "np.dtype[Any]":

@@ -2,24 +2,43 @@
 
 from typing import Any
 
-from weighlock.errors import ArgumentError
+from weighlock.errors import ArgumentError, MissingDependencyError
 from weighlock.tensors.leaves import Leaves
 
-__all__ = ["FRAMEWORKS", "leaves_for"]
+__all__ = ["FRAMEWORKS", "check", "leaves_for"]
 
-FRAMEWORKS = ("numpy",)
+FRAMEWORKS = ("numpy", "torch")
 
 
 def check(framework: str) -> None:
-    """Refuse a name that is no framework; `ArgumentError`."""
+    """Refuse a name that is no framework; `ArgumentError`.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such framework.
+    MissingDependencyError
+        If it is not installed.
+    """
     if framework not in FRAMEWORKS:
         known = " or ".join(repr(name) for name in FRAMEWORKS)
         raise ArgumentError("an unknown framework", expected=known, got=repr(framework))
+    if framework == "torch":
+        try:
+            from weighlock.backends import torch_backend as _  # noqa: F401 - to learn whether it can be imported
+        except ImportError as error:
+            raise MissingDependencyError(
+                "PyTorch is not installed", hint="Install it, or leave framework='torch' out to get NumPy arrays."
+            ) from error
 
 
 def leaves_for(framework: str, **options: Any) -> Leaves:
     """Return what builds the leaves of one reading in this framework."""
     check(framework)
+    if framework == "torch":
+        from weighlock.backends.torch_backend import TorchLeaves
+
+        return TorchLeaves(**options)
     from weighlock.backends.numpy_backend import NumpyLeaves
 
     return NumpyLeaves(**options)

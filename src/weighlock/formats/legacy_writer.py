@@ -43,12 +43,14 @@ def write_legacy(sink: Sink, pickle: bytes, storages: StorageRecords, unit_sizes
     # Sorted as text, as PyTorch does.
     keys = sorted(map(str, range(len(storages.sizes))))
     before = (_pickled(part, protocol) for part in (_MAGIC, _PROTOCOL_VERSION, system))
-    gathering = GatheringSink(sink)
+    gathering, buffer = GatheringSink(sink), storages.buffer
+    if buffer is None:
+        raise UnsupportedError("the legacy format has no room for data that are not there")
     gathering.write(b"".join((*before, pickle, _pickled(keys, protocol))))
     for key in keys:
         index = int(key)
         gathering.write((storages.sizes[index] // unit_sizes[index]).to_bytes(8, "little"))
-        gathering.write(storages.buffer(index))
+        gathering.write(buffer(index))
     gathering.flush()
 
 

@@ -73,9 +73,13 @@ def _known(row: Callable[[], tuple[Any, ...]]) -> Callable[[], Known]:
 _TENSOR_ROWS = {key: _known(row) for table in (TORCH_ROWS, NUMPY_ROWS) for key, row in table.items()}
 
 
-def allowlist_with(*overlays: Any) -> Allowlist:
-    """Return the closed table, with tables of a framework or a format searched before it."""
-    return Allowlist(*overlays, _TENSOR_ROWS, PYTHON_ROWS, DESCRIBED_ROWS, idiom_function=REBUILD_TENSOR_V2)
+def allowlist_with(*overlays: Any, described: bool = True) -> Allowlist:
+    """Return the closed table, with tables of a framework or a format searched before it.
+
+    Without `described`, classes that only their own package could build count as unknown.
+    """
+    last = (DESCRIBED_ROWS,) if described else ()
+    return Allowlist(*overlays, _TENSOR_ROWS, PYTHON_ROWS, *last, idiom_function=REBUILD_TENSOR_V2)
 
 
 _ALLOWLIST = allowlist_with()
@@ -85,7 +89,8 @@ class Options(NamedTuple):
     """What a caller may say of a reading.
 
     `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
-    not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``).
+    not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``). `byteorder` is
+    that of archives that do not name theirs.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -95,6 +100,7 @@ class Options(NamedTuple):
     stubs_allowed: bool = False
     user_globals: UserGlobals = NO_USER_GLOBALS
     trusted: Any = None
+    byteorder: str = "little"
 
 
 _DEFAULT_OPTIONS = Options()

@@ -1,6 +1,7 @@
 """safetensors files: a JSON header of names, types, shapes and byte ranges, and the bytes. Row-major, no aliases."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from weighlock.dtypes import BY_SAFETENSORS_CODE, VALUES_PER_UNIT
 from weighlock.formats.reading import Contents, Reading
@@ -22,6 +23,8 @@ def matches(head: bytes, size: int) -> bool:
 
 class _Tensors:
     """The byte ranges of one file."""
+
+    ready: Final = True
 
     def __init__(self, source: ByteSource) -> None:
         self.source = source

@@ -46,6 +46,7 @@ class _Stream:
         self.parts: list[StorageRef] = []
         self.offsets: dict[str, int] = {}
         self.promised = 0
+        self.ready = False
 
     def restart(self) -> None:
         """Forget what an attempt at the object's pickle has made."""
@@ -125,6 +126,7 @@ class _Stream:
         missing = self.refs.keys() - self.offsets.keys()
         if missing:
             raise DamagedError("the stream holds no data for a storage", got=", ".join(sorted(missing)[:5]))
+        self.ready = True
         return position
 
     def _cut(self, needed: int) -> TruncatedError:

@@ -89,6 +89,8 @@ def find_members(source: ByteSource) -> dict[str, tuple[int, int]]:
 class _Tar:
     """The storages and tensors of one archive."""
 
+    ready: Final = True
+
     def __init__(self, source: ByteSource, reading: Reading, members: dict[str, tuple[int, int]]) -> None:
         self.source = source
         self.reading = reading

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from weighlock.errors import PickleStreamError
-from weighlock.formats.reading import Contents, Reading, allowlist_with
+from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_archive import ZipArchive
 from weighlock.formats.zip_directory import ZipDirectory
 from weighlock.pickling.allowlist import Known
@@ -72,7 +72,7 @@ def read(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Conte
         archive.record("data.pkl"),
         archive.storage_loader("data/", "tensors/"),
         record=f"{archive.root}data.pkl",
-        allowlist=allowlist_with(_ScriptRows(script_members(archive))),
+        allowlist=reading.allowlist.extended(_ScriptRows(script_members(archive))),
         plain=True,
     )
     return Contents(made, "torchscript", source.size, archive.notes, archive.storages)

@@ -32,6 +32,8 @@ class ZipArchive:
         Already checked.
     """
 
+    ready: Final = True
+
     def __init__(self, source: ByteSource, directory: ZipDirectory, reading: Reading) -> None:
         self.source = source
         self.directory = directory
@@ -41,7 +43,7 @@ class ZipArchive:
         self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
         self.storages: dict[str, StorageRef] = {}
         self._windows: dict[int, tuple[Window, int]] | None = None
-        order = self.text("byteorder") or "little"
+        order = self.text("byteorder") or reading.options.byteorder
         if order not in ("little", "big"):
             raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
         self.byteorder = order

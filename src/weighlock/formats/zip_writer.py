@@ -8,13 +8,15 @@ without one, and the id is made of the records' names and checksums: the same re
 """
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from weighlock.storages.checksum import crc32
 from weighlock.storages.sinks import GATHER_UP_TO, Buffer, GatheringSink, Sink, StorageRecords
 
-__all__ = ["ALIGNMENT", "local_header", "write_zip"]
+__all__ = ["ALIGNMENT", "ZipForm", "local_header", "write_zip"]
 
 ALIGNMENT: Final = 64
 _ROOT: Final = "archive/"
@@ -43,8 +45,10 @@ _END: Final = Struct("<4sHHHHIIH").pack
 class _Archive:
     """An archive being written: records go to the sink as they come, the directory is kept for the end."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, alignment: int, crc: Callable[..., int]) -> None:
         self._sink = GatheringSink(sink)
+        self._alignment = alignment
+        self._crc = crc
         self.offset = 0
         self.directory: list[bytes] = []
         self.names: list[bytes] = []
@@ -54,9 +58,9 @@ class _Archive:
         """Write one record: header, padding, data, and behind them what was learned from the data."""
         encoded = (_ROOT + name).encode()
         offset, size = self.offset, len(data)
-        header = local_header(encoded, offset, size)
+        header = local_header(encoded, offset, size, self._alignment)
         if size <= GATHER_UP_TO:
-            crc = crc32(data)
+            crc = self._crc(data)
             trailer = _trailer(offset, size, crc)
             self._sink.write(b"".join((header, data, trailer)))
         else:
@@ -64,16 +68,28 @@ class _Archive:
             crc = self._data(data, size)
             trailer = _trailer(offset, size, crc)
             self._sink.write(trailer)
-        self.offset = offset + len(header) + size + len(trailer)
-        self.directory.append(_directory_entry(encoded, offset, size, crc))
-        self.names.append(encoded)
+        self._note(encoded, len(header), size, len(trailer), crc)
+
+    def leave_room(self, name: str, size: int) -> None:
+        """Write what stands around a record's data, and no data: ``0`` for the checksum says that there is none."""
+        encoded = (_ROOT + name).encode()
+        header, trailer = local_header(encoded, self.offset, size, self._alignment), _trailer(self.offset, size, 0)
+        self._sink.write(header)
+        self._sink.skip(size)
+        self._sink.write(trailer)
+        self._note(encoded, len(header), size, len(trailer), 0)
+
+    def _note(self, name: bytes, head: int, size: int, tail: int, crc: int) -> None:
+        self.directory.append(_directory_entry(name, self.offset, size, crc))
+        self.offset += head + size + tail
+        self.names.append(name)
         self.checksums.append(crc)
 
     def _data(self, data: Buffer, size: int) -> int:
         crc, view = 0, memoryview(data)
         for start in range(0, size, _PIECE):
             piece = view[start : start + _PIECE]
-            crc = crc32(piece, crc)
+            crc = self._crc(piece, crc)
             self._sink.write(piece)
         return crc
 
@@ -85,7 +101,28 @@ class _Archive:
         self._sink.flush()
 
 
-def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, *, byteorder_record: bool = True) -> None:
+class ZipForm(NamedTuple):
+    """How an archive is written.
+
+    Attributes
+    ----------
+    byteorder_record : bool
+        Whether ``byteorder`` stands in its usual place; otherwise it comes last, as PyTorch writes it then.
+    alignment : int
+        The data of every record begin at a multiple of so many bytes.
+    checksums : bool
+        Without, every CRC-32 is 0, which says that there is none.
+    """
+
+    byteorder_record: bool = True
+    alignment: int = ALIGNMENT
+    checksums: bool = True
+
+
+_USUAL_FORM: Final = ZipForm()
+
+
+def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm = _USUAL_FORM) -> None:
     """Write a checkpoint: its pickle and its storages.
 
     Parameters
@@ -95,38 +132,44 @@ def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, *, byteorder_
         The record ``data.pkl``.
     storages : StorageRecords
         The records ``data/0``, ``data/1`` ...
-    byteorder_record : bool
-        Whether ``byteorder`` stands in its usual place; otherwise it comes last, as PyTorch writes it then.
+    form : ZipForm
     """
-    archive = _Archive(sink)
+    archive = _Archive(sink, form.alignment, crc32 if form.checksums else _no_crc)
     archive.add("data.pkl", pickle)
     archive.add(".format_version", b"1")
-    archive.add(".storage_alignment", str(ALIGNMENT).encode())
+    archive.add(".storage_alignment", str(form.alignment).encode())
     byteorder = sys.byteorder.encode()
-    if byteorder_record:
+    if form.byteorder_record:
         archive.add("byteorder", byteorder)
     for index, size in enumerate(storages.sizes):
+        if storages.buffer is None:
+            archive.leave_room(f"data/{index}", size)
+            continue
         data = storages.buffer(index)
         if len(data) != size:
             raise AssertionError(f"storage {index} has {len(data)} bytes instead of {size}")
         archive.add(f"data/{index}", data)
     archive.add("version", b"3\n")
-    if not byteorder_record:
+    if not form.byteorder_record:
         archive.add("byteorder", byteorder)
     archive.add(".data/serialization_id", _serialization_id(archive.names, archive.checksums))
     archive.finish()
 
 
-def local_header(name: bytes, offset: int, size: int) -> bytes:
+def _no_crc(data: Buffer, crc: int = 0) -> int:
+    return 0
+
+
+def local_header(name: bytes, offset: int, size: int, alignment: int = ALIGNMENT) -> bytes:
     """Return what stands before the data of a record that begins at `offset`, so that the data are aligned."""
     zip64 = b""
     if size >= _LIMIT or offset >= _LIMIT:
         zip64 = size.to_bytes(8, "little") + bytes(8) if size >= _LIMIT else b""
         zip64 = _zip64(zip64, offset)
-    padding = -(offset + 30 + len(name) + len(zip64) + 4) % ALIGNMENT
+    padding = -(offset + 30 + len(name) + len(zip64) + 4) % alignment
     # Sizes and checksum stand in the directory alone.
     start = _LOCAL_START if size else _EMPTY_LOCAL_START
-    return start + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _PADDINGS[padding]
+    return start + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _padding(padding)
 
 
 def _zip64(fields: bytes, offset: int) -> bytes:
@@ -145,7 +188,9 @@ def _trailer(offset: int, size: int, crc: int) -> bytes:
     return _DESCRIPTOR(b"PK\x07\x08", crc, size, size)
 
 
-_PADDINGS: Final = tuple(b"FB" + size.to_bytes(2, "little") + b"Z" * size for size in range(ALIGNMENT))
+@cache
+def _padding(size: int) -> bytes:
+    return b"FB" + size.to_bytes(2, "little") + b"Z" * size
 
 
 def _directory_entry(name: bytes, offset: int, size: int, crc: int) -> bytes:

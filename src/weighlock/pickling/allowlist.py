@@ -56,6 +56,10 @@ class Allowlist:
         self.builds: dict[type, Build] = {}
         self._kept: list[Any] = []  # identities stay valid only while their objects live
 
+    def extended(self, rows: Rows) -> "Allowlist":
+        """Return this table with another one searched before it."""
+        return Allowlist(rows, *self._tables, idiom_function=self.idiom_function)
+
     def find(self, module: str, name: str) -> Any:
         """Return what ``module.name`` stands for, or a new `GlobalRef` where it is unknown."""
         for table in self._tables:

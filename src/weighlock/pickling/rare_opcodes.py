@@ -6,6 +6,7 @@
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, Final
 
 from weighlock.errors import LimitError, PickleStreamError
@@ -46,6 +47,7 @@ class Handlers:
         self.calls = allowlist.calls
         self.context = context
         self.persistent_load = persistent_load or _no_persistent_ids
+        self.exposed: Callable[[Any], Any] = getattr(context, "exposed", _as_it_is)
         self.position = start
         self.end = start
         self.encoding = encoding
@@ -113,8 +115,10 @@ class Handlers:
             return Stub(function, args, kwargs, how="reduce" if call == self.user_globals.call else "newobj")
         if self.user_globals.allows(function):
             return call(function, args, kwargs)
-        what = "the pickle calls something that is data, not a class or function"
-        raise PickleStreamError(what, got=type(function).__name__)
+        what = "the pickle calls something that is neither known nor named as safe"
+        owner = getattr(function, "__self__", None)
+        belongs = "" if owner is None or isinstance(owner, ModuleType) else f", which belongs to {owner!r:.80}"
+        raise PickleStreamError(what, got=f"{function!r:.80}{belongs}" if callable(function) else type(function).__name__)
 
     def _pop_mark(self) -> list[Any]:
         items = self.stack
@@ -271,7 +275,7 @@ class Handlers:
         self.memo[index] = self.stack[-1]
 
     def op_persid(self, raw: bytes) -> None:
-        self.stack.append(self.persistent_load(decode_text(raw)))
+        self.stack.append(self.exposed(self.persistent_load(decode_text(raw))))
 
     def op_global(self, key: tuple[str, str]) -> None:
         self.stack.append(self._values[key] if key in self._values else self._find(key))
@@ -340,6 +344,10 @@ class Handlers:
 
     def op_buffer(self, _: None) -> None:
         raise PickleStreamError("out-of-band buffers are named but were not given (protocol 5)")
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _no_persistent_ids(pid: Any) -> Any:

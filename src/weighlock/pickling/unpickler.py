@@ -154,7 +154,7 @@ class Unpickler(Handlers):
                     memo[_U4(data, position + 1)[0]] = text
                     position += 5
             elif code == 0x51:  # BINPERSID
-                stack[-1] = persistent_load(stack[-1])
+                stack[-1] = self.exposed(persistent_load(stack[-1]))
                 position += 1
             elif code == 0x85:  # TUPLE1
                 stack[-1] = (stack[-1],)

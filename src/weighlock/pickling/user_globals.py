@@ -7,6 +7,7 @@ so that a change in another thread does not reach into a running load.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import BuiltinMethodType, MethodType
 from typing import Any, Final
 
 from weighlock.errors import ArgumentError, ArgumentTypeError, PickleStreamError, WeighlockError
@@ -22,6 +23,13 @@ _lock: Final = threading.Lock()
 _named: dict[str, list[Named]] = {}
 
 
+_BOUND: Final = (MethodType, BuiltinMethodType)
+
+
+def _nothing() -> None:
+    """Do nothing before the user's code runs."""
+
+
 class UserGlobals:
     """The classes and functions a reading may really call, by full name.
 
@@ -29,12 +37,16 @@ class UserGlobals:
     ----------
     by_name : mapping of str to object
         Full name in the file to the class or function.
+    before : callable, optional
+        Called before any of them runs: what it may look at must be whole by then.
     """
 
-    def __init__(self, by_name: Mapping[str, Any]) -> None:
+    def __init__(self, by_name: Mapping[str, Any], before: Callable[[], object] | None = None) -> None:
         self._by_name: Final = dict(by_name)
         self._identities: Final = {id(value) for value in self._by_name.values()}
+        self._methods: Final = [value for value in self._by_name.values() if type(value) in _BOUND]
         self._types: Final = tuple(value for value in self._by_name.values() if isinstance(value, type))
+        self._before: Final = before or _nothing
 
     def find(self, module: str, name: str, *, python2: bool) -> Any:
         """Return what the user named ``module.name``, or None."""
@@ -46,21 +58,26 @@ class UserGlobals:
         return found
 
     def allows(self, function: Any) -> bool:
-        """Whether this very object was named."""
-        return id(function) in self._identities
+        """Whether this very object was named. A bound method is another object each time it is asked for."""
+        if id(function) in self._identities:
+            return True
+        return type(function) in _BOUND and any(function == method for method in self._methods)
 
     def is_instance(self, value: Any) -> bool:
         """Whether the value was made by a class that was named."""
         return bool(self._types) and isinstance(value, self._types)
 
     def call(self, function: Any, args: tuple[Any, ...], _: Any) -> Any:
+        self._before()
         return _guarded(function, function, *args)
 
     def new(self, cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        self._before()
         return _guarded(cls, cls.__new__, cls, *args, **(kwargs or {}))
 
     def extend(self, target: Any, items: list[Any]) -> None:
         """Append as pickle does: by `extend` where there is one, else item by item."""
+        self._before()
         extend = getattr(target, "extend", None)
         if extend is not None:
             _guarded(type(target), extend, items)
@@ -69,15 +86,18 @@ class UserGlobals:
             _guarded(type(target), target.append, item)
 
     def add(self, target: Any, items: list[Any]) -> None:
+        self._before()
         for item in items:
             _guarded(type(target), target.add, item)
 
     def update(self, target: Any, keys: list[Any], values: list[Any]) -> None:
+        self._before()
         for key, value in zip(keys, values, strict=True):
             _guarded(type(target), target.__setitem__, key, value)
 
     def build(self, target: Any, state: Any) -> None:
         """Set an object's state as pickle does."""
+        self._before()
         _guarded(type(target), _set_state, target, state)
 
 
@@ -196,12 +216,21 @@ def safe_globals(safe_globals: Iterable[Named]) -> Iterator[None]:
         _remove(items)
 
 
-def snapshot() -> UserGlobals:
-    """Return what is named now, for one reading."""
-    if not _named:
+def snapshot(also: Mapping[str, Any] | None = None, before: Callable[[], object] | None = None) -> UserGlobals:
+    """Return what is named now, for one reading.
+
+    Parameters
+    ----------
+    also : mapping of str to object
+        What was named elsewhere: in the framework's own registry.
+    before : callable
+        Called before any of them runs.
+    """
+    if not _named and not also:
         return NO_USER_GLOBALS
     with _lock:
-        return UserGlobals(
-            {name: entries[-1][0] if isinstance(entries[-1], tuple) else entries[-1]
-             for name, entries in _named.items() if entries}
-        )  # fmt: skip
+        own = {
+            name: entries[-1][0] if isinstance(entries[-1], tuple) else entries[-1]
+            for name, entries in _named.items() if entries
+        }  # fmt: skip
+    return UserGlobals({**(also or {}), **own}, before)

@@ -44,7 +44,16 @@ class Window:
 
 
 class RecordReader(Protocol):
-    """What knows how to reach a storage's bytes: one per container."""
+    """What knows how to reach a storage's bytes: one per container.
+
+    Attributes
+    ----------
+    ready : bool
+        Whether it can be asked now. Where the data of a legacy stream lie is known when its pickles have been run.
+    """
+
+    @property
+    def ready(self) -> bool: ...
 
     def read(self, wanted: "Sequence[tuple[StorageRef, memoryview]]", *, verify: bool) -> None:
         """Fill each target with its storage's bytes, checking their CRC where there is one and `verify` is set."""

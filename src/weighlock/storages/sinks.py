@@ -24,6 +24,9 @@ class Sink(Protocol):
     def write(self, data: Buffer) -> None:
         """Write all of `data`, in order."""
 
+    def skip(self, count: int) -> None:
+        """Leave so many bytes as they are: what is written next lies behind them. Something must be."""
+
 
 class DescriptorSink:
     """Writes to an open file descriptor, which stays the caller's."""
@@ -40,6 +43,9 @@ class DescriptorSink:
         rest = memoryview(data)[written:]
         while rest:
             rest = rest[os.write(self._descriptor, rest[:_MOST_AT_ONCE]) :]
+
+    def skip(self, count: int) -> None:
+        os.lseek(self._descriptor, count, os.SEEK_CUR)
 
 
 class ObjectSink:
@@ -68,6 +74,9 @@ class ObjectSink:
             if not 0 < written < len(rest):
                 raise SaveError("the file object does not take the bytes it is given", got=f"write() = {written}")
             rest = rest[written:]
+
+    def skip(self, count: int) -> None:
+        self._file.seek(count, os.SEEK_CUR)
 
     def _write(self, data: memoryview) -> int | None:
         try:
@@ -101,6 +110,10 @@ class GatheringSink:
         if self._size >= _GATHERED:
             self.flush()
 
+    def skip(self, count: int) -> None:
+        self.flush()
+        self._sink.skip(count)
+
     def flush(self) -> None:
         """Write what was gathered; to be called at the end."""
         if self._gathered:
@@ -115,12 +128,12 @@ class StorageRecords:
     ----------
     sizes : sequence of int
         Bytes of each storage, in the order of their keys.
-    buffer : callable
-        Given a storage's index, returns exactly so many bytes.
+    buffer : callable or None
+        Given a storage's index, returns exactly so many bytes. None leaves room for the bytes and writes none.
     """
 
     __slots__ = ("buffer", "sizes")
 
-    def __init__(self, sizes: Sequence[int], buffer: Callable[[int], Buffer]) -> None:
+    def __init__(self, sizes: Sequence[int], buffer: Callable[[int], Buffer] | None) -> None:
         self.sizes = sizes
         self.buffer = buffer

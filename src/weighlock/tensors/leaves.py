@@ -4,6 +4,8 @@ The rebuild table calls these methods with checked descriptions. A backend overr
 data of a storage may lie behind the pickle, arrays are made over memory that is filled only at the end.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from weighlock.dtypes import DType
@@ -23,7 +25,7 @@ from weighlock.tensors.spec import (
     UninitializedSpec,
     WrapperSpec,
 )
-from weighlock.tensors.values import Device, Size
+from weighlock.tensors.values import Device, ReturnType, Size, TorchName
 
 __all__ = ["Leaves"]
 
@@ -36,7 +38,18 @@ class Leaves:
     """Keeps every leaf as its description. Base of the backends.
 
     A reading sets `reader` (to open checkpoints inside checkpoints) before the first call.
+
+    Attributes
+    ----------
+    native : bool
+        Whether the leaves are PyTorch's own objects. Such a reading has rows of its own in the closed table (`rows`).
+    byteorder : str
+        That of archives that do not name theirs.
     """
+
+    native = False
+    byteorder = "little"
+    rows: Any = None
 
     def __init__(self) -> None:
         self.reader: Any = None
@@ -54,12 +67,36 @@ class Leaves:
         if self._work < 0:
             raise LimitError("the pickle copies its own objects out of all proportion to its size")
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold, while the file is read, what the framework's own functions look up meanwhile."""
+        yield
+
+    def safe_globals(self) -> dict[str, Any]:
+        """Return what the user named as safe in the framework's own registry, by full name."""
+        return {}
+
     def restart(self) -> None:
         """Forget the storages promised so far: the pickle is run again over more of the file."""
 
     def storage(self, ref: StorageRef) -> Any:
         """Return what stands for a storage; called once per storage."""
         return ref
+
+    def exposed(self, storage: Any) -> Any:
+        """Return what a pickle holds where it names a storage by itself, outside of the usual call for a tensor."""
+        return storage
+
+    def hidden(self, storage: Any) -> Any:
+        """Return what `storage` made, given what `exposed` made of it; anything else as it is."""
+        return storage
+
+    def settle(self) -> bool:
+        """Fill what was promised so far: code that may look at it is about to run.
+
+        Returns False where the data are not within reach yet, as in a legacy stream.
+        """
+        return True
 
     def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
         """Return a storage that is a part of another (files of before 0.4); `offset` in elements of the root."""
@@ -68,7 +105,7 @@ class Leaves:
     # Reason for the parameter count: the fields of a TensorSpec, without making one: this runs once per tensor.
     def strided(
         self, storage: Any, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
-        requires_grad: bool,
+        requires_grad: bool, hooks: Any = None,
     ) -> Any:  # fmt: skip
         """Return the plain strided tensor, its bounds checked; the arguments are those of `TensorSpec`."""
         return TensorSpec(storage, dtype, offset, shape, stride, requires_grad)
@@ -76,6 +113,26 @@ class Leaves:
     def tensor(self, spec: TensorSpec) -> Any:
         """Return a tensor with conj or neg bits, or any other: what `strided` does, from a description."""
         return spec
+
+    def hooked(self, data: Any, hooks: Any) -> Any:
+        """Return a leaf with the backward hooks that the pickle gives it: an empty mapping since 0.4."""
+        return data
+
+    def attributed(self, data: Any, state: Any) -> Any:
+        """Return a tensor with the Python attributes that were saved with it."""
+        if type(data) is TensorSpec:
+            data.attributes = state
+        return data
+
+    def plain(self, value: Any) -> Any:
+        """Return the row of our own tables (a dtype, a layout, a tensor class) that a framework's value stands for."""
+        return value
+
+    def constant(self, name: TorchName) -> Any:
+        return name
+
+    def returned(self, value: ReturnType) -> Any:
+        return value
 
     def parameter(self, data: Any, *, requires_grad: bool, state: Any = None) -> Any:
         """Return the `nn.Parameter` around a leaf."""
@@ -109,7 +166,7 @@ class Leaves:
     def subclass(self, spec: SubclassSpec) -> Any:
         return spec
 
-    def cast(self, data: Any, dtype: DType) -> Any:
+    def cast(self, data: Any, dtype: DType, device: Any, *, requires_grad: bool) -> Any:
         """Return a leaf as another element type (tensors saved from XLA and the like name theirs apart)."""
         return data
 

@@ -88,18 +88,26 @@ BUFFER: Final = TensorClass("nn.Buffer", "tensor")
 REBUILD_TENSOR_V2: Final = Rebuild("_rebuild_tensor_v2")
 
 
-def storage_ref(storage: Any) -> StorageRef:
-    """Return the description of what the pickle gave as a storage."""
-    ref = getattr(storage, "ref", None)
-    if type(ref) is not StorageRef:
-        raise PickleStreamError("a tensor is built on something that is no storage", got=type(storage).__name__)
-    return ref
+def _hidden(leaves: Leaves, storage: Any) -> Any:
+    """Return what the reading made of a storage, of what the pickle gave as one."""
+    if type(getattr(storage, "ref", None)) is not StorageRef:
+        storage = leaves.hidden(storage)
+        if type(getattr(storage, "ref", None)) is not StorageRef:
+            raise PickleStreamError("a tensor is built on something that is no storage", got=type(storage).__name__)
+    return storage
 
 
-def _dtype_of(value: Any) -> DType:
-    if type(value) is not DType:
+def _dtype_of(leaves: Leaves, value: Any) -> DType:
+    row = leaves.plain(value)
+    if type(row) is not DType:
         raise PickleStreamError("a tensor's dtype is no dtype", got=type(value).__name__)
-    return value
+    return row
+
+
+def _name_of(leaves: Leaves, value: Any, kind: str) -> TorchName | None:
+    """Return the constant of PyTorch that a value is, if it is one of this kind."""
+    name = leaves.plain(value)
+    return name if type(name) is TorchName and name.kind == kind else None
 
 
 def _view(storage: Any, dtype: DType, offset: Any, size: Any, stride: Any, requires_grad: Any = False) -> TensorSpec:
@@ -116,15 +124,20 @@ def _view(storage: Any, dtype: DType, offset: Any, size: Any, stride: Any, requi
 
 def rebuild_tensor(leaves: Leaves, args: Args) -> Any:
     storage, offset, size, stride = args
-    return leaves.tensor(_view(storage, storage_ref(storage).dtype, offset, size, stride))
+    storage = _hidden(leaves, storage)
+    return leaves.tensor(_view(storage, storage.ref.dtype, offset, size, stride))
 
 
 def rebuild_tensor_v2(leaves: Leaves, args: Args) -> Any:
     """(storage, offset, size, stride, requires_grad, backward_hooks[, {'conj': ..., 'neg': ...}])."""
-    storage, offset, size, stride, requires_grad = args[:5]
-    ref = storage_ref(storage)
+    storage, offset, size, stride, requires_grad, hooks = args[:6]
+    ref = getattr(storage, "ref", None)
+    if type(ref) is not StorageRef:
+        storage = _hidden(leaves, storage)
+        ref = storage.ref
     if len(args) > 6:
-        return leaves.tensor(_with_bits(_view(storage, ref.dtype, offset, size, stride, requires_grad), args[6]))
+        spec = _with_bits(_view(storage, ref.dtype, offset, size, stride, requires_grad), args[6])
+        return leaves.hooked(leaves.tensor(spec), hooks)
     if type(size) is not tuple or type(stride) is not tuple:
         size, stride = check_ints(size, "size"), check_ints(stride, "stride")
     try:
@@ -132,18 +145,19 @@ def rebuild_tensor_v2(leaves: Leaves, args: Args) -> Any:
     except TensorBoundsError as error:
         error.locate(record=ref.record or ref.key)
         raise
-    return leaves.strided(storage, ref.dtype, offset, size, stride, requires_grad is True)
+    return leaves.strided(storage, ref.dtype, offset, size, stride, requires_grad is True, hooks)
 
 
 def rebuild_tensor_v3(leaves: Leaves, args: Args) -> Any:
     """(untyped storage, offset, size, stride, requires_grad, hooks, dtype[, metadata])."""
-    storage, offset, size, stride, requires_grad, _, dtype = args[:7]
-    ref = storage_ref(storage)
-    dtype = _dtype_of(dtype)
+    storage, offset, size, stride, requires_grad, hooks, dtype = args[:7]
+    storage = _hidden(leaves, storage)
+    ref = storage.ref
+    dtype = _dtype_of(leaves, dtype)
     if ref.untyped and ref.elements is UINT8:
         ref.elements = dtype
     spec = _view(storage, dtype, offset, size, stride, requires_grad)
-    return leaves.tensor(spec if len(args) < 8 else _with_bits(spec, args[7]))
+    return leaves.hooked(leaves.tensor(spec if len(args) < 8 else _with_bits(spec, args[7])), hooks)
 
 
 def _with_bits(spec: TensorSpec, metadata: Any) -> TensorSpec:
@@ -158,32 +172,36 @@ def _with_bits(spec: TensorSpec, metadata: Any) -> TensorSpec:
 
 def rebuild_parameter(leaves: Leaves, args: Args) -> Any:
     data, requires_grad = args[:2]
-    return leaves.parameter(data, requires_grad=requires_grad is True)
+    made = leaves.parameter(data, requires_grad=requires_grad is True)
+    return leaves.hooked(made, args[2]) if len(args) > 2 else made
 
 
 def rebuild_parameter_with_state(leaves: Leaves, args: Args) -> Any:
-    data, requires_grad, _, state = args
-    return leaves.parameter(data, requires_grad=requires_grad is True, state=state)
+    data, requires_grad, hooks, state = args
+    return leaves.hooked(leaves.parameter(data, requires_grad=requires_grad is True, state=state), hooks)
 
 
 def rebuild_qtensor(leaves: Leaves, args: Args) -> Any:
     """(storage, offset, size, stride, quantizer parameters, requires_grad, hooks)."""
     storage, offset, size, stride, quantizer = args[:5]
-    dtype = storage_ref(storage).dtype
+    storage = _hidden(leaves, storage)
+    dtype = storage.ref.dtype
     if dtype.kind != "q" or not isinstance(quantizer, tuple) or not quantizer:
         raise PickleStreamError("a quantized tensor is not on a quantized storage", got=dtype.name)
     # Packed types count values in their shape, and bytes in their storage.
     packed = dtype.name in ("quint4x2", "quint2x4")
     tensor = _packed(storage, size) if packed else _view(storage, dtype, offset, size, stride)
-    scheme, parameters = quantizer[0], quantizer[1:]
+    scheme, parameters = _name_of(leaves, quantizer[0], "qscheme"), quantizer[1:]
     expected = 2 if scheme is TORCH_NAMES["per_tensor_affine"] else 3
-    if type(scheme) is not TorchName or scheme.kind != "qscheme" or len(parameters) != expected:
-        raise PickleStreamError("unknown quantizer parameters", got=repr(scheme)[:60])
+    if scheme is None or len(parameters) != expected:
+        raise PickleStreamError("unknown quantizer parameters", got=repr(quantizer[0])[:60])
     axis = parameters[2] if expected == 3 else None
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(size)):
         raise PickleStreamError("a quantization axis outside of the shape", got=str(axis)[:20])
+    made = leaves.tensor(tensor)
+    shape, strides = check_ints(size, "size"), check_ints(stride, "stride")
     return leaves.quantized(
-        QuantizedSpec(leaves.tensor(tensor), dtype, tuple(size), scheme, parameters[0], parameters[1], axis)
+        QuantizedSpec(made, dtype, shape, scheme, parameters[0], parameters[1], axis, stride=strides)
     )
 
 
@@ -195,9 +213,9 @@ def _packed(storage: Any, size: Any) -> TensorSpec:
 
 def rebuild_sparse_tensor(leaves: Leaves, args: Args) -> Any:
     """(layout, data): COO (indices, values, size[, coalesced]), compressed (compressed, plain, values, size)."""
-    layout, data = args
-    if type(layout) is not TorchName or not layout.name.startswith("sparse_") or not isinstance(data, tuple):
-        raise PickleStreamError("a sparse tensor with an unknown layout", got=repr(layout)[:60])
+    layout, data = _name_of(leaves, args[0], "layout"), args[1]
+    if layout is None or not layout.name.startswith("sparse_") or not isinstance(data, tuple):
+        raise PickleStreamError("a sparse tensor with an unknown layout", got=repr(args[0])[:60])
     if layout.name == "sparse_coo":
         indices, values, size = data[:3]
         coalesced = data[3] if len(data) > 3 else None
@@ -225,14 +243,14 @@ def rebuild_njt(leaves: Leaves, args: Args) -> Any:
 def rebuild_meta_tensor(leaves: Leaves, args: Args) -> Any:
     dtype, size, stride, requires_grad = args
     size, stride = check_ints(size, "size"), check_ints(stride, "stride")
-    return leaves.meta(MetaSpec(_dtype_of(dtype), size, stride, requires_grad is True))
+    return leaves.meta(MetaSpec(_dtype_of(leaves, dtype), size, stride, requires_grad is True))
 
 
 def rebuild_wrapper_subclass(leaves: Leaves, args: Args) -> Any:
     cls, dtype, size, stride, offset, layout, device, requires_grad = args
     size, stride = check_ints(size, "size"), check_ints(stride, "stride")
     return leaves.wrapper(
-        WrapperSpec(cls, _dtype_of(dtype), size, stride, offset, layout, device, requires_grad is True)
+        WrapperSpec(cls, _dtype_of(leaves, dtype), size, stride, offset, layout, device, requires_grad is True)
     )
 
 
@@ -240,12 +258,11 @@ def rebuild_from_type(leaves: Leaves, args: Args) -> Any:
     """(function, class, arguments, state): a tensor with attributes, a Buffer, or of another class."""
     function, cls, arguments, state = args
     data = leaves.reader.call(function, arguments)
-    if type(cls) is TensorClass:
-        if cls.kind == "parameter":
+    known = leaves.plain(cls)
+    if type(known) is TensorClass:
+        if known.kind == "parameter":
             return leaves.parameter(data, requires_grad=True, state=state)
-        if isinstance(data, TensorSpec):
-            data.attributes = state
-        return data
+        return leaves.attributed(data, state)
     if type(data) is JaggedSpec or type(cls) is Rebuild:
         return data
     return leaves.subclass(SubclassSpec(cls, data, state))
@@ -254,7 +271,8 @@ def rebuild_from_type(leaves: Leaves, args: Args) -> Any:
 def rebuild_device_tensor(leaves: Leaves, args: Args) -> Any:
     """(array or CPU tensor, dtype, device, requires_grad): from devices that the file has no location for."""
     data, dtype = args[:2]
-    return leaves.cast(data, _dtype_of(dtype))
+    device, requires_grad = args[2:4] if len(args) > 3 else ("cpu", False)
+    return leaves.cast(data, _dtype_of(leaves, dtype), device, requires_grad=requires_grad is True)
 
 
 def load_from_bytes(leaves: Leaves, args: Args) -> Any:
@@ -266,12 +284,12 @@ def load_from_bytes(leaves: Leaves, args: Args) -> Any:
     return leaves.reader.nested(bytes(data))
 
 
-def get_layout(_: Leaves, args: Args) -> TorchName:
+def get_layout(leaves: Leaves, args: Args) -> Any:
     (name,) = args
     short = name.removeprefix("torch.")
     if short not in TORCH_NAMES or TORCH_NAMES[short].kind != "layout":
         raise PickleStreamError("an unknown tensor layout", got=repr(name)[:60])
-    return torch_name(short)
+    return leaves.constant(torch_name(short))
 
 
 def make_device(leaves: Leaves, args: Args) -> Any:
@@ -305,12 +323,21 @@ def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
             return leaves.parameter(args[0], requires_grad=args[1] is True if len(args) > 1 else True)
         if cls.kind == "tensor" and len(args) == 1 and not isinstance(args[0], int | tuple | list):
             return args[0]  # Variable(data) of 0.2
+        if cls.kind == "sparse" and len(args) in (2, 3):
+            return _sparse_of_class(leaves, args)
         if args:
             what = "the pickle asks for a new, uninitialised tensor, which is no data"
             raise UnsupportedError(what, got=f"{cls.name}{args!r:.40}")
         return PendingTensor(cls)
 
     return call
+
+
+def _sparse_of_class(leaves: Leaves, args: Args) -> Any:
+    """(indices, values, size): how a sparse tensor was written before it had a function of its own."""
+    if len(args) == 2:
+        raise UnsupportedError("a sparse tensor without a size")
+    return rebuild_sparse_tensor(leaves, (torch_name("sparse_coo"), args))
 
 
 def _build_pending(leaves: Leaves, pending: PendingTensor, state: Any) -> Any:
@@ -333,11 +360,11 @@ def _uninitialized(kind: str) -> Callable[[Leaves, Args], Any]:
 
 
 def _return_type(name: str) -> Callable[[Leaves, Args], Any]:
-    def call(_: Leaves, args: Args) -> Any:
+    def call(leaves: Leaves, args: Args) -> Any:
         items = args[0]
         if not isinstance(items, tuple | list):
             raise PickleStreamError(f"torch.return_types.{name} of something that is no tuple")
-        return ReturnType(name, tuple(items))
+        return leaves.returned(ReturnType(name, tuple(items)))
 
     return call
 
@@ -410,7 +437,8 @@ def _rows() -> dict[tuple[str, str], Callable[[], Row]]:
             rows[module, name] = _constant(StorageClass(name, UINT8, untyped=True), _storage_call)
     for module in ("torch", "torch.cuda", "torch.sparse", "torch.cuda.sparse"):
         for name in _TENSOR_NAMES:
-            rows[module, f"{name}Tensor"] = _tensor_class(TensorClass(f"{name}Tensor", "typed"))
+            kind = "sparse" if module.endswith("sparse") else "typed"
+            rows[module, f"{name}Tensor"] = _tensor_class(TensorClass(f"{name}Tensor", kind))
     for name in RETURN_TYPES:
         rows["torch.return_types", name] = _constant(Rebuild(f"return_types.{name}"), _return_type(name))
     return rows

@@ -113,10 +113,10 @@ class QuantizedSpec(_Spec):
     """A quantized tensor: integers, and how to turn them into numbers.
 
     `scale` and `zero_point` are numbers for a per-tensor scheme; for a per-channel one, leaves or lists with one entry
-    per index along `axis`.
+    per index along `axis`. `shape` and `stride` count values, which packed types hold several of in one unit.
     """
 
-    __slots__ = ("axis", "dtype", "scale", "scheme", "shape", "tensor", "zero_point")
+    __slots__ = ("axis", "dtype", "scale", "scheme", "shape", "stride", "tensor", "zero_point")
 
     def __init__(
         self,
@@ -127,7 +127,10 @@ class QuantizedSpec(_Spec):
         scale: Any,
         zero_point: Any,
         axis: int | None = None,
+        *,
+        stride: tuple[int, ...] = (),
     ) -> None:
+        self.stride = stride
         self.tensor = tensor
         self.dtype = dtype
         self.shape = shape
