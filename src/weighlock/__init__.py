@@ -87,8 +87,9 @@ _ROOMS = {
     "TensorSubclass UninitializedTensor WrapperTensor",
     "checkpoint": "Checkpoint read_checkpoint",
     "dtypes": "DType dtype",
-    "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError DamagedError DeviceError DirectoryError "
-    "LimitError MissingDependencyError MissingFileError NotACheckpointError PickleStreamError SaveError SourceError "
+    "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError DirectoryError "
+    "LimitError MissingDependencyError MissingFileError MissingFolderError NotACheckpointError PickleStreamError SaveError "
+    "ScriptArchiveError SourceError TargetError "
     "StateDictError TensorBoundsError TruncatedError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
     "WeighlockError",
     "limits": "Limits",

@@ -7,7 +7,7 @@ library already catch in that situation::
     ├── SourceError (OSError)                    the bytes cannot be reached
     │   └── MissingFileError (FileNotFoundError)
     ├── CheckpointError (RuntimeError)           the bytes are there, but cannot be read as asked
-    │   ├── NotACheckpointError                  some other kind of file: a web page, a Git LFS pointer, an archive ...
+    │   ├── NotACheckpointError (UnpicklingError)  some other kind of file: a web page, a Git LFS pointer, an archive ...
     │   ├── DamagedError                         a checkpoint that is not whole or contradicts itself
     │   │   ├── TruncatedError (EOFError)        bytes are missing at the end
     │   │   ├── ChecksumError                    bytes are not the ones that were written
@@ -17,11 +17,15 @@ library already catch in that situation::
     │   │   └── UnsafeGlobalError                it names globals that are neither known data nor allowed by the user
     │   ├── LimitError                           reading it would exceed `weighlock.Limits`
     │   └── UnsupportedError (NotImplementedError)  valid, but outside of what this call can do
+    │       └── ScriptArchiveError               a TorchScript program where only data were asked for
     ├── DeviceError (RuntimeError)               a location that the framework does not have
     ├── SaveError (RuntimeError)                 the object or the target cannot be written
+    │   ├── TargetError (OSError)                the target cannot be opened or written
+    │   │   └── MissingFolderError (FileNotFoundError)
     │   └── UnsupportedTypeError (TypeError)     PyTorch has no form for this object
     ├── StateDictError (ValueError)              an object from which no state_dict can be drawn
     ├── ArgumentError (ValueError)               a parameter's value makes no sense
+    │   ├── ConflictError (RuntimeError)         two parameters exclude each other
     │   └── ArgumentTypeError (TypeError)
     └── MissingDependencyError (ImportError)     an optional package is not installed
 
@@ -39,17 +43,21 @@ __all__ = [
     "ArgumentTypeError",
     "CheckpointError",
     "ChecksumError",
+    "ConflictError",
     "DamagedError",
     "DeviceError",
     "DirectoryError",
     "LimitError",
     "MissingDependencyError",
     "MissingFileError",
+    "MissingFolderError",
     "NotACheckpointError",
     "PickleStreamError",
     "SaveError",
+    "ScriptArchiveError",
     "SourceError",
     "StateDictError",
+    "TargetError",
     "TensorBoundsError",
     "TruncatedError",
     "UnsafeGlobalError",
@@ -142,7 +150,7 @@ class CheckpointError(WeighlockError, RuntimeError):
     """The bytes were reached, but cannot be read as asked."""
 
 
-class NotACheckpointError(CheckpointError):
+class NotACheckpointError(CheckpointError, UnpicklingError):
     """The file is of some other kind; `kind` names it where it was recognised (``"html"``, ``"git-lfs"`` ...)."""
 
     FACTS = (*CheckpointError.FACTS, "kind")
@@ -194,12 +202,24 @@ class UnsupportedError(CheckpointError, NotImplementedError):
     """The file is valid, but holds something that this call cannot do."""
 
 
+class ScriptArchiveError(UnsupportedError):
+    """The file is a TorchScript archive: a program, where only data were asked for."""
+
+
 class DeviceError(WeighlockError, RuntimeError):
     """A tensor should go to a location that the framework does not have."""
 
 
 class SaveError(WeighlockError, RuntimeError):
     """The object cannot be written, or the target cannot be written to."""
+
+
+class TargetError(SaveError, OSError):
+    """The target cannot be opened or written to: no permission, no such folder, the disk is full."""
+
+
+class MissingFolderError(TargetError, FileNotFoundError):
+    """The folder of the target does not exist."""
 
 
 class UnsupportedTypeError(SaveError, TypeError):
@@ -212,6 +232,10 @@ class StateDictError(WeighlockError, ValueError):
 
 class ArgumentError(WeighlockError, ValueError):
     """A parameter's value makes no sense."""
+
+
+class ConflictError(ArgumentError, RuntimeError):
+    """Two parameters exclude each other."""
 
 
 class ArgumentTypeError(ArgumentError, TypeError):

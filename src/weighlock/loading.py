@@ -1,11 +1,12 @@
 """`weighlock.load`: the file's description handed to a framework, then all data read in one plan."""
 
 import codecs
-from typing import Any, Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple
 
 from weighlock.backends import registry
 from weighlock.checkpoint import open_any
-from weighlock.errors import ArgumentError, ArgumentTypeError, DamagedError, WeighlockError
+from weighlock.errors import ArgumentError, ArgumentTypeError, ConflictError, DamagedError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Options, Reading, allowlist_with, unsafe_global_error
@@ -18,7 +19,7 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import TensorSpec
 
-__all__ = ["load"]
+__all__ = ["Request", "load", "load_as"]
 
 _PATHS_SHOWN: Final = 5
 
@@ -93,25 +94,54 @@ def load(
     >>> weighlock.load(file)
     {'weight': array([0., 1., 2.])}
     """
-    encoding, errors = _text_options(pickle_load_args)
-    _check_options(pickle_module, weights_only=weights_only, mmap=mmap, on_unknown=on_unknown)
-    registry.check(framework)
+    return load_as(f, Request(
+        map_location, pickle_module, pickle_load_args, weights_only, mmap, framework, on_unknown, verify, limits,
+    ))  # fmt: skip
+
+
+class Request(NamedTuple):
+    """What is asked of one load: the parameters of `load`, and what only the drop-in for PyTorch asks.
+
+    Attributes
+    ----------
+    scripts : bool
+        Whether TorchScript archives are read, as data; otherwise `ScriptArchiveError`.
+    """
+
+    map_location: Any = None
+    pickle_module: Any = None
+    pickle_load_args: Mapping[str, Any] = {}  # noqa: RUF012 - never changed
+    weights_only: bool = True
+    mmap: bool | None = None
+    framework: str = "numpy"
+    on_unknown: str = "error"
+    verify: bool = True
+    limits: Limits | None = None
+    scripts: bool = True
+
+
+def load_as(f: Any, request: Request) -> Any:
+    """Load a checkpoint as asked; see `load`."""
+    encoding, errors = _text_options(request.pickle_load_args)
+    _check_options(request)
+    registry.check(request.framework)
     source = open_any(f)
     leaves = Leaves()
     try:
         leaves = registry.leaves_for(
-            framework, map_location=map_location, mapped=bool(mmap), source=source, verify=verify,
-            eager=not weights_only,
+            request.framework, map_location=request.map_location, mapped=bool(request.mmap), source=source,
+            verify=request.verify, eager=not request.weights_only,
         )  # fmt: skip
         options = Options(
-            limits=limits or DEFAULT_LIMITS,
+            limits=request.limits or DEFAULT_LIMITS,
             encoding=encoding,
             errors=errors,
             user_globals=user_globals.snapshot(leaves.safe_globals(), before=leaves.settle),
-            stubs_allowed=on_unknown == "stub",
-            verify=verify,
-            trusted=None if weights_only else _trusted_loader(pickle_module, pickle_load_args, native=leaves.native),
+            stubs_allowed=request.on_unknown == "stub",
+            verify=request.verify,
+            trusted=None if request.weights_only else _trusted_loader(request, native=leaves.native),
             byteorder=leaves.byteorder,
+            scripts=request.scripts,
         )
         with collector_paused(), leaves.reading():
             return _read(source, Reading(leaves, read_any, options, _allowlist(leaves)))
@@ -138,7 +168,7 @@ def _read(source: ByteSource, reading: Reading) -> Any:
     return contents.object
 
 
-def _text_options(options: dict[str, Any]) -> tuple[str, str]:
+def _text_options(options: Mapping[str, Any]) -> tuple[str, str]:
     for name in options:
         if name not in ("encoding", "errors", "fix_imports", "buffers"):
             raise ArgumentTypeError(f"load() got an unexpected keyword argument {name!r}")
@@ -152,22 +182,22 @@ def _text_options(options: dict[str, Any]) -> tuple[str, str]:
     return encoding, errors
 
 
-def _check_options(pickle_module: Any, *, weights_only: Any, mmap: Any, on_unknown: Any) -> None:
-    if pickle_module is not None and weights_only:
-        raise ArgumentError(
-            "pickle_module has no part in safe loading",
+def _check_options(request: Request) -> None:
+    if request.pickle_module is not None and request.weights_only:
+        raise ConflictError(
+            "Can not safely load weights when explicit pickle_module is specified",
             hint="It runs whatever the file says. For a file of your own, pass weights_only=False with it.",
         )
-    if mmap not in (None, True, False):
-        raise ArgumentError("mmap must be True or False", got=repr(mmap)[:40])
-    if on_unknown not in ("error", "stub"):
-        raise ArgumentError("on_unknown must be 'error' or 'stub'", got=repr(on_unknown)[:40])
+    if request.mmap not in (None, True, False):
+        raise ArgumentError("mmap must be True or False", got=repr(request.mmap)[:40])
+    if request.on_unknown not in ("error", "stub"):
+        raise ArgumentError("on_unknown must be 'error' or 'stub'", got=repr(request.on_unknown)[:40])
 
 
-def _trusted_loader(pickle_module: Any, options: dict[str, Any], *, native: bool) -> Any:
+def _trusted_loader(request: Request, *, native: bool) -> Any:
     from weighlock.pickling.trusted import trusted_loader
 
-    return trusted_loader(pickle_module, options, native=native)
+    return trusted_loader(request.pickle_module, dict(request.pickle_load_args), native=native)
 
 
 _allowlists: dict[bool, Allowlist] = {}

@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from weighlock.backends.registry import check as check_framework
-from weighlock.errors import ArgumentError, ArgumentTypeError, SaveError, WeighlockError
+from weighlock.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    MissingFolderError,
+    SaveError,
+    TargetError,
+    WeighlockError,
+)
 from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
 from weighlock.formats.torch_objects import describe_torch
 from weighlock.formats.zip_writer import ZipForm, write_zip
@@ -209,8 +216,11 @@ def _os_errors(path: str) -> Iterator[None]:
         if isinstance(error, PermissionError):
             hint = "Check the permissions of the file and of its folder."
         elif isinstance(error, FileNotFoundError | NotADirectoryError):
-            hint = "Create the folder first."
-        raise SaveError(f"the file cannot be written: {_reason(error)}", path=path, hint=hint) from error
+            folder = os.path.dirname(path)
+            hint = f"Parent directory {folder} does not exist. Create it first."
+        missing = isinstance(error, FileNotFoundError)
+        kind = MissingFolderError if missing else TargetError
+        raise kind(f"the file cannot be written: {_reason(error)}", path=path, hint=hint) from error
 
 
 def _reason(error: OSError) -> str:

@@ -1,6 +1,6 @@
 """The only list of formats: which one a file is, by its content, never by its name."""
 
-from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, WeighlockError
+from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
 from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
 from weighlock.formats.foreign import describe_foreign
 from weighlock.formats.reading import Contents, Reading
@@ -72,6 +72,8 @@ def _read_zip(source: ByteSource, reading: Reading) -> Contents:
     names = ["/" + record.name for record in directory.records]
     if any(name.endswith("/data.pkl") for name in names):
         program = any(name.endswith("/constants.pkl") for name in names)
+        if program and not reading.options.scripts:
+            raise ScriptArchiveError("the file is a TorchScript archive", path=source.name)
         return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
     if len(files) == 1:

@@ -90,7 +90,7 @@ class Options(NamedTuple):
 
     `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
     not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``). `byteorder` is
-    that of archives that do not name theirs.
+    that of archives that do not name theirs. Without `scripts`, TorchScript archives are refused.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -101,6 +101,7 @@ class Options(NamedTuple):
     user_globals: UserGlobals = NO_USER_GLOBALS
     trusted: Any = None
     byteorder: str = "little"
+    scripts: bool = True
 
 
 _DEFAULT_OPTIONS = Options()
