@@ -758,7 +758,7 @@ class TestFiles:
             save({}, path)
 
     def test_a_folder_that_is_not_there(self, tmp_path):
-        with pytest.raises(SaveError, match="folder first") as caught:
+        with pytest.raises(SaveError, match="Create it first") as caught:
             save({}, tmp_path / "none" / "a.pt")
         assert "none" in str(caught.value)
         assert isinstance(caught.value.__cause__, FileNotFoundError)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighlock.formats.zip_writer import ALIGNMENT, local_header, write_zip
+from weighlock.formats.zip_writer import ALIGNMENT, ZipForm, local_header, write_zip
 from weighlock.storages.checksum import crc32, crc32_combine
 from weighlock.storages.sinks import DescriptorSink, GatheringSink, ObjectSink, StorageRecords
 
@@ -26,7 +26,7 @@ class CountingFile(io.BytesIO):
 
 def archive(*storages: bytes, **options) -> bytes:
     file = io.BytesIO()
-    write_zip(ObjectSink(file), b"\x80\x02N.", StorageRecords([*map(len, storages)], storages.__getitem__), **options)
+    write_zip(ObjectSink(file), b"\x80\x02N.", StorageRecords([*map(len, storages)], storages.__getitem__), ZipForm(**options))
     return file.getvalue()
 
 

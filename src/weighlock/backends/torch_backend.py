@@ -85,6 +85,7 @@ class TorchLeaves(SpecialLeaves):
         self._fake = torch._guards.detect_fake_mode(None) is not None  # noqa: SLF001 - FakeTensorMode has no other sign
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
+        self._alone = not self._placement.is_function
         self.byteorder = _default_byteorder()
         self._windows: dict[Window, list[TorchStorage]] = {}
         self._filled: dict[Window, bytearray] = {}
@@ -209,6 +210,10 @@ class TorchLeaves(SpecialLeaves):
             # The class is old, and what `torch.load` returns still.
             storage.typed = torch.storage.TypedStorage(wrap_storage=storage.real(), dtype=kind, _internal=True)
             self._typed[id(storage.typed)] = storage
+            if storage.ref.reader is not None and not storage.ref.reader.ready and storage.untyped.device == _CPU:
+                # Code that looks now, such as PyTorch's for nested tensors, must not find what lay there before.
+                size = min(storage.ref.nbytes, _SMALL)
+                memory_at(storage.untyped.data_ptr(), size)[:] = bytes(size)
         if self._eager:
             self.settle()
         return storage.typed
@@ -262,6 +267,9 @@ class TorchLeaves(SpecialLeaves):
         requires_grad: bool,
     ) -> Any:  # fmt: skip
         untyped = storage.real()
+        if untyped.device.type == "meta" and self._alone:
+            # PyTorch cuts a storage without data to what its tensor spans, so no two tensors can share one.
+            untyped = _like(untyped)
         made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
         made.set_(untyped, offset, shape, stride)
         made.requires_grad = requires_grad
@@ -279,7 +287,7 @@ class TorchLeaves(SpecialLeaves):
     # Data
 
     def settle(self) -> bool:
-        if not all(storage.ref.reader is None or storage.ref.reader.ready for storage in self._unread):
+        if self._late or not all(storage.ref.reader is None or storage.ref.reader.ready for storage in self._unread):
             return False
         self._fill()
         return True
@@ -368,6 +376,16 @@ class TorchLeaves(SpecialLeaves):
         from weighlock.backends import numpy_pickles
 
         return numpy_pickles.build(target, state, self.charge)
+
+
+def _like(untyped: Any) -> Any:
+    """Return another storage without data, that says the same of itself."""
+    made = torch.UntypedStorage(untyped.nbytes(), device="meta")
+    for name in ("_checkpoint_offset", "_fake_device"):
+        found = getattr(untyped, name, None)
+        if found is not None:
+            setattr(made, name, found)
+    return made
 
 
 def _modes() -> bool:

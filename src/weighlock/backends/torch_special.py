@@ -111,7 +111,15 @@ class SpecialLeaves(Leaves):
         if spec.axis is not None:
             quantizer = (*quantizer, spec.axis)  # type: ignore[assignment]
         rebuild = torch._utils._rebuild_qtensor  # noqa: SLF001 - the function that the pickle names
-        return rebuild(storage, view.offset, spec.shape, spec.stride, quantizer, False, OrderedDict())
+        return self._asked(rebuild, storage, view.offset, spec.shape, spec.stride, quantizer, False, OrderedDict())
+
+    def _asked(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of PyTorch; what it cannot do on a device leaves as its own error, not as one of the file."""
+        try:
+            return function(*args)
+        except NotImplementedError as error:
+            self.raised = error
+            raise
 
     def sparse(self, spec: SparseSpec) -> Any:
         size, layout = torch.Size(spec.shape), CONSTANTS[spec.layout]
@@ -140,7 +148,7 @@ class SpecialLeaves(Leaves):
                 _check_nested(*parts)
             else:
                 self._after.append(lambda: _check_nested(*parts))
-        return torch._nested_view_from_buffer(*parts)
+        return self._asked(torch._nested_view_from_buffer, *parts)
 
     def jagged(self, spec: JaggedSpec) -> Any:
         raise PickleStreamError(

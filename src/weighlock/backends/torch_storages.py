@@ -115,6 +115,7 @@ class Placement:
             what = "map_location must be None, a device, a dictionary or a function"
             raise ArgumentTypeError(what, got=type(map_location).__name__)
         self.is_meta = self._target is not None and self._target.partition(":")[0] == "meta"
+        self.is_function = self._function is not None
         self._direct: dict[str, bool] = {}
 
     def _location(self, saved: str) -> str:

@@ -102,7 +102,15 @@ class PathSource:
 
     def map(self, access: int) -> memoryview:
         try:
-            return memoryview(mmap.mmap(self._fd, 0, access=access))
+            if access != mmap.ACCESS_WRITE:
+                return memoryview(mmap.mmap(self._fd, 0, access=access))
+            writable = os.open(self.name, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+            try:
+                if not os.path.samestat(os.fstat(writable), os.fstat(self._fd)):
+                    raise OSError("it was replaced by another file meanwhile")
+                return memoryview(mmap.mmap(writable, 0, access=access))
+            finally:
+                os.close(writable)
         except (OSError, ValueError) as error:
             raise UnsupportedError(f"the file cannot be mapped: {_reason(error)}", path=self.name) from error
 
