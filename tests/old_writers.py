@@ -217,3 +217,32 @@ NOT_FOR_TORCH = {
 def storage_module_pid(pickled: bytes) -> Any:
     """A pickle whose class comes through a ('module', class, file, source) id: whole modules of 0.1 to 1.5."""
     return persistent(text("module"), pickled, text("net.py"), text("class Net: pass"))
+
+
+def storage_slices() -> bytes:
+    """Two slices of one storage of two zeros, as torch 0.3 wrote bare storages."""
+    parts = (
+        storage_id("94001", 2, b"(" + text(key) + number(offset) + number(1) + b"t")
+        for key, offset in (("94002", 0), ("94003", 1))
+    )
+    return legacy(b"\x80\x02" + b"".join(parts) + b"\x86.", [("94001", 2, bytes(8))])
+
+
+def cuda_tensor() -> bytes:
+    """A tensor of two elements from a GPU."""
+    storage = storage_id("94001", 2, b"N", location="cuda:0")
+    return legacy(b"\x80\x02" + v2(storage, 0, numbers(2), numbers(1)) + b".", [("94001", 2, DATA[:8])])
+
+
+def python2_list() -> tuple[bytes, bytes]:
+    """A list of a byte string of UTF-8 text, a tensor of one zero, and 2, as Python 2 wrote them; and the bytes."""
+    raw = "żąąóżąż".encode()
+
+    def short(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value
+
+    pid = persistent(short(b"storage"), name("torch", "FloatStorage"), short(b"94001"), short(b"cpu"), number(1), b"N")
+    pickled = b"\x80\x02](" + short(raw) + v2(pid, 0, numbers(1), numbers(1)) + b"K\x02e."
+    system = b"\x80\x02}(" + short(b"protocol_version") + number(1001) + short(b"little_endian") + b"\x88u."
+    head = pickle.dumps(MAGIC, 2) + pickle.dumps(VERSION, 2) + system
+    return head + pickled + b"\x80\x02](" + short(b"94001") + b"e." + struct.pack("<q", 1) + bytes(4), raw

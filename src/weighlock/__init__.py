@@ -90,7 +90,7 @@ _ROOMS = {
     "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError DirectoryError "
     "LimitError MissingDependencyError MissingFileError MissingFolderError NotACheckpointError PickleStreamError SaveError "
     "ScriptArchiveError SourceError TargetError "
-    "StateDictError TensorBoundsError TruncatedError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
+    "StateDictError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
     "WeighlockError",
     "limits": "Limits",
     "loading": "load",

@@ -14,6 +14,7 @@ library already catch in that situation::
     │   │   ├── DirectoryError                   the archive's directory cannot be believed
     │   │   └── TensorBoundsError                a tensor reaches outside its storage, or a record has another size
     │   ├── PickleStreamError (UnpicklingError)  the pickle inside is malformed
+    │   │   ├── TruncatedPickleError (TruncatedError)  it ends inside of an instruction
     │   │   └── UnsafeGlobalError                it names globals that are neither known data nor allowed by the user
     │   ├── LimitError                           reading it would exceed `weighlock.Limits`
     │   └── UnsupportedError (NotImplementedError)  valid, but outside of what this call can do
@@ -60,6 +61,7 @@ __all__ = [
     "TargetError",
     "TensorBoundsError",
     "TruncatedError",
+    "TruncatedPickleError",
     "UnsafeGlobalError",
     "UnsupportedError",
     "UnsupportedTypeError",
@@ -179,6 +181,10 @@ class TensorBoundsError(DamagedError):
 
 class PickleStreamError(CheckpointError, UnpicklingError):
     """The pickle inside the file is malformed, or does what no checkpoint does."""
+
+
+class TruncatedPickleError(PickleStreamError, TruncatedError):
+    """The pickle ends inside of an instruction."""
 
 
 class UnsafeGlobalError(PickleStreamError):

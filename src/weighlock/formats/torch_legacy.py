@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, TruncatedError, UnsupportedError
+from weighlock.errors import (
+    DamagedError,
+    PickleStreamError,
+    TensorBoundsError,
+    TruncatedError,
+    TruncatedPickleError,
+    UnsupportedError,
+    WeighlockError,
+)
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
+from weighlock.pickling.decoder import decode
 from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
@@ -169,14 +178,17 @@ def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
     position = 0
     while len(results) < 5:
         plain = len(results) != 3
+        if not plain and stream.reading.options.trusted is not None:
+            data = _with_whole_pickle(source, data, position)
+            size = len(data)
         try:
             made, position = stream.reading.unpickle(
                 data, None if plain else stream.persistent_load, start=position, plain=plain
             )
-        except PickleStreamError as error:
+        except TruncatedPickleError:
             # Cut by our own window, not by the file: take more and run this pickle again, from nothing. (Skimming
             # every pickle first to learn its length would cost each load a quarter of its time.)
-            if size == source.size or not error.what.startswith("the pickle ends"):
+            if size == source.size:
                 raise
             size = min(source.size, size * 8)
             data = source.read_at(0, size)
@@ -185,6 +197,21 @@ def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
         _check_head(results, made)
         results.append(made)
     return results, position
+
+
+def _with_whole_pickle(source: ByteSource, data: bytes, position: int) -> bytes:
+    """Return as much of the file as holds the pickle at `position`: code of the user's is not run twice to learn it."""
+    while len(data) < source.size:
+        try:
+            for _ in decode(data, position):
+                pass
+        except TruncatedPickleError:
+            data = source.read_at(0, min(source.size, len(data) * 8))
+        except WeighlockError:
+            break  # the machine that runs it says what is wrong
+        else:
+            break
+    return data
 
 
 def _check_head(results: list[Any], made: Any) -> None:

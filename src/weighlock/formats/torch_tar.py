@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Any, Final
 
-from weighlock.errors import DamagedError, PickleStreamError, TensorBoundsError, WeighlockError
+from weighlock.errors import (
+    DamagedError,
+    PickleStreamError,
+    TensorBoundsError,
+    TruncatedPickleError,
+    WeighlockError,
+)
 from weighlock.formats.reading import Contents, Reading
 from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef, Window
@@ -114,8 +120,8 @@ class _Tar:
             data = self.source.read_at(position, min(window, end - position))
             try:
                 made, used = self.reading.unpickle(data, plain=True)
-            except PickleStreamError as error:
-                if position + window >= end or not error.what.startswith("the pickle ends"):
+            except TruncatedPickleError:
+                if position + window >= end:
                     raise
                 window *= 16
                 continue

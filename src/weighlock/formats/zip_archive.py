@@ -82,7 +82,8 @@ class ZipArchive:
         def persistent_load(pid: Any) -> Any:
             kind, key, location, numel = parse_persistent_id(pid)
             found = made.get(key)
-            if found is None:
+            # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
+            if found is None or not numel:
                 record = records.get(folder + key)
                 if record is None:
                     found = made[key] = make(self._unusual(key, kind, location, numel, folders))

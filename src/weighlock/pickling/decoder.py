@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from weighlock.errors import LimitError, PickleStreamError
+from weighlock.errors import LimitError, PickleStreamError, TruncatedPickleError
 from weighlock.limits import DEFAULT_LIMITS
 from weighlock.pickling.opcodes import BY_CODE, Opcode
 
@@ -37,9 +37,9 @@ class Instruction(NamedTuple):
     end: int
 
 
-def truncated(data: bytes, position: int, need: int) -> PickleStreamError:
+def truncated(data: bytes, position: int, need: int) -> TruncatedPickleError:
     """Return the error for an argument that reaches beyond the end of the pickle."""
-    return PickleStreamError(
+    return TruncatedPickleError(
         "the pickle ends inside an instruction",
         expected=f"{need} more bytes",
         got=f"{max(len(data) - position, 0)}",
