@@ -28,10 +28,8 @@ from tests.conftest import HAS_TORCH
 
 pytestmark = [pytest.mark.requires_torch, pytest.mark.filterwarnings("ignore")]
 
-if HAS_TORCH:
-    import torch
-else:  # the classes below need a base; every test is skipped
-    torch = types.SimpleNamespace(Tensor=object)  # type: ignore[assignment]
+if HAS_TORCH:  # skipped otherwise; a pickle finds these by name, so they cannot be made inside of a test
+    from tests.torch_classes import Int4Tensor, Restored, Subclass, WithExtra, Wrapper
 
 Point = collections.namedtuple("Point", ["x", "y"])
 
@@ -68,31 +66,6 @@ class Prints:
         return print, ("called",)
 
 
-class Subclass(torch.Tensor):
-    pass
-
-
-class Wrapper(torch.Tensor):
-    @staticmethod
-    def __new__(cls, inner):
-        made = torch.Tensor._make_subclass(cls, inner.to("meta"), inner.requires_grad)
-        made.inner = inner
-        return made
-
-
-class Restored(Wrapper):
-    if HAS_TORCH:
-        __torch_function__ = torch._C._disabled_torch_function_impl
-
-    def __getstate__(self):
-        return "mark", getattr(self, "inner", None), self.__dict__
-
-    def __setstate__(self, state):
-        mark, self.inner, self.__dict__ = state
-        assert mark == "mark"
-        self.total = float(self.inner.sum())  # looks at data: they must be there
-
-
 class Sums:
     """Its state is looked at when it is set."""
 
@@ -117,20 +90,6 @@ class ReducedToSum:
 
     def __reduce__(self):
         return rebuild_sum, (self.tensor,)
-
-
-class WithExtra:
-    pass
-
-
-if HAS_TORCH:
-
-    class WithExtra(torch.nn.Linear):  # type: ignore[no-redef]
-        def get_extra_state(self):
-            return {"calls": 3, "seen": torch.ones(2)}
-
-        def set_extra_state(self, state):
-            self.extra = state
 
 
 @pytest.fixture(params=["torch", "weighlock"])
@@ -210,7 +169,7 @@ class TestStorages:
         raw = torch.TypedStorage(wrap_storage=a.untyped_storage(), dtype=torch.uint8, _internal=True)
         for obj in ([a, a.imag], [a.storage(), a.imag], [a, a.imag.storage()], [a, raw]):
             for zipped in (True, False):
-                with pytest.raises(RuntimeError, match="Cannot save multiple tensors or storages that view the same data"):
+                with pytest.raises(RuntimeError, match="Cannot save multiple tensors or storages that view the"):
                     pt.save(obj, io.BytesIO(), _use_new_zipfile_serialization=zipped)
 
     def test_different_types_without_memory(self, pt, torch):
@@ -448,7 +407,9 @@ class TestSafeGlobals:
             file.seek(0)
             with (
                 torch.serialization.safe_globals(named),
-                pytest.raises(pickle.UnpicklingError, match=r"unsupported GLOBAL posix.execv whose module posix is blocked"),
+                pytest.raises(
+                    pickle.UnpicklingError, match=r"unsupported GLOBAL posix.execv whose module posix is block"
+                ),
             ):
                 pt.load(file)
 
@@ -474,7 +435,8 @@ class TestSafeGlobals:
             pytest.raises(pickle.UnpicklingError, match=".*_unpickle.*zoneinfo.ZoneInfo.*"),
         ):
             pt.load(saved(pt, obj))
-        with torch.serialization.safe_globals([*named, zoneinfo.ZoneInfo._unpickle]):
+        method = getattr(zoneinfo.ZoneInfo, "_unpickle")  # noqa: B009 - the stubs do not know it
+        with torch.serialization.safe_globals([*named, method]):
             assert pt.load(saved(pt, obj)) == obj
 
     @BOTH_MODES
@@ -535,8 +497,6 @@ class TestSubclasses:
         assert isinstance(loaded["p"], torch.nn.Parameter)
 
     def test_elements_of_four_bits(self, pt, torch, safe):
-        from tests.torch_classes import Int4Tensor
-
         tensor = Int4Tensor(torch.tensor([[1, 35]], dtype=torch.uint8))
         with torch.serialization.safe_globals([Int4Tensor]):
             assert pt.load(saved(pt, tensor)).dtype is torch.int4
@@ -569,7 +529,7 @@ class TestOldForms:
         folder = Path(torch.__file__).parent / "testing" / "_internal" / "data"
 
         def imported(name):
-            spec = importlib.util.spec_from_file_location("weighlock_network", folder / name)
+            spec: Any = importlib.util.spec_from_file_location("weighlock_network", folder / name)
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             monkeypatch.setitem(sys.modules, "weighlock_network", module)
@@ -817,7 +777,7 @@ class TestSparse:
             x = x.to_sparse()
             indices = x._indices().clone()
             indices[0, 0] = 3
-            args = (x.layout, (indices, x._values(), x.size()))
+            args: Any = (x.layout, (indices, x._values(), x.size()))
             message = "size is inconsistent with indices"
         else:
             x = x.to_sparse_csr() if layout == "csr" else x.to_sparse_bsc((1, 1))

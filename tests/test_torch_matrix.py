@@ -1,4 +1,4 @@
-"""The same call on stock torch and on the drop-in, over objects x containers x parameters: results, warnings, errors."""
+"""The same call on stock torch and on the drop-in: objects x containers x parameters; results, warnings, errors."""
 
 from __future__ import annotations
 

@@ -46,8 +46,6 @@ def same(torch: Any, expected: Any, found: Any, at: str = "", sharing: Sharing |
             same(torch, one, other, f"{at}.{index}", sharing)
     elif isinstance(expected, float):
         assert repr(found) == repr(expected), at
-    elif isinstance(expected, torch.nn.Module):
-        same(torch, expected.__dict__, found.__dict__, at, sharing)
     elif hasattr(expected, "__dict__") and not isinstance(expected, type) and not callable(expected):
         same(torch, expected.__dict__, found.__dict__, at, sharing)
     else:

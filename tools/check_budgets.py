@@ -33,6 +33,7 @@ ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
     "weighlock.pickling.rare_opcodes.Handlers.__init__": "each is a separate promise to the caller",
     "weighlock.saving.save": "torch.save's own parameters come first, then ours, keyword-only",
     "weighlock.storages.refs.StorageRef.__init__": "the fields of the persistent id and of the record, one to one",
+    "weighlock.tensors.spec.QuantizedSpec.__init__": "the fields of torch's own rebuild call and its quantizer",
     "weighlock.tensors.spec.WrapperSpec.__init__": "the arguments of torch's own rebuild function, one to one",
     "weighlock.tensors.spec.TensorSpec.__init__": "the fields of torch's own rebuild call, built once per tensor",
 }

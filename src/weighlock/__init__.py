@@ -87,11 +87,11 @@ _ROOMS = {
     "TensorSubclass UninitializedTensor WrapperTensor",
     "checkpoint": "Checkpoint read_checkpoint",
     "dtypes": "DType dtype",
-    "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError DirectoryError "
-    "LimitError MissingDependencyError MissingFileError MissingFolderError NotACheckpointError PickleStreamError SaveError "
-    "ScriptArchiveError SourceError TargetError "
-    "StateDictError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
-    "WeighlockError",
+    "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError "
+    "DirectoryError LimitError MissingDependencyError MissingFileError MissingFolderError "
+    "NotACheckpointError PickleStreamError SaveError ScriptArchiveError SourceError StateDictError "
+    "TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
+    "UnsupportedTypeError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "pickling.inert": "GlobalRef Stub",

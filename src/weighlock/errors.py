@@ -7,7 +7,7 @@ library already catch in that situation::
     ├── SourceError (OSError)                    the bytes cannot be reached
     │   └── MissingFileError (FileNotFoundError)
     ├── CheckpointError (RuntimeError)           the bytes are there, but cannot be read as asked
-    │   ├── NotACheckpointError (UnpicklingError)  some other kind of file: a web page, a Git LFS pointer, an archive ...
+    │   ├── NotACheckpointError (UnpicklingError)  some other kind of file: a web page, a Git LFS pointer ...
     │   ├── DamagedError                         a checkpoint that is not whole or contradicts itself
     │   │   ├── TruncatedError (EOFError)        bytes are missing at the end
     │   │   ├── ChecksumError                    bytes are not the ones that were written

@@ -110,7 +110,7 @@ class Request(NamedTuple):
 
     map_location: Any = None
     pickle_module: Any = None
-    pickle_load_args: Mapping[str, Any] = {}  # noqa: RUF012 - never changed
+    pickle_load_args: Mapping[str, Any] = {}
     weights_only: bool = True
     mmap: bool | None = None
     framework: str = "numpy"

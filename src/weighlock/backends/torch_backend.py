@@ -7,9 +7,7 @@ checked the arguments. Data are read in one plan when the tree stands; before an
 
 import ctypes
 import mmap
-import os
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -78,11 +76,12 @@ class TorchLeaves(SpecialLeaves):
         super().__init__()
         self._map_location = map_location
         self._placement = Placement(map_location)
-        self._mapped, self._source, self._overall = mapped, source, None
+        self._mapped, self._source = mapped, source
+        self._overall: Any = None
         self._verify, self._eager = verify, eager
-        self._local: Any = torch.serialization._serialization_tls  # noqa: SLF001 - where skip_data() leaves its word
+        self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
-        self._fake = torch._guards.detect_fake_mode(None) is not None  # noqa: SLF001 - FakeTensorMode has no other sign
+        self._fake = torch._guards.detect_fake_mode(None) is not None
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
@@ -102,11 +101,11 @@ class TorchLeaves(SpecialLeaves):
         finally:
             self._local.map_location = before
             if self._eager:
-                torch._utils._sparse_tensors_to_validate.clear()  # noqa: SLF001 - what a failed reading left there
+                torch._utils._sparse_tensors_to_validate.clear()
 
     def restart(self) -> None:
         for kept in (self._windows, self._filled, self._unread, self._foreign, self._typed, self._late, self._after):
-            kept.clear()  # type: ignore[attr-defined]
+            kept.clear()
 
     # Storages
 
@@ -273,7 +272,7 @@ class TorchLeaves(SpecialLeaves):
         made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
         made.set_(untyped, offset, shape, stride)
         made.requires_grad = requires_grad
-        return torch._utils._restore_device_fake_mode(made) if self._fake else made  # noqa: SLF001 - as torch.load does
+        return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def tensor(self, spec: TensorSpec) -> Any:
         if spec.dtype.kind == "q":
@@ -281,7 +280,7 @@ class TorchLeaves(SpecialLeaves):
         made = self.strided(spec.storage, spec.dtype, spec.offset, spec.shape, spec.stride, spec.requires_grad)
         bits = {name: True for name in ("conj", "neg") if getattr(spec, name)}
         if bits:
-            torch._utils.set_tensor_metadata(made, bits)  # noqa: SLF001 - as torch.load does
+            torch._utils.set_tensor_metadata(made, bits)
         return made
 
     # Data
@@ -304,7 +303,7 @@ class TorchLeaves(SpecialLeaves):
         self._late.clear()
         self._after.clear()
         if self._eager:
-            torch._utils._validate_loaded_sparse_tensors()  # noqa: SLF001 - as torch.load does, if the user wants it
+            torch._utils._validate_loaded_sparse_tensors()
 
     def _fill(self) -> None:
         self._fill_windows()
@@ -390,9 +389,10 @@ def _like(untyped: Any) -> Any:
 
 def _modes() -> bool:
     """Whether a mode of PyTorch is active that wants to see each call."""
-    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())  # noqa: SLF001 - no other way
+    return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
 
 
 def _default_byteorder() -> str:
     kinds = torch.serialization.LoadEndianness
-    return {kinds.BIG: "big", kinds.NATIVE: sys.byteorder}.get(torch.serialization.get_default_load_endianness(), "little")
+    chosen = torch.serialization.get_default_load_endianness()
+    return {kinds.BIG: "big", kinds.NATIVE: sys.byteorder}.get(chosen, "little")

@@ -79,10 +79,10 @@ def _class_of(dtype: Any) -> tuple[Any, int]:
     """Return the class that names a storage's type in a pickle, and the bytes that it counts as one."""
     if dtype is None:
         return torch.UntypedStorage, 1
-    name = torch.storage._dtype_to_storage_type_map().get(dtype)  # noqa: SLF001 - THE table of these names
+    name = torch.storage._dtype_to_storage_type_map().get(dtype)
     if name is None:
         raise KeyError(f"dtype {dtype} is not recognized")
-    return getattr(torch, name), torch._utils._element_size(dtype)  # noqa: SLF001 - as torch.save does
+    return getattr(torch, name), torch._utils._element_size(dtype)
 
 
 def _location_of(storage: Any) -> str:
@@ -93,7 +93,7 @@ def _location_of(storage: Any) -> str:
 
 
 def _cpu_is_first() -> bool:
-    tagger = torch.serialization._package_registry[0][1]  # noqa: SLF001 - the registry has no public name
+    tagger = torch.serialization._package_registry[0][1]
     return tagger is getattr(torch.serialization, "_cpu_tag", None)
 
 
@@ -107,7 +107,7 @@ def _plain_tensor(obj: Any, dtypes: dict[Any, Any]) -> Any:
         return NotImplemented
     metadata = torch._C._get_tensor_metadata(obj)  # also refuses what has no storage
     token = _Token(obj.untyped_storage(), storage_dtype)
-    args = (
+    args: tuple[Any, ...] = (
         token, obj.storage_offset(), tuple(obj.size()), obj.stride(), obj.requires_grad, OrderedDict(),
     )  # fmt: skip
     return torch._utils._rebuild_tensor_v2, (*args, metadata) if metadata else args
@@ -119,14 +119,14 @@ def _reducer() -> Callable[[Any, Any], Any] | None:
     if (
         torch.Tensor.__reduce_ex__ is not _OWN_REDUCE
         or torch.Tensor in registered or torch.nn.Parameter in registered
-        or torch.serialization._serialization_tls.skip_data  # noqa: SLF001 - where skip_data() leaves its word
+        or torch.serialization._serialization_tls.skip_data
         or torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()
     ):  # fmt: skip
         return None
     plain = {
         dtype: dtype
-        for dtype in torch.storage._dtype_to_storage_type_map()  # noqa: SLF001 - THE table of these names
-        if dtype not in torch.storage._new_dtypes() and "q" not in str(dtype)  # noqa: SLF001 - the same
+        for dtype in torch.storage._dtype_to_storage_type_map()
+        if dtype not in torch.storage._new_dtypes() and "q" not in str(dtype)
     }
     tensor = torch.Tensor
 
@@ -146,7 +146,7 @@ def _pickler(base: Any, storages: _Storages) -> Any:
         if kind is _Token:
             return storages.pid(obj.storage, obj.dtype, None)
         if isinstance(obj, typed):
-            return storages.pid(obj._untyped_storage, obj.dtype, obj)  # noqa: SLF001 - its public name warns
+            return storages.pid(obj._untyped_storage, obj.dtype, obj)
         if isinstance(obj, untyped):
             return storages.pid(obj, None, obj)
         if storages.zipped or not isinstance(obj, type) or not issubclass(obj, torch.nn.Module) or obj in seen:
@@ -161,9 +161,7 @@ def _pickler(base: Any, storages: _Storages) -> Any:
     return type("TorchPickler", (base,), members)
 
 
-def serialize(
-    obj: Any, protocol: int, pickle_module: Any, *, zipped: bool
-) -> tuple[bytes, StorageRecords, list[int]]:
+def serialize(obj: Any, protocol: int, pickle_module: Any, *, zipped: bool) -> tuple[bytes, StorageRecords, list[int]]:
     """Pickle an object; return its pickle, its storages, and the bytes that each of these counts as one element.
 
     Parameters
@@ -188,7 +186,7 @@ def serialize(
     _pickler(pickler_class(pickle_module), storages)(buffer, protocol=protocol).dump(obj)
     found = storages.found
     # On other devices, and fake: each is brought over when it is its turn.
-    without_data = torch.serialization._serialization_tls.skip_data  # noqa: SLF001 - where skip_data() leaves its word
+    without_data = torch.serialization._serialization_tls.skip_data
     records = StorageRecords(
         [storage.nbytes() for storage in found], None if without_data else lambda index: _memory(found[index])
     )

@@ -1,4 +1,4 @@
-"""The source text that legacy streams carry for each class of a pickled module: has it changed since?"""
+"""The source text that legacy streams carry for each class of a pickled module, against the class as it is now."""
 
 import difflib
 import warnings

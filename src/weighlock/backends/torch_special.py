@@ -1,6 +1,5 @@
 """PyTorch's tensors that are more than strided memory: quantized, sparse, nested, of other classes, of other worlds."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
@@ -45,7 +44,7 @@ class SpecialLeaves(Leaves):
         self._fake = False
 
     def safe_globals(self) -> dict[str, Any]:
-        found: dict[str, Any] = torch._weights_only_unpickler._get_user_allowed_globals()  # noqa: SLF001 - torch's registry
+        found: dict[str, Any] = torch._weights_only_unpickler._get_user_allowed_globals()
         return found
 
     def check_source(self, pid: tuple[Any, ...]) -> None:
@@ -110,7 +109,7 @@ class SpecialLeaves(Leaves):
         quantizer = (scheme, spec.scale, spec.zero_point)
         if spec.axis is not None:
             quantizer = (*quantizer, spec.axis)  # type: ignore[assignment]
-        rebuild = torch._utils._rebuild_qtensor  # noqa: SLF001 - the function that the pickle names
+        rebuild = torch._utils._rebuild_qtensor
         return self._asked(rebuild, storage, view.offset, spec.shape, spec.stride, quantizer, False, OrderedDict())
 
     def _asked(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -156,7 +155,7 @@ class SpecialLeaves(Leaves):
         )
 
     def meta(self, spec: MetaSpec) -> Any:
-        rebuild = torch._utils._rebuild_meta_tensor_no_storage  # noqa: SLF001 - the function that the pickle names
+        rebuild = torch._utils._rebuild_meta_tensor_no_storage
         return rebuild(TORCH_DTYPES[spec.dtype], spec.shape, spec.stride, spec.requires_grad)
 
     def uninitialized(self, spec: UninitializedSpec) -> Any:
@@ -169,7 +168,7 @@ class SpecialLeaves(Leaves):
             return Stub(spec.cls, (spec.dtype, spec.shape))
         if not isinstance(spec.cls, type) or not issubclass(spec.cls, torch.Tensor):
             raise PickleStreamError("the class of a wrapped tensor is no tensor class", got=repr(spec.cls)[:60])
-        rebuild = torch._utils._rebuild_wrapper_subclass  # noqa: SLF001 - the function that the pickle names
+        rebuild = torch._utils._rebuild_wrapper_subclass
         return rebuild(
             spec.cls, TORCH_DTYPES[spec.dtype], spec.shape, spec.stride, spec.offset, spec.layout, spec.device,
             spec.requires_grad,
@@ -184,17 +183,17 @@ class SpecialLeaves(Leaves):
         if not isinstance(cls, type) or not isinstance(data, torch.Tensor):
             raise PickleStreamError("a tensor of a class that is no tensor class", got=repr(cls)[:60])
         made = data if type(data) is cls else data.as_subclass(cls)
-        own = getattr(cls, "__setstate__", torch.Tensor.__setstate__)
+        own: Any = getattr(cls, "__setstate__", torch.Tensor.__setstate__)
         if own is torch.Tensor.__setstate__:
             return _with_state(made, spec.state)
         self.settle()  # a class that the user named runs its own code
-        made.__setstate__(spec.state)
+        own(made, spec.state)
         return made
 
     def cast(self, data: Any, dtype: DType, device: Any, *, requires_grad: bool) -> Any:
         self.settle()
         tensor = data if isinstance(data, torch.Tensor) else torch.from_numpy(data)
-        target = torch._utils._get_restore_location(device)  # noqa: SLF001 - map_location for tensors without storage
+        target = torch._utils._get_restore_location(device)
         try:
             made = tensor.to(dtype=TORCH_DTYPES[dtype], device=target)
         except Exception as error:  # the device is not here: PyTorch's own message, as from torch.load
@@ -247,8 +246,10 @@ def _check_sparse(made: Any) -> None:
             made._indices(), made._values(), made.size(), made.is_coalesced(), **_NO_PINNING
         )
         return
-    by_row = made.layout in (torch.sparse_csr, torch.sparse_bsr)
-    compressed, plain = (made.crow_indices(), made.col_indices()) if by_row else (made.ccol_indices(), made.row_indices())
+    if made.layout in (torch.sparse_csr, torch.sparse_bsr):
+        compressed, plain = made.crow_indices(), made.col_indices()
+    else:
+        compressed, plain = made.ccol_indices(), made.row_indices()
     torch._validate_sparse_compressed_tensor_args(
         compressed, plain, made.values(), made.size(), made.layout, **_NO_PINNING
     )

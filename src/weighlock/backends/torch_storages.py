@@ -135,7 +135,7 @@ class Placement:
         if moved is None:
             moved = torch.serialization.default_restore_location(untyped, self._location(saved))
         if isinstance(moved, torch.storage.TypedStorage):
-            moved = moved._untyped_storage  # noqa: SLF001 - asking by its public name warns that the class is old
+            moved = moved._untyped_storage
         if not isinstance(moved, torch.UntypedStorage):
             what = "the map_location function must return a storage or None"
             raise ArgumentTypeError(what, got=type(moved).__name__)
@@ -144,5 +144,5 @@ class Placement:
 
 def _cpu_stays() -> bool:
     """Whether PyTorch's own rule for the CPU is still the first in its registry: it returns the storage as it is."""
-    first = torch.serialization._package_registry[0][2]  # noqa: SLF001 - the registry has no public name
+    first = torch.serialization._package_registry[0][2]
     return first is getattr(torch.serialization, "_cpu_deserialize", None)

@@ -5,8 +5,8 @@ The machine asks three questions, all answered here: what does this name stand f
 stack, so that no value from the file is ever hashed, compared or called to find out.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
 
 from weighlock.pickling.inert import GlobalRef
 
@@ -31,7 +31,11 @@ class Known(NamedTuple):
 
 
 # Rows are made when a file first names them, so that a checkpoint without dates never imports datetime.
-Rows = Mapping[tuple[str, str], Callable[[], Known]]
+class Rows(Protocol):
+    """What finds the row of a global: a dictionary, or anything with its `get`."""
+
+    def get(self, key: tuple[str, str], /) -> Callable[[], Known] | None:
+        """Return what makes the row of (module, name), or None."""
 
 
 class Allowlist:

@@ -118,7 +118,8 @@ class Handlers:
         what = "the pickle calls something that is neither known nor named as safe"
         owner = getattr(function, "__self__", None)
         belongs = "" if owner is None or isinstance(owner, ModuleType) else f", which belongs to {owner!r:.80}"
-        raise PickleStreamError(what, got=f"{function!r:.80}{belongs}" if callable(function) else type(function).__name__)
+        shown = f"{function!r:.80}{belongs}" if callable(function) else type(function).__name__
+        raise PickleStreamError(what, got=shown)
 
     def _pop_mark(self) -> list[Any]:
         items = self.stack

@@ -80,7 +80,7 @@ def load(
         from torch.utils.serialization import config
 
         mmap = config.load.mmap
-    torch.serialization._check_dill_version(pickle_module)  # noqa: SLF001 - PyTorch's own rule and message
+    torch.serialization._check_dill_version(pickle_module)
     start = _start(f, mmap=mmap)
     request = Request(
         map_location, pickle_module, pickle_load_args, only, bool(mmap), framework="torch", scripts=False,
@@ -136,8 +136,8 @@ def _start(f: Any, *, mmap: bool) -> int:
     except (AttributeError, io.UnsupportedOperation) as error:
         kind = _NoSeekError if isinstance(error, AttributeError) else _UnseekableError
         raise kind(
-            f"{error}. You can only torch.load from a file that is seekable. Please pre-load the data into a buffer like "
-            "io.BytesIO and try to load from it instead."
+            f"{error}. You can only torch.load from a file that is seekable. Please pre-load the data into a buffer "
+            "like io.BytesIO and try to load from it instead."
         ) from error
     return int(start)
 

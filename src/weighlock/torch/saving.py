@@ -56,11 +56,11 @@ def save(
     >>> torch.load(file)
     {'step': 3}
     """
-    torch.serialization._check_dill_version(pickle_module)  # noqa: SLF001 - PyTorch's own rule and message
+    torch.serialization._check_dill_version(pickle_module)
     if not isinstance(f, str | os.PathLike) and not hasattr(f, "write"):
         what = "expected 'f' to be string, path, or a file-like object with a 'write' attribute"
         raise _NoWriteError(what, got=type(f).__name__)
-    if torch.serialization._serialization_tls.skip_data and not _use_new_zipfile_serialization:  # noqa: SLF001 - as above
+    if torch.serialization._serialization_tls.skip_data and not _use_new_zipfile_serialization:
         raise SaveError("Cannot use skip_data=True with _use_new_zipfile_serialization=False")
     write(
         obj, f, pickle_protocol, pickle_module=None if pickle_module is PICKLE else pickle_module, framework="torch",

@@ -89,7 +89,7 @@ def register_package(
     >>> register_package(30, lambda storage: None, lambda storage, location: None)
     >>> torch.serialization._package_registry[:] = before
     """
-    registry = torch.serialization._package_registry  # noqa: SLF001 - PyTorch's own, so that both honour it
+    registry = torch.serialization._package_registry
     registry.append((priority, tagger, deserializer))
     # PyTorch compares the functions of entries with equal priorities, which raises.
     registry.sort(key=lambda entry: entry[0])
@@ -119,8 +119,8 @@ def get_unsafe_globals_in_checkpoint(f: Any) -> list[str]:
             found = " but got a torchscript checkpoint" if checkpoint.format == "torchscript" else ""
             raise ArgumentError(f"Expected input to be a checkpoint returned by torch.save{found}")
         names = {".".join(python3_name(*name.rpartition(".")[::2])) for name in checkpoint.globals}
-    allowed = torch._weights_only_unpickler  # noqa: SLF001 - PyTorch's own list
-    return list(names - set(allowed._get_allowed_globals()) - set(allowed._get_user_allowed_globals()))  # noqa: SLF001
+    allowed = torch._weights_only_unpickler
+    return list(names - set(allowed._get_allowed_globals()) - set(allowed._get_user_allowed_globals()))
 
 
 def __getattr__(name: str) -> Any:

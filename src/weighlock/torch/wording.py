@@ -20,8 +20,8 @@ def say_as_torch(error: WeighlockError, *, weights_only: bool) -> None:
         lines = [_line(name) for name in error.globals]
         error.what = "\n".join([f"{_FAILED} {error.what}", *dict.fromkeys(lines)])
         error.hint = (
-            "To look at them as inert data: weighlock.load(..., on_unknown='stub'). If one is plain data that should be "
-            "known, please file an issue with the following so that we can make `weights_only=True` read it: "
+            "To look at them as inert data: weighlock.load(..., on_unknown='stub'). If one is plain data that should "
+            "be known, please file an issue with the following so that we can make `weights_only=True` read it: "
             f"{', '.join(map(_shown, error.globals))}."
         )
     else:
@@ -45,6 +45,6 @@ def _line(name: str) -> str:
         return _DTENSOR
     return (
         f"Unsupported global: GLOBAL {shown} was not an allowed global by default. Please use "
-        f"`torch.serialization.add_safe_globals([{shown}])` or the `torch.serialization.safe_globals([{shown}])` context "
-        "manager to allowlist this global if you trust this class/function."
+        f"`torch.serialization.add_safe_globals([{shown}])` or the `torch.serialization.safe_globals([{shown}])` "
+        "context manager to allowlist this global if you trust this class/function."
     )
