@@ -179,7 +179,7 @@ def test_torchscript_gives_its_state_dict(torch):
 def test_torchscript_attributes_are_no_state(torch):
     """silero-vad keeps tensors as plain attributes of a module without parameters: not part of its state_dict."""
 
-    class Inner(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Inner(torch.nn.Module):  # type: ignore[name-defined]
         def __init__(self):
             super().__init__()
             self.layer = torch.nn.Linear(2, 2)

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         safe_globals as safe_globals,
     )
     from weighlock.saving import save as save
+    from weighlock.state_dicts import load_state_dict as load_state_dict
     from weighlock.state_dicts import state_dict as state_dict
     from weighlock.storages.storage import Storage as Storage
     from weighlock.tensors.values import (
@@ -90,17 +91,19 @@ _ROOMS = {
     "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError "
     "DirectoryError LimitError MissingDependencyError MissingFileError MissingFolderError "
     "NotACheckpointError PickleStreamError SaveError ScriptArchiveError SourceError StateDictError "
-    "TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
+    "StateDictMismatchError TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
     "UnsupportedTypeError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
     "saving": "save",
-    "state_dicts": "state_dict",
+    "state_dicts": "load_state_dict state_dict",
     "storages.storage": "Storage",
     "tensors.values": "Device ReturnType Size TorchName",
 }
+# Rooms that are used by their name: weighlock.state_dicts.strip_prefix(...)
+_SUBMODULES = ("state_dicts", "torch")
 _ROOM_OF = {name: f"weighlock.{room}" for room, names in _ROOMS.items() for name in names.split()}
 
 __version__ = "0.1.0"
@@ -110,12 +113,13 @@ __all__ = sorted([*_ROOM_OF, "__version__"])  # noqa: PLE0605 - a list, sorted; 
 
 def __getattr__(name: str) -> "Any":
     room = _ROOM_OF.get(name)
-    if room is None:
+    if room is None and name not in _SUBMODULES:
         raise AttributeError(f"module 'weighlock' has no attribute {name!r}")
     import sys
 
-    __import__(room)
-    value = getattr(sys.modules[room], name)
+    full = room or f"weighlock.{name}"
+    __import__(full)
+    value = getattr(sys.modules[full], name) if room else sys.modules[full]
     globals()[name] = value
     return value
 

@@ -24,7 +24,8 @@ library already catch in that situation::
     │   ├── TargetError (OSError)                the target cannot be opened or written
     │   │   └── MissingFolderError (FileNotFoundError)
     │   └── UnsupportedTypeError (TypeError)     PyTorch has no form for this object
-    ├── StateDictError (ValueError)              an object from which no state_dict can be drawn
+    ├── StateDictError (ValueError)              a state_dict that cannot be drawn, loaded or changed as asked
+    │   └── StateDictMismatchError (RuntimeError)  its keys or shapes are not those of the object
     ├── ArgumentError (ValueError)               a parameter's value makes no sense
     │   ├── ConflictError (RuntimeError)         two parameters exclude each other
     │   └── ArgumentTypeError (TypeError)
@@ -58,6 +59,7 @@ __all__ = [
     "ScriptArchiveError",
     "SourceError",
     "StateDictError",
+    "StateDictMismatchError",
     "TargetError",
     "TensorBoundsError",
     "TruncatedError",
@@ -233,7 +235,22 @@ class UnsupportedTypeError(SaveError, TypeError):
 
 
 class StateDictError(WeighlockError, ValueError):
-    """No state_dict can be drawn from this object."""
+    """A state_dict cannot be drawn from an object, loaded into one, or changed as asked."""
+
+
+class StateDictMismatchError(StateDictError, RuntimeError):
+    """The keys or shapes of a state_dict are not those of the object; nothing was loaded.
+
+    Attributes
+    ----------
+    missing, unexpected : list of str
+    mismatched : list of weighlock.state_dicts.Mismatch
+    """
+
+    FACTS = (*StateDictError.FACTS, "missing", "unexpected", "mismatched")
+    missing: list[str] = []  # noqa: RUF012 - a class default that is only ever replaced
+    unexpected: list[str] = []  # noqa: RUF012 - as above
+    mismatched: list[Any] = []  # noqa: RUF012 - as above
 
 
 class ArgumentError(WeighlockError, ValueError):

@@ -10,13 +10,12 @@ from typing import Any, Final
 
 from weighlock.errors import StateDictError
 from weighlock.pickling.inert import ScriptClass, Stub
+from weighlock.state_dicts.advice import HOLDERS
+from weighlock.state_dicts.trees import has_own, is_tensor, slots
 
-__all__ = ["state_dict"]
+__all__ = ["held_in", "state_dict"]
 
-# Attributes under which trainers keep the model inside of what they pickle, the most specific first.
-_HOLDERS: Final = ("state_dict", "model_state_dict", "ema", "model", "module", "net", "network", "generator")
 _MAX_HOLDERS: Final = 8
-_TENSOR_MARKS: Final = ("shape", "dtype")
 
 
 def state_dict(obj: Any) -> dict[str, Any]:
@@ -25,9 +24,11 @@ def state_dict(obj: Any) -> dict[str, Any]:
     Parameters
     ----------
     obj : object
-        A `Stub` (a whole pickled `nn.Module`, Lightning module or TorchScript object, loaded with
-        ``on_unknown="stub"``), an object with a `state_dict` method, or a mapping that is one already, or that holds
-        one of these under a usual name such as ``"state_dict"`` or ``"model"``.
+        One of: an object with a `state_dict` method, such as PyTorch's modules and optimizers; a `Stub` (a whole
+        pickled `nn.Module`, Lightning module or TorchScript object, loaded with ``on_unknown="stub"``); a mapping
+        that is one already, or that holds one of these under a usual name such as ``"state_dict"`` or ``"model"``;
+        any tree of objects, dataclasses, lists and dictionaries that hold arrays, whose places become the names.
+        Attributes that begin with an underscore are not looked at.
 
     Returns
     -------
@@ -44,28 +45,59 @@ def state_dict(obj: Any) -> dict[str, Any]:
     >>> import numpy
     >>> state_dict({"epoch": 3, "state_dict": {"fc.weight": numpy.ones(2)}})
     OrderedDict([('fc.weight', array([1., 1.]))])
+    >>> state_dict({"layers": [{"weight": numpy.ones(2)}]})
+    OrderedDict([('layers.0.weight', array([1., 1.]))])
     """
-    current = obj
-    for _ in range(_MAX_HOLDERS):
-        if _is_module(current):
-            return OrderedDict(_module_items(current))
-        method = getattr(current, "state_dict", None)
-        if callable(method) and not isinstance(current, type):
-            return OrderedDict(method())
-        fields = _fields(current)
-        tensors = [key for key, value in fields.items() if _is_tensor(value)]
-        if tensors and isinstance(current, Mapping):
-            return OrderedDict((key, value) for key, value in fields.items() if isinstance(key, str))
-        held = next((fields[name] for name in _HOLDERS if fields.get(name) is not None), None)
-        if held is None:
-            break
-        current = held
+    root = held_in(obj)
+    if _is_module(root):
+        return OrderedDict(_module_items(root))
+    if has_own(root):
+        made = root.state_dict()
+        return made if isinstance(made, OrderedDict) else OrderedDict(made)
+    if isinstance(root, Mapping) and _is_flat(root):
+        return OrderedDict((key, value) for key, value in root.items() if isinstance(key, str))
+    drawn: OrderedDict[str, Any] = OrderedDict()
+    if not isinstance(root, Stub):
+        for slot in slots(root):
+            if slot.owner:
+                drawn.update((slot.key + key, value) for key, value in slot.value.state_dict().items())
+            else:
+                drawn[slot.key] = slot.value
+    if drawn:
+        return drawn
     raise StateDictError(
         "no state_dict can be drawn from this object",
-        expected="a pickled module, an object with state_dict(), or a mapping of tensors",
+        expected="an object with state_dict(), a pickled module, or a tree that holds arrays",
         got=_describe(obj),
         hint="If the weights lie deeper, pass that part: weighlock.state_dict(checkpoint['...']).",
     )
+
+
+def held_in(obj: Any) -> Any:
+    """Return the part of a checkpoint that holds the weights: `obj` itself where no usual name leads further."""
+    current = obj
+    for _ in range(_MAX_HOLDERS):
+        if not isinstance(current, Mapping | Stub) or _is_module(current) or has_own(current):
+            return current
+        fields = _fields(current)
+        if isinstance(current, Mapping) and any(is_tensor(value) for value in fields.values()):
+            return current
+        held = next((fields[name] for name in HOLDERS if _may_hold(fields.get(name))), None)
+        if held is None:
+            return current
+        current = held
+    return current
+
+
+def _may_hold(value: Any) -> bool:
+    return value is not None and not isinstance(value, str | int | float)
+
+
+def _is_flat(mapping: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is a state_dict as it is: tensors by name, and nothing below them that holds others."""
+    if not any(is_tensor(value) for value in mapping.values()):
+        return False
+    return not any(isinstance(value, Mapping | list | tuple) or has_own(value) for value in mapping.values())
 
 
 def _describe(obj: Any) -> str:
@@ -79,15 +111,11 @@ def _fields(obj: Any) -> Mapping[Any, Any]:
         return obj
     if isinstance(obj, Stub):
         return {**dict(obj.entries), **obj.attributes()} if _hashable(obj) else obj.attributes()
-    return getattr(obj, "__dict__", {})
+    return {}
 
 
 def _hashable(stub: Stub) -> bool:
     return all(isinstance(key, str | int) for key, _ in stub.entries)
-
-
-def _is_tensor(value: Any) -> bool:
-    return all(hasattr(value, mark) for mark in _TENSOR_MARKS)
 
 
 def _is_module(obj: Any) -> bool:
@@ -143,7 +171,7 @@ def _script_members(cls: ScriptClass, attributes: Mapping[str, Any]) -> tuple[_P
     # A program always lists them, if only as empty: a tensor that it does not list is a plain attribute.
     named = [*cls.parameters, *cls.buffers]
     if not cls.listed:
-        named = [name for name, value in attributes.items() if _is_tensor(value)]
+        named = [name for name, value in attributes.items() if is_tensor(value)]
     own = [(name, attributes[name]) for name in named if attributes.get(name) is not None]
     children = [(name, value) for name, value in attributes.items() if isinstance(value, Stub)]
     return own, children

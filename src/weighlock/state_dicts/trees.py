@@ -1,0 +1,129 @@
+"""Object trees as state_dicts: where the tensors of any tree of Python objects stand, in PyTorch's naming.
+
+Attributes, list indices and dictionary keys are joined by dots. An object with a `state_dict` method of its own is
+asked for it. Nothing here imports an array library: a tensor is whatever has a shape and a dtype.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from weighlock.errors import StateDictError
+from weighlock.pickling.inert import GlobalRef, Stub
+
+__all__ = ["Slot", "assign", "dtype_name", "is_tensor", "shape_of", "slots"]
+
+_PLAIN: Final = (str, bytes, bytearray, int, float, complex, bool, type(None), type, GlobalRef)
+
+
+class Slot(NamedTuple):
+    """A place in a tree that holds a tensor, or an object that names its own.
+
+    Attributes
+    ----------
+    key : str
+        Its name; of an object with a `state_dict` method, the prefix of the names inside.
+    holder : object
+        What holds it.
+    name : object
+        The attribute, key or index under which it is held.
+    value : object
+    owner : bool
+        Whether `value` has a `state_dict` method of its own.
+    """
+
+    key: str
+    holder: Any
+    name: Any
+    value: Any
+    owner: bool
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of some kind: it has a shape and a dtype, and is no single number of NumPy's."""
+    if isinstance(value, type | Stub):
+        return False
+    try:
+        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+            return False
+    except RuntimeError:  # a lazy parameter of PyTorch, which has no shape yet
+        return True
+    return not (type(value).__module__ == "numpy" and not hasattr(value, "__setitem__"))
+
+
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """Return a tensor's shape; None where it has none yet (a lazy parameter of PyTorch)."""
+    try:
+        return tuple(int(length) for length in value.shape)
+    except (RuntimeError, ValueError, TypeError):
+        return None
+
+
+def dtype_name(value: Any) -> str:
+    """Return the name of a tensor's element type, the same for NumPy, PyTorch and Weighlock."""
+    return str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
+
+
+def _members(obj: Any) -> list[tuple[Any, Any]]:
+    """Return what an object holds, by name, in the order in which it was defined."""
+    if isinstance(obj, Mapping):
+        return [(key, value) for key, value in obj.items() if isinstance(key, str | int)]
+    if isinstance(obj, Sequence):
+        return list(enumerate(obj))
+    found: dict[str, Any] = {}
+    for kind in reversed(type(obj).__mro__):
+        names = kind.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if hasattr(obj, name):
+                found[name] = getattr(obj, name)
+    found.update(getattr(obj, "__dict__", {}))
+    return [(name, value) for name, value in found.items() if not name.startswith("_")]
+
+
+def has_own(value: Any) -> bool:
+    """Whether an object names its own tensors."""
+    return callable(getattr(value, "state_dict", None)) and not isinstance(value, type)
+
+
+def _is_container(value: Any) -> bool:
+    if isinstance(value, _PLAIN) or callable(value) or is_tensor(value):
+        return False
+    return isinstance(value, Mapping | Sequence) or hasattr(value, "__dict__") or hasattr(type(value), "__slots__")
+
+
+def slots(root: Any) -> Iterator[Slot]:
+    """Yield where the tensors of a tree stand, depth first, in the order of definition.
+
+    An object that stands at several places is found at each. There is no recursion: trees may be a million deep.
+
+    Raises
+    ------
+    StateDictError
+        If an object contains itself.
+    """
+    levels: list[tuple[str, Any, Iterator[tuple[Any, Any]]]] = [("", root, iter(_members(root)))]
+    on_path = {id(root)}
+    while levels:
+        prefix, holder, members = levels[-1]
+        name, value = next(members, (levels, None))
+        if name is levels:
+            levels.pop()
+            on_path.discard(id(holder))
+            continue
+        key = f"{prefix}{name}"
+        if is_tensor(value):
+            yield Slot(key, holder, name, value, owner=False)
+        elif has_own(value):
+            yield Slot(key + ".", holder, name, value, owner=True)
+        elif _is_container(value):
+            if id(value) in on_path:
+                raise StateDictError("the object contains itself", object_path=key[:200])
+            on_path.add(id(value))
+            levels.append((key + ".", value, iter(_members(value))))
+
+
+def assign(slot: Slot, value: Any) -> None:
+    """Put another value into a slot."""
+    if isinstance(slot.holder, Mapping | Sequence):
+        slot.holder[slot.name] = value  # type: ignore[index]
+    else:
+        setattr(slot.holder, slot.name, value)
