@@ -83,6 +83,11 @@ def _torch_leaf(value: Any) -> Any:
     return _torch_tensor(torch, value.detach())
 
 
+def _untyped(tensor: Any) -> Any:
+    """Return the bytes of a tensor's storage, in any torch that goldens were made with."""
+    return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage().untyped()
+
+
 def _torch_tensor(torch: Any, value: Any) -> Any:
     name = str(value.dtype).removeprefix("torch.")
     if value.is_meta:
@@ -95,8 +100,8 @@ def _torch_tensor(torch: Any, value: Any) -> Any:
         layout = str(value.layout).removeprefix("torch.")
         return ["sparse", layout, list(value.shape), value.to_dense().numpy().tobytes().hex()]
     plain = value.resolve_conj().resolve_neg().contiguous()
-    raw = bytes(plain.untyped_storage().tolist())[: plain.numel() * plain.element_size()] if plain.numel() else b""
+    raw = bytes(_untyped(plain).tolist())[: plain.numel() * plain.element_size()] if plain.numel() else b""
     start = plain.storage_offset() * plain.element_size()
     if plain.numel() and start:
-        raw = bytes(plain.clone().untyped_storage().tolist())
+        raw = bytes(_untyped(plain.clone()).tolist())
     return _strided(name, value.shape, value.stride(), raw)
