@@ -45,6 +45,14 @@ def weighlock_work(operation: str, path: str, scratch: str) -> Work:
     return lambda: weighlock.load(path, mmap=operation == "mmap")
 
 
+def drop_in_work(operation: str, path: str, scratch: str) -> Work:
+    torch, drop_in = imported("torch"), imported("weighlock.torch")
+    if operation == "save":
+        data = torch.load(path, weights_only=True)
+        return lambda: drop_in.save(data, scratch)
+    return lambda: drop_in.load(path, mmap=operation == "mmap")
+
+
 def opened(weighlock: Any, path: str) -> int:
     """Look at a checkpoint without reading its tensors."""
     with weighlock.read_checkpoint(path) as checkpoint:
@@ -61,7 +69,9 @@ def safetensors_work(operation: str, path: str, scratch: str) -> Work:
     return lambda: safetensors.load_file(path)
 
 
-SYSTEMS = {"torch": torch_work, "weighlock": weighlock_work, "safetensors": safetensors_work}
+SYSTEMS = {
+    "torch": torch_work, "weighlock": weighlock_work, "weighlock.torch": drop_in_work, "safetensors": safetensors_work,
+}  # fmt: skip
 
 
 def main(system: str, operation: str, path: str, repetitions: str, scratch: str) -> None:

@@ -26,17 +26,17 @@ WORK = ROOT / ".work" / "bench"
 
 # Workload, operation, repetitions in one process (the best counts), systems.
 PLAN = (
-    ("small", "load", 15, ("torch", "weighlock", "safetensors")),
-    ("many", "load", 3, ("torch", "weighlock", "safetensors")),
-    ("ckpt", "load", 3, ("torch", "weighlock")),
-    ("big", "load", 2, ("torch", "weighlock", "safetensors")),
-    ("big_legacy", "load", 2, ("torch", "weighlock")),
-    ("big", "mmap", 3, ("torch", "weighlock", "safetensors")),
+    ("small", "load", 15, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("many", "load", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("ckpt", "load", 3, ("torch", "weighlock", "weighlock.torch")),
+    ("big", "load", 2, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("big_legacy", "load", 2, ("torch", "weighlock", "weighlock.torch")),
+    ("big", "mmap", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
     ("big", "open", 3, ("weighlock",)),
     ("many", "open", 3, ("weighlock",)),
-    ("small", "save", 15, ("torch", "weighlock", "safetensors")),
-    ("many", "save", 3, ("torch", "weighlock", "safetensors")),
-    ("big", "save", 2, ("torch", "weighlock", "safetensors")),
+    ("small", "save", 15, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("many", "save", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("big", "save", 2, ("torch", "weighlock", "weighlock.torch", "safetensors")),
 )
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
@@ -81,7 +81,7 @@ def compare(rounds: int, only: re.Pattern[str], scratch: str, *, huge: bool) -> 
             imports = statistics.median(cell["import_s"] for cell in cells[system]) * 1e3
             ratio = best["torch"] / best[system] if "torch" in best else None
             faster = f"{ratio:6.2f} x torch" if ratio else " " * 14
-            print(f"{name:11} {operation:5} {system:12} {best[system] * 1e3:9.2f} ms  {faster}  "
+            print(f"{name:11} {operation:5} {system:16} {best[system] * 1e3:9.2f} ms  {faster}  "
                   f"peak {peak:6.0f} MiB  import {imports:5.0f} ms", flush=True)  # fmt: skip
             rows.append({"work": name, "operation": operation, "system": system, "ms": best[system] * 1e3,
                          "faster_than_torch": ratio, "rss_mib": peak, "import_ms": imports})  # fmt: skip

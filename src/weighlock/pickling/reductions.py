@@ -188,7 +188,7 @@ def _stub(stub: Stub) -> Reduction:
 def hint_for(kind: type) -> str:
     """Say what to do about an object that cannot be saved."""
     if kind.__module__.partition(".")[0] == "torch":
-        return "Arrays are saved here; turn tensors into arrays with .numpy() first, or save with PyTorch."
+        return "Save PyTorch's own tensors with framework='torch', or turn them into arrays with .numpy() first."
     for base, name in ((dict, "dict"), (tuple, "tuple"), (list, "list"), (str, "str"), (int, "int"), (float, "float")):
         if issubclass(kind, base):
             return f"Convert it first: {name}(value) has a form that PyTorch reads safely."
