@@ -91,8 +91,8 @@ _ROOMS = {
     "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError "
     "DirectoryError LimitError MissingDependencyError MissingFileError MissingFolderError "
     "NotACheckpointError PickleStreamError SaveError ScriptArchiveError SourceError StateDictError "
-    "StateDictMismatchError TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
-    "UnsupportedTypeError WeighlockError",
+    "StateDictMismatchError TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError "
+    "UnsupportedError UnsupportedTypeError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "pickling.inert": "GlobalRef Stub",

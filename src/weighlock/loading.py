@@ -140,7 +140,6 @@ def load_as(f: Any, request: Request) -> Any:
             stubs_allowed=request.on_unknown == "stub",
             verify=request.verify,
             trusted=None if request.weights_only else _trusted_loader(request, native=leaves.native),
-            byteorder=leaves.byteorder,
             scripts=request.scripts,
         )
         with collector_paused(), leaves.reading():

@@ -85,13 +85,18 @@ class TorchLeaves(SpecialLeaves):
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
-        self.byteorder = _default_byteorder()
         self._windows: dict[Window, list[TorchStorage]] = {}
         self._filled: dict[Window, bytearray] = {}
         self._unread: list[TorchStorage] = []
         self._foreign: list[TorchStorage] = []
         self._typed: dict[int, TorchStorage] = {}
         self._late: list[Callable[[], None]] = []
+
+    @property
+    def byteorder(self) -> str:
+        kinds = torch.serialization.LoadEndianness
+        chosen = torch.serialization.get_default_load_endianness()
+        return {kinds.BIG: "big", kinds.NATIVE: sys.byteorder}.get(chosen, "little")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -292,6 +297,7 @@ class TorchLeaves(SpecialLeaves):
         return True
 
     def finish(self) -> None:
+        self._scatter()
         self._fill()
         for action in (*self._late, *self._after):
             try:
@@ -323,6 +329,22 @@ class TorchLeaves(SpecialLeaves):
                 swap(storage.real(), storage.ref)
             else:
                 self._foreign.append(storage)
+
+    def _scatter(self) -> None:
+        """Read small storages straight into their memory: the last time, when nobody asks for a window again."""
+        chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
+        for window, storages in self._windows.items():
+            if window not in self._filled:
+                targets = {
+                    storage.start: memory_at(storage.address(), storage.ref.nbytes)
+                    for storage in storages if storage.has_memory
+                }  # fmt: skip
+                chosen.setdefault(window.contents[0].reader, []).append((window, targets))
+        for reader, windows in chosen.items():
+            left = set(reader.scatter(windows, verify=self._verify))
+            for window, _ in windows:
+                if window not in left:
+                    del self._windows[window]
 
     def _fill_windows(self) -> None:
         windows, self._windows = self._windows, {}
@@ -390,9 +412,3 @@ def _like(untyped: Any) -> Any:
 def _modes() -> bool:
     """Whether a mode of PyTorch is active that wants to see each call."""
     return bool(torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack())
-
-
-def _default_byteorder() -> str:
-    kinds = torch.serialization.LoadEndianness
-    chosen = torch.serialization.get_default_load_endianness()
-    return {kinds.BIG: "big", kinds.NATIVE: sys.byteorder}.get(chosen, "little")

@@ -32,4 +32,15 @@ def collector_paused() -> Iterator[None]:
         with _pause_lock:
             _pauses -= 1
             if _pauses == 0 and _was_enabled:
+                _age_objects()
                 gc.enable()
+
+
+def _age_objects() -> None:
+    """Let the collector take all objects for old: it would walk the new tree at once, and find nothing to free.
+
+    Both calls only join lists. Objects that the program itself has frozen are left alone.
+    """
+    if hasattr(gc, "get_freeze_count") and gc.get_freeze_count() == 0:
+        gc.freeze()
+        gc.unfreeze()

@@ -89,8 +89,8 @@ class Options(NamedTuple):
     """What a caller may say of a reading.
 
     `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
-    not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``). `byteorder` is
-    that of archives that do not name theirs. Without `scripts`, TorchScript archives are refused.
+    not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``). Without
+    `scripts`, TorchScript archives are refused.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -100,7 +100,6 @@ class Options(NamedTuple):
     stubs_allowed: bool = False
     user_globals: UserGlobals = NO_USER_GLOBALS
     trusted: Any = None
-    byteorder: str = "little"
     scripts: bool = True
 
 
@@ -246,8 +245,8 @@ def parse_persistent_id(pid: Any) -> tuple[StorageClass, str, str, int]:
 
     ``('storage', class, key, location, numel[, view metadata])``; Python 2 and `encoding='bytes'` leave text as bytes.
     """
-    if type(pid) is tuple and len(pid) == 5:
-        mark, kind, key, location, numel = pid
+    if type(pid) is tuple and (len(pid) == 5 or (len(pid) == 6 and pid[5] is None)):
+        mark, kind, key, location, numel = pid if len(pid) == 5 else pid[:5]
         # The common form first, without a call: this runs once per tensor.
         if (
             type(kind) is StorageClass and mark == "storage" and type(key) is str and type(location) is str

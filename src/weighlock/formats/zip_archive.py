@@ -7,7 +7,7 @@ from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
 from weighlock.formats.zip_records import read_records
-from weighlock.formats.zip_windows import plan_windows, read_windows
+from weighlock.formats.zip_windows import plan_windows, read_windows, scatter_windows
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.rebuild import StorageClass
@@ -43,7 +43,7 @@ class ZipArchive:
         self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
         self.storages: dict[str, StorageRef] = {}
         self._windows: dict[int, tuple[Window, int]] | None = None
-        order = self.text("byteorder") or reading.options.byteorder
+        order = self.text("byteorder") or reading.leaves.byteorder
         if order not in ("little", "big"):
             raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
         self.byteorder = order
@@ -141,6 +141,10 @@ class ZipArchive:
         if self._windows is None:
             self._windows = plan_windows(self, self.directory)
         return self._windows.get(ref.handle.header_offset)
+
+    def scatter(self, windows: Sequence[tuple[Window, Mapping[int, memoryview]]], *, verify: bool) -> list[Window]:
+        """Read small storages straight to where they belong; return the windows of which that could not be done."""
+        return scatter_windows(self.source, windows, verify=verify)
 
     def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
         """Fill whole windows, check the records inside, and let each one's data lie where `window_of` said."""

@@ -6,7 +6,7 @@ before anything is read, and checked afterwards. In an archive that some other p
 to be wrong, the data are moved to it: it lies inside of the record's own span.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, check_crc, parse_local_header
@@ -15,7 +15,7 @@ from weighlock.storages.plan import Task, run_in_order, thread_count
 from weighlock.storages.refs import Window
 from weighlock.storages.source import ByteSource
 
-__all__ = ["plan_windows", "read_windows"]
+__all__ = ["plan_windows", "read_windows", "scatter_windows"]
 
 _WINDOW: Final = 1 << 20
 _SMALL: Final = 64 << 10
@@ -73,6 +73,73 @@ def read_windows(source: ByteSource, windows: Sequence[Window], *, verify: bool)
             yield window.offset, lambda window=window: _read_window(source, window, verify=verify)  # type: ignore[misc]
 
     run_in_order(tasks(), thread_count(source, sum(window.nbytes for window in windows)))
+
+
+def scatter_windows(
+    source: ByteSource, windows: Sequence[tuple[Window, Mapping[int, memoryview]]], *, verify: bool
+) -> list[Window]:
+    """Read windows, each record's data straight to its target, and what lies between to the side.
+
+    Parameters
+    ----------
+    windows : sequence of (Window, mapping of place to target)
+        A target is writable memory of the record's size, for the data at that place in the window.
+
+    Returns
+    -------
+    list of Window
+        Those whose data lie elsewhere than an archive of PyTorch has them; to be read by `read_windows`.
+
+    Raises
+    ------
+    DirectoryError, ChecksumError, TruncatedError
+        The error of the damaged record that lies first.
+    """
+    other: list[Window] = []
+
+    def tasks() -> Iterator[tuple[int, Task]]:
+        for window, targets in sorted(windows, key=lambda entry: entry[0].offset):
+            yield window.offset, _scattering(source, window, targets, other, verify=verify)
+
+    run_in_order(tasks(), thread_count(source, sum(window.nbytes for window, _ in windows)))
+    return other
+
+
+def _scattering(
+    source: ByteSource, window: Window, targets: Mapping[int, memoryview], other: list[Window], *, verify: bool
+) -> Task:
+    def read() -> None:
+        if not _scatter(source, window, targets, verify=verify):
+            other.append(window)
+
+    return read
+
+
+def _scatter(source: ByteSource, window: Window, targets: Mapping[int, memoryview], *, verify: bool) -> bool:
+    sides = memoryview(bytearray(window.nbytes - sum(map(len, targets.values()))))
+    pieces, read_to, side = [], 0, 0
+    shifts = []  # by how much each header lies further back in the sides than in the window
+    for part in window.contents:
+        shifts.append(read_to - side)
+        target = targets.get(part.place)
+        if target is not None:
+            between = part.place - read_to
+            pieces += (sides[side : side + between], target)
+            side += between
+            read_to = part.place + len(target)
+    pieces.append(sides[side:])
+    source.read_scattered(window.offset, pieces)
+    for part, shift in zip(window.contents, shifts, strict=True):
+        record, place = part.record, part.place
+        if parse_local_header(sides, part.header - shift, record) + shift != place:
+            return False
+        data = targets.get(place)
+        if data is None:
+            data = sides[place - shift : place - shift + record.size]
+        # The common case inline: this runs once per record.
+        if verify and crc32(data) != record.crc:
+            check_crc(record, crc32(data))
+    return True
 
 
 def _read_window(source: ByteSource, window: Window, *, verify: bool) -> None:

@@ -31,11 +31,11 @@ def _pattern(put: bytes) -> Callable[[bytes, int], "re.Match[bytes] | None"]:
     """Return the idiom with all its puts in one form: mixed forms are rare (one tensor per file), and slower."""
     return re.compile(
         rb"\(\(h(.)" + _REF + rb"X(.)\0\0\0([0-9]{1,20})" + put  # 1 'storage'; 2 class; 3 length, 4 key, 5 its put
-        + _REF + rb"(" + _INT + rb")t" + put + rb"Q"  # 6 location; 7 numel; 8 put of the persistent id
-        + rb"(" + _INT + rb")"  # 9 storage offset
-        + _INTS + put + _INTS + put  # 10, 11 size; 12, 13 stride
-        + rb"([\x88\x89])h(.)\)R" + put  # 14 requires_grad; 15 OrderedDict; 16 put of the hooks
-        + rb"t" + put + rb"R",  # 17 put of the arguments
+        + _REF + rb"(" + _INT + rb")(N?)t" + put + rb"Q"  # 6 location; 7 numel; 8 None (legacy); 9 put of the id
+        + rb"(" + _INT + rb")"  # 10 storage offset
+        + _INTS + put + _INTS + put  # 11, 12 size; 13, 14 stride
+        + rb"([\x88\x89])h(.)\)R" + put  # 15 requires_grad; 16 OrderedDict; 17 put of the hooks
+        + rb"t" + put + rb"R",  # 18 put of the arguments
         re.DOTALL,
     ).match  # fmt: skip
 
@@ -44,6 +44,9 @@ _SHORT_PUTS: Final = _pattern(rb"q(.)")
 _LONG_PUTS: Final = _pattern(rb"r(.{4})")
 _SIX_BYTES: Final = Struct("<6B").unpack
 _SIX_WORDS: Final = Struct("<6I").unpack
+_SHORT: Final = _SHORT_PUTS, _SIX_BYTES
+_LONG: Final = _LONG_PUTS, _SIX_WORDS
+_SHORT_INDICES: Final = 255
 
 # Sizes, strides and small integers repeat endlessly within and between files. Dropped as a whole when full.
 _ints_cache: dict[bytes, tuple[int, ...]] = {}
@@ -86,12 +89,16 @@ def take(machine: Any, data: bytes, position: int, call: Any) -> int:
     Returns the position behind them; `position` itself, with nothing changed, where they are something else.
     """
     # Reason for one flat body: it runs once per tensor, and a call per part costs as much as the part.
-    match, unpack = _LONG_PUTS(data, position), _SIX_WORDS
+    # An index of the memo takes one byte, and four from the 257th on.
+    first, second = (_LONG, _SHORT) if len(machine.memo) > _SHORT_INDICES else (_SHORT, _LONG)
+    pattern, unpack = first
+    match = pattern(data, position)
     if match is None:
-        match, unpack = _SHORT_PUTS(data, position), _SIX_BYTES
+        pattern, unpack = second
+        match = pattern(data, position)
         if match is None:
             return position
-    (mark, kind, length, text, put1, place, count, put2, offset, size, put3, stride, put4, flag, hooks_ref, put5,
+    (mark, kind, length, text, put1, place, count, none, put2, offset, size, put3, stride, put4, flag, hooks_ref, put5,
      put6) = match.groups()  # fmt: skip
     memo = machine.memo
     make_hooks = machine.calls.get(id(memo[hooks_ref[0]]))
@@ -103,6 +110,8 @@ def take(machine: Any, data: bytes, position: int, call: Any) -> int:
         memo[mark[0]], memo[kind[1] if len(kind) == 2 else _index(kind)], key,
         memo[place[1] if len(place) == 2 else _index(place)], _int_cache.get(count) or _decode_int(count),
     )  # fmt: skip
+    if none:
+        pid = (*pid, None)  # type: ignore[assignment]
     memo[at_key] = key
     memo[at_pid] = pid
     sizes = memo[at_size] = _ints_cache.get(size) or _decode_ints(size)

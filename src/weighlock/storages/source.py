@@ -9,11 +9,16 @@ import mmap
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from weighlock.errors import ArgumentTypeError, MissingFileError, SourceError, TruncatedError, UnsupportedError
 
 __all__ = ["ByteSource", "BytesSource", "FileObjectSource", "PathSource", "open_source"]
+
+
+# How many pieces the system fills in one call (IOV_MAX).
+_MOST_PIECES: Final = 1024
 
 
 class ByteSource(Protocol):
@@ -27,6 +32,9 @@ class ByteSource(Protocol):
 
     def read_into(self, offset: int, target: memoryview) -> None:
         """Fill `target` with the bytes from `offset`; `TruncatedError` where the file ends before."""
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        """Fill the targets one after the other with the bytes from `offset` on."""
 
     def map(self, access: int) -> memoryview:
         """Map the whole file into memory (`access` as in `mmap.mmap`); `UnsupportedError` where that cannot be."""
@@ -95,6 +103,21 @@ class PathSource:
         except OSError as error:
             raise self._failed(error, offset + done) from error
 
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        for first in range(0, len(targets), _MOST_PIECES):
+            pieces = targets[first : first + _MOST_PIECES]
+            total = sum(map(len, pieces))
+            try:
+                got = os.preadv(self._fd, pieces, offset)
+            except OSError as error:
+                raise self._failed(error, offset) from error
+            if got != total:  # rare: a signal, or the end of the file; each piece says what it lacks
+                place = offset
+                for piece in pieces:
+                    self.read_into(place, piece)
+                    place += len(piece)
+            offset += total
+
     def _failed(self, error: OSError, offset: int) -> Exception:
         if isinstance(error, SourceError | TruncatedError):
             return error
@@ -145,6 +168,11 @@ class BytesSource:
 
     def read_into(self, offset: int, target: memoryview) -> None:
         target[:] = self._slice(offset, len(target))
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        for target in targets:
+            target[:] = self._slice(offset, len(target))
+            offset += len(target)
 
     def map(self, access: int) -> memoryview:
         # Bytes in memory are mapped already; what is read-only stays so.
@@ -218,6 +246,11 @@ class FileObjectSource:
                 if isinstance(error, TruncatedError):
                     raise
                 raise SourceError(f"reading failed: {_reason(error)}", path=self.name, offset=offset) from error
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        whole = bytearray(sum(map(len, targets)))
+        self.read_into(offset, memoryview(whole))
+        BytesSource(whole).read_scattered(0, targets)
 
     def map(self, access: int) -> memoryview:
         raise UnsupportedError(

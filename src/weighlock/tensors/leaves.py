@@ -43,12 +43,9 @@ class Leaves:
     ----------
     native : bool
         Whether the leaves are PyTorch's own objects. Such a reading has rows of its own in the closed table (`rows`).
-    byteorder : str
-        That of archives that do not name theirs.
     """
 
     native = False
-    byteorder = "little"
     rows: Any = None
 
     def __init__(self) -> None:
@@ -66,6 +63,11 @@ class Leaves:
         self._work -= nbytes
         if self._work < 0:
             raise LimitError("the pickle copies its own objects out of all proportion to its size")
+
+    @property
+    def byteorder(self) -> str:
+        """The byte order of archives that do not name theirs."""
+        return "little"
 
     @contextmanager
     def reading(self) -> Iterator[None]:
