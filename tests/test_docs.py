@@ -12,24 +12,21 @@ from pathlib import Path
 import pytest
 
 import weighlock
+from tests.markdown_blocks import blocks, run_page
 from weighlock.dtypes import DTYPES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if BLOCK.search(page.read_text("utf-8"))], ids=lambda page: page.name
+    "page", [page for page in PAGES if any(blocks(page.read_text("utf-8")))], ids=lambda page: page.name
 )
 def test_examples_run(page, tmp_path, monkeypatch):
     """The blocks of a page run one after the other, beside the example files."""
     for example in (ROOT / "examples").glob("*.pt"):
         shutil.copy(example, tmp_path)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in BLOCK.findall(page.read_text("utf-8")):
-        exec(compile(block, str(page), "exec"), names)
+    assert run_page(page, tmp_path, monkeypatch) > 0
 
 
 MODULES = [name for _, name, _ in pkgutil.walk_packages(weighlock.__path__, "weighlock.") if "__main__" not in name]

@@ -117,7 +117,8 @@ def _scattering(
 
 def _scatter(source: ByteSource, window: Window, targets: Mapping[int, memoryview], *, verify: bool) -> bool:
     sides = memoryview(bytearray(window.nbytes - sum(map(len, targets.values()))))
-    pieces, read_to, side = [], 0, 0
+    pieces: list[memoryview] = []
+    read_to = side = 0
     shifts = []  # by how much each header lies further back in the sides than in the window
     for part in window.contents:
         shifts.append(read_to - side)
