@@ -127,3 +127,76 @@ def test_the_same_pickle_and_records_as_stock_torch(torch, name, zipped):
     for record in expected.namelist():
         if not record.endswith("serialization_id"):
             assert found.read(record) == expected.read(record), record
+
+
+@pytest.mark.parametrize("options", [{}, {"mmap": True}, {"map_location": "meta"}], ids=["read", "mapped", "meta"])
+@pytest.mark.parametrize("name", CASES)
+def test_stock_torch_reads_what_the_drop_in_saved(torch, tmp_path, name, options):
+    """With weights_only=True, and the same result as from its own file."""
+    import weighlock.torch
+
+    obj = CASES[name](torch)
+    theirs, ours = tmp_path / "theirs.pt", tmp_path / "ours.pt"
+    torch.save(obj, theirs)
+    weighlock.torch.save(obj, ours)
+    expected = Outcome(lambda: torch.load(theirs, weights_only=True, **options))
+    found = Outcome(lambda: torch.load(ours, weights_only=True, **options))
+    assert type(found.error) is type(expected.error)
+    if expected.error is None:
+        same(torch, expected.result, found.result)
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+@pytest.mark.parametrize("name", ["state_dict", "dtype_bfloat16", "shared_storage", "parameters"])
+def test_fake_tensors(torch, name, container):
+    """Under FakeTensorMode nothing is read, and tensors say where they would be."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    import weighlock.torch
+
+    data = CONTAINERS[container](torch, CASES[name](torch))
+    loads = (torch.load, weighlock.torch.load)
+    outcomes = []
+    for load in loads:
+        with FakeTensorMode():
+            outcomes.append(Outcome(lambda load=load: load(io.BytesIO(data))))  # type: ignore[misc]
+    theirs, ours = outcomes
+    assert ours.error is None or theirs.error is not None, ours.error
+    if theirs.error is None:
+        facts = [
+            [(type(t), t.shape, t.stride(), t.dtype, t.device) for t in _tensors(torch, outcome.result)]
+            for outcome in outcomes
+        ]
+        assert facts[0] == facts[1]
+
+
+def _tensors(torch: Any, obj: Any) -> list[Any]:
+    return [value for value in (obj.values() if isinstance(obj, dict) else obj) if isinstance(value, torch.Tensor)]
+
+
+def test_many_threads_load_and_save_at_once(torch, tmp_path):
+    import threading
+
+    import weighlock.torch
+
+    failures: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(10):
+                path = tmp_path / f"{number % 4}.pt"
+                state = {"t": torch.full((50, 50), float(number % 4)), "n": turn}
+                weighlock.torch.save(state, path)
+                place = "meta" if number % 2 else "cpu"
+                loaded = weighlock.torch.load(path, map_location=place)["t"]
+                assert loaded.device.type == place
+                assert place == "meta" or (loaded == number % 4).all()
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]

@@ -146,7 +146,7 @@ class TorchLeaves(SpecialLeaves):
             extent = ref.reader.extent(ref) if ref.reader is not None and ref.reader.ready else None
             if extent is not None:
                 storage.untyped._checkpoint_offset = extent.offset
-            if self._fake:
+            if self._fake and (ref.reader is None or ref.reader.ready):  # PyTorch forgets it for legacy streams
                 storage.untyped._fake_device = ref.location
             if self._fake or self._placement.is_meta:
                 return
