@@ -35,7 +35,16 @@ def test_examples_run(page, tmp_path, monkeypatch):
 MODULES = [name for _, name, _ in pkgutil.walk_packages(weighlock.__path__, "weighlock.") if "__main__" not in name]
 
 
-@pytest.mark.parametrize("name", ["weighlock", *MODULES])
+NEEDS_TORCH = ("weighlock.torch", "weighlock.backends.torch_")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.requires_torch] if name.startswith(NEEDS_TORCH) else [])
+        for name in ("weighlock", *MODULES)
+    ],
+)
 def test_docstring_examples_run(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
