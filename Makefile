@@ -66,7 +66,7 @@ bench: $(call ready,torch) ## measure against PyTorch in the same run
 	@.venv/torch/bin/python benchmarks/run.py $(ARGS)
 
 real: $(call ready,torch) ## load real checkpoints out of published packages and compare with PyTorch (network)
-	@.venv/torch/bin/python benchmarks/real.py $(ARGS)
+	@.venv/torch/bin/python -m benchmarks.real $(ARGS)
 
 golden: $(call ready,torch) ## write the golden results anew; look at the difference before you commit it
 	@WEIGHLOCK_LANE=torch .venv/torch/bin/python -m pytest tests -n 0 -q --update-goldens

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 
 import weighlock as wl
+import weighlock.torch
+from tests.torch_compare import same
 from weighlock.dtypes import from_numpy
 
 WORK: Final = Path(__file__).resolve().parent.parent / ".work" / "real"
@@ -218,11 +220,23 @@ def compare(path: Path) -> Seen:
     if isinstance(theirs, torch.nn.Module):
         theirs, ours = theirs.state_dict(), wl.state_dict(ours)
     expected, found = list(pairs(theirs)), list(pairs(ours))
-    problem = difference(expected, found) or _saved_difference(found)
+    problem = difference(expected, found) or _saved_difference(found) or _drop_in_difference(path, kind)
     if not expected:
         problem = "there is no tensor to compare"
     ours_ms, theirs_ms = (statistics.median(column) for column in zip(*times, strict=True))
     return Seen(kind, len(expected), ours_ms, theirs_ms, problem)
+
+
+def _drop_in_difference(path: Path, kind: str) -> str | None:
+    """Compare what the drop-in loads with what stock PyTorch loads, object by object."""
+    if kind == "torchscript":  # handed to torch.jit.load
+        return None
+    theirs, ours = (load(path, map_location="cpu", weights_only=True) for load in (torch.load, weighlock.torch.load))
+    try:
+        same(torch, theirs, ours)
+    except AssertionError as error:
+        return f"the drop-in: {error}"
+    return None
 
 
 def _saved_difference(found: Pairs) -> str | None:

@@ -106,7 +106,7 @@ class TorchLeaves(SpecialLeaves):
         finally:
             self._local.map_location = before
             if self._eager:
-                torch._utils._sparse_tensors_to_validate.clear()
+                _sparse_to_validate().clear()
 
     def restart(self) -> None:
         for kept in (self._windows, self._filled, self._unread, self._foreign, self._typed, self._late, self._after):
@@ -407,6 +407,12 @@ def _like(untyped: Any) -> Any:
         if found is not None:
             setattr(made, name, found)
     return made
+
+
+def _sparse_to_validate() -> Any:
+    """Return PyTorch's list of the sparse tensors that a load has made: from 2.14 on, one for each thread."""
+    found = getattr(torch._utils, "_get_sparse_tensors_to_validate", None)
+    return torch._utils._sparse_tensors_to_validate if found is None else found()
 
 
 def _modes() -> bool:
