@@ -281,6 +281,25 @@ class TestFramework:
                 weighlock.torch.load(io.BytesIO(bytes(data)))
             assert wl.load(bytes(data), framework="torch", verify=False)["w"].shape == (100_000,)
 
+    def test_checksums_are_switched_off_by_the_program_or_the_environment(self, torch, monkeypatch):
+        import weighlock.torch
+
+        file = io.BytesIO()
+        torch.save({"w": torch.ones(100_000)}, file)
+        data = bytearray(file.getvalue())
+        at = data.index(torch.ones(2).numpy().tobytes())
+        data[at : at + 4] = torch.full((1,), 2.0).numpy().tobytes()
+        monkeypatch.setenv("WEIGHLOCK_CHECKSUMS", "0")
+        assert weighlock.torch.load(io.BytesIO(bytes(data)))["w"].sum() == 100_001
+        monkeypatch.delenv("WEIGHLOCK_CHECKSUMS")
+        torch.serialization.set_crc32_options(False)
+        try:
+            assert weighlock.torch.load(io.BytesIO(bytes(data)))["w"].sum() == 100_001
+        finally:
+            torch.serialization.set_crc32_options(True)
+        with pytest.raises(wl.ChecksumError):
+            weighlock.torch.load(io.BytesIO(bytes(data)))
+
     def test_memory_bombs(self, torch):
         import weighlock.torch
         from tests.test_torch_drop_in import _zip_of

@@ -84,6 +84,7 @@ def load(
     start = _start(f, mmap=mmap)
     request = Request(
         map_location, pickle_module, pickle_load_args, only, bool(mmap), framework="torch", scripts=False,
+        verify=_checked(),
     )  # fmt: skip
     try:
         return load_as(f, request)
@@ -112,6 +113,15 @@ def _weights_only(given: bool | None, pickle_module: Any) -> bool:
         )  # fmt: skip
         return False
     return pickle_module is None if given is None else bool(given)
+
+
+def _checked() -> bool:
+    """Whether checksums are compared: not where the program has switched them off, or the environment does.
+
+    Programs that fill records in place (`torch.serialization.skip_data`) leave the checksums of the old bytes behind.
+    """
+    switched = os.environ.get("WEIGHLOCK_CHECKSUMS", "1").lower() not in ("0", "n", "no", "false")
+    return switched and bool(torch.serialization.get_crc32_options())
 
 
 class _NoSeekError(UnsupportedError, AttributeError):
