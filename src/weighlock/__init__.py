@@ -88,11 +88,13 @@ _ROOMS = {
     "TensorSubclass UninitializedTensor WrapperTensor",
     "checkpoint": "Checkpoint read_checkpoint",
     "dtypes": "DType dtype",
-    "errors": "ArgumentError ArgumentTypeError CheckpointError ChecksumError ConflictError DamagedError DeviceError "
-    "DirectoryError LimitError MissingDependencyError MissingFileError MissingFolderError "
-    "NotACheckpointError PickleStreamError SaveError ScriptArchiveError SourceError StateDictError "
-    "StateDictMismatchError TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError "
-    "UnsupportedError UnsupportedTypeError WeighlockError",
+    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError CheckpointError ChecksumError "
+    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError HashMismatchError "
+    "HubError LimitError MissingDependencyError MissingFileError MissingFolderError MissingPackagesError "
+    "NetworkError NotACheckpointError NotInRepositoryError NotWeightsError OfflineError PickleStreamError "
+    "PinError RateLimitError RepositoryNameError SaveError ScriptArchiveError SourceError StateDictError "
+    "StateDictMismatchError StatusError TargetError TensorBoundsError TruncatedError TruncatedPickleError "
+    "UnsafeGlobalError UnsupportedError UnsupportedTypeError UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "pickling.inert": "GlobalRef Stub",
@@ -103,7 +105,7 @@ _ROOMS = {
     "tensors.values": "Device ReturnType Size TorchName",
 }
 # Rooms that are used by their name: weighlock.state_dicts.strip_prefix(...)
-_SUBMODULES = ("state_dicts", "torch")
+_SUBMODULES = ("hub", "state_dicts", "torch")
 _ROOM_OF = {name: f"weighlock.{room}" for room, names in _ROOMS.items() for name in names.split()}
 
 __version__ = "0.1.0"

@@ -29,6 +29,22 @@ library already catch in that situation::
     ├── ArgumentError (ValueError)               a parameter's value makes no sense
     │   ├── ConflictError (RuntimeError)         two parameters exclude each other
     │   └── ArgumentTypeError (TypeError)
+    ├── HubError (RuntimeError)                  a repository or a download that cannot be had as asked
+    │   ├── RepositoryNameError (ValueError)     the text names no repository
+    │   ├── NotInRepositoryError (ValueError)    there is no such repository, branch, tag or commit
+    │   ├── ArchiveError (ValueError)            an archive that is unsafe, or not what it should be
+    │   ├── UntrustedRepositoryError             code that nobody has said to trust
+    │   ├── EntryPointError                      hubconf has no such entry point, or it cannot be run here
+    │   │   └── MissingPackagesError (ImportError)  packages that the repository needs are not installed
+    │   ├── PinError                             not what the lock file says, or not in it
+    │   ├── HashMismatchError                    bytes with another digest than was asked for
+    │   └── DownloadError (OSError)              the bytes did not arrive
+    │       ├── OfflineError                     nothing may be fetched, and the cache does not have it
+    │       ├── NetworkError (ConnectionError)   no answer, or one that broke off
+    │       ├── StatusError                      the server answered, but with an error
+    │       │   ├── RateLimitError               the server asks to wait
+    │       │   └── AuthenticationError (PermissionError)  a token is wrong, missing or not enough
+    │       └── NotWeightsError                  a page or something else where weights were asked for
     └── MissingDependencyError (ImportError)     an optional package is not installed
 
 A message says what happened, what was expected and what was found, where (file, record, byte offset, object
@@ -41,25 +57,40 @@ from typing import Any
 from weighlock.text import safe_text
 
 __all__ = [
+    "ArchiveError",
     "ArgumentError",
     "ArgumentTypeError",
+    "AuthenticationError",
     "CheckpointError",
     "ChecksumError",
     "ConflictError",
     "DamagedError",
     "DeviceError",
     "DirectoryError",
+    "DownloadError",
+    "EntryPointError",
+    "HashMismatchError",
+    "HubError",
     "LimitError",
     "MissingDependencyError",
     "MissingFileError",
     "MissingFolderError",
+    "MissingPackagesError",
+    "NetworkError",
     "NotACheckpointError",
+    "NotInRepositoryError",
+    "NotWeightsError",
+    "OfflineError",
     "PickleStreamError",
+    "PinError",
+    "RateLimitError",
+    "RepositoryNameError",
     "SaveError",
     "ScriptArchiveError",
     "SourceError",
     "StateDictError",
     "StateDictMismatchError",
+    "StatusError",
     "TargetError",
     "TensorBoundsError",
     "TruncatedError",
@@ -67,6 +98,7 @@ __all__ = [
     "UnsafeGlobalError",
     "UnsupportedError",
     "UnsupportedTypeError",
+    "UntrustedRepositoryError",
     "WeighlockError",
 ]
 
@@ -117,6 +149,9 @@ class WeighlockError(Exception):
 
     def _where(self) -> str:
         parts = []
+        url = getattr(self, "url", None)
+        if url is not None:
+            parts.append(safe_text(url))
         if self.path is not None:
             parts.append(safe_text(self.path))
         if self.record is not None:
@@ -267,3 +302,84 @@ class ArgumentTypeError(ArgumentError, TypeError):
 
 class MissingDependencyError(WeighlockError, ImportError):
     """An optional package that this call needs is not installed."""
+
+
+class HubError(WeighlockError, RuntimeError):
+    """A repository or a download cannot be had as asked."""
+
+    FACTS = (*WeighlockError.FACTS, "url")
+    url: str | None = None
+
+
+class RepositoryNameError(HubError, ValueError):
+    """The text names no repository."""
+
+
+class NotInRepositoryError(HubError, ValueError):
+    """There is no such repository, branch, tag or commit."""
+
+
+class ArchiveError(HubError, ValueError):
+    """An archive has members that may not be extracted, or is not the one that it should be."""
+
+
+class UntrustedRepositoryError(HubError):
+    """A repository's code would run, and nobody has said that it may."""
+
+
+class EntryPointError(HubError):
+    """A hubconf has no such entry point, or cannot be run here."""
+
+
+class MissingPackagesError(EntryPointError, ImportError):
+    """Packages that a repository declares as dependencies are not installed.
+
+    Attributes
+    ----------
+    packages : tuple of str
+    """
+
+    FACTS = (*EntryPointError.FACTS, "packages")
+    packages: tuple[str, ...] = ()
+
+
+class PinError(HubError):
+    """What was found is not what the lock file says, or the lock file says nothing about it."""
+
+
+class HashMismatchError(HubError):
+    """Bytes have another SHA-256 or size than was asked for."""
+
+
+class DownloadError(HubError, OSError):
+    """The bytes did not arrive."""
+
+
+class OfflineError(DownloadError):
+    """Nothing may be fetched, and the cache does not have what was asked for."""
+
+
+class NetworkError(DownloadError, ConnectionError):
+    """A server did not answer, or its answer broke off."""
+
+
+class StatusError(DownloadError):
+    """A server answered with an error; `status` is its HTTP status."""
+
+    FACTS = (*DownloadError.FACTS, "status")
+    status: int | None = None
+
+
+class RateLimitError(StatusError):
+    """A server asks to wait; `reset` is when it will answer again, in seconds since 1970, where it said so."""
+
+    FACTS = (*StatusError.FACTS, "reset")
+    reset: float | None = None
+
+
+class AuthenticationError(StatusError, PermissionError):
+    """A token is wrong, missing, or not enough."""
+
+
+class NotWeightsError(DownloadError):
+    """A page, or something else that is no checkpoint, came where weights were asked for."""

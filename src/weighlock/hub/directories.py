@@ -1,0 +1,165 @@
+"""Where the hub keeps things: PyTorch's rule for the folder, and our own layout below it.
+
+The rule is that of `torch.hub` on every system: what `set_dir` said, else ``$TORCH_HOME/hub``, else
+``$XDG_CACHE_HOME/torch/hub``, else ``~/.cache/torch/hub``. Beside what torch.hub keeps there (`checkpoints/`,
+`trusted_list`, one folder per repository and ref) stands one folder of ours, which torch.hub never looks into::
+
+    .weighlock/v1/
+        repos/<host>/<owner>/<name>/commits/<commit>/     the tree of one commit, as it was extracted
+                                    meta/<commit>.json    its tree id, content hash, origin
+                                    refs/<ref>.json       which commit a branch or tag was, and when that was asked
+        places/<digest>.json    what a file of weights is: its URL, size, SHA-256, validators
+        used/<host>/...         which URLs a repository's entry points have fetched
+        trust.json
+        locks/ tmp/ CACHEDIR.TAG
+"""
+
+import os
+import stat
+import warnings
+from typing import Any, Final
+
+__all__ = ["Store", "find_store", "get_dir", "set_dir", "torch_home"]
+
+_TAG: Final = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This file says that the folder is a cache, and that backups may leave it out.\n"
+)
+
+_chosen: list[str] = []
+"""The folder that `set_dir` named, if any."""
+
+
+def torch_home() -> str:
+    """Return PyTorch's folder for caches, by the same rule on every system."""
+    base = os.environ.get("TORCH_HOME")
+    if base is None:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")
+    return os.path.expanduser(base)
+
+
+def get_dir() -> str:
+    """Return the folder where the hub keeps repositories and weights. It need not exist.
+
+    Returns
+    -------
+    str
+        What `set_dir` said, else ``$TORCH_HOME/hub``, ``$XDG_CACHE_HOME/torch/hub`` or ``~/.cache/torch/hub``.
+
+    Examples
+    --------
+    >>> import os
+    >>> os.path.basename(get_dir())
+    'hub'
+    """
+    if os.environ.get("TORCH_HUB"):
+        warnings.warn("TORCH_HUB is deprecated, please use env TORCH_HOME instead", stacklevel=2)
+    return _chosen[-1] if _chosen else os.path.join(torch_home(), "hub")
+
+
+def set_dir(d: str | os.PathLike[str] | None) -> None:
+    """Use another folder, in this process.
+
+    Parameters
+    ----------
+    d : str, os.PathLike or None
+        The folder; ``~`` is expanded. None goes back to the rule of the environment.
+
+    Examples
+    --------
+    >>> set_dir("/tmp/hub")
+    >>> get_dir()
+    '/tmp/hub'
+    >>> set_dir(None)
+    """
+    _chosen[:] = [] if d is None else [os.path.expanduser(os.fspath(d))]
+
+
+class Store:
+    """The folders of one hub.
+
+    Parameters
+    ----------
+    hub : str
+        The hub's folder, as `get_dir` gives it.
+    """
+
+    def __init__(self, hub: str) -> None:
+        self.hub = os.path.abspath(hub)
+        self.root = os.path.join(self.hub, ".weighlock", "v1")
+
+    @property
+    def checkpoints(self) -> str:
+        """Where weights go that nobody gave another place."""
+        return os.path.join(self.hub, "checkpoints")
+
+    def path(self, *parts: str) -> str:
+        """Return a path inside of our own folder."""
+        return os.path.join(self.root, *parts)
+
+    def folder(self, *parts: str) -> str:
+        """Return a folder inside of our own, which is made where it is missing."""
+        path = self.path(*parts)
+        if not os.path.isdir(path):
+            self._begin()
+            os.makedirs(path, exist_ok=True)
+        return path
+
+    def _begin(self) -> None:
+        """Mark our folder as a cache, once."""
+        tag = os.path.join(self.root, "CACHEDIR.TAG")
+        if os.path.exists(tag):
+            return
+        os.makedirs(self.root, exist_ok=True)
+        try:
+            with open(tag, "x", encoding="ascii") as file:
+                file.write(_TAG)
+        except FileExistsError:
+            pass
+
+    def writable(self) -> bool:
+        """Whether anything can be added: a shared cache may be read-only."""
+        there = self.root
+        while not os.path.isdir(there):
+            parent = os.path.dirname(there)
+            if parent == there:
+                return False
+            there = parent
+        return os.access(there, os.W_OK | os.X_OK)
+
+
+def find_store() -> Store:
+    """Return the store below `get_dir`."""
+    return Store(_chosen[-1] if _chosen else os.path.join(torch_home(), "hub"))
+
+
+def signature(path: str) -> list[int]:
+    """Return what changes whenever a file's content does: size, both times, and the file's own number.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    """
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def is_file(path: str) -> bool:
+    """Whether a regular file stands there (not a folder, not a pipe)."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def free_bytes(folder: str) -> int | None:
+    """Return how many bytes may still be written below a folder; None where the system does not say."""
+    statvfs: Any = getattr(os, "statvfs", None)
+    if statvfs is None:
+        return None
+    try:
+        found = statvfs(folder)
+    except OSError:
+        return None
+    return int(found.f_bavail) * int(found.f_frsize)

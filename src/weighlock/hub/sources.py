@@ -1,0 +1,191 @@
+"""What a user writes for a repository, read: ``owner/name:ref``, a URL, a folder, an archive.
+
+The same text always means the same repository: nothing is asked of the network here.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from weighlock.errors import ArgumentError, RepositoryNameError
+from weighlock.hub.hosts import HOSTS, find_host, host_of_url
+from weighlock.hub.settings import Settings
+
+__all__ = ["SOURCES", "Repository", "is_commit", "parse"]
+
+SOURCES: Final = ("github", "gitlab", "gitea", "bitbucket", "huggingface", "git", "archive", "local")
+"""What `source` may be; a text that names its host (a URL, ``gitlab.com/o/n``) needs none."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}\Z")
+_SHORT: Final = re.compile(r"[0-9a-f]{7,39}\Z")
+# What git itself forbids in a ref (gitrevisions(7), git-check-ref-format(1)).
+_BAD_REF: Final = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-/]|[/.]$|\.lock$|^@$")
+_DEFAULT_HOST: Final = {"github": "github.com", "gitlab": "gitlab.com", "gitea": "codeberg.org",
+                        "bitbucket": "bitbucket.org", "huggingface": "huggingface.co"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository, and what was asked of it.
+
+    Attributes
+    ----------
+    host : str
+        ``github.com``; for a plain archive or git URL the host of that URL; empty for what is local.
+    owner, name : str
+        The owner may have slashes (groups of GitLab).
+    ref : str or None
+        Branch, tag or commit; None for the default branch.
+    url : str or None
+        The address of a plain archive or git repository, or the path of what is local.
+    kind : str
+        ``hosted``, ``archive``, ``git`` or ``local``.
+    """
+
+    host: str
+    owner: str
+    name: str
+    ref: str | None = None
+    url: str | None = None
+    kind: str = "hosted"
+
+    def __str__(self) -> str:
+        if self.kind == "local":
+            return self.url or ""
+        text = f"{self.owner}/{self.name}" if self.host == "github.com" else self.full_name
+        if self.kind != "hosted" and self.url:
+            text = self.url
+        return text if self.ref is None else f"{text}:{self.ref}"
+
+    @property
+    def full_name(self) -> str:
+        """``github.com/owner/name``."""
+        return "/".join(part for part in (self.host, self.owner, self.name) if part)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders of the store that hold it: one per part, so that no two repositories share one."""
+        return (self.host, *self.owner.split("/"), "+" + self.name)
+
+    def at(self, ref: str | None) -> "Repository":
+        """Return the same repository with another ref."""
+        return dataclasses.replace(self, ref=ref)
+
+
+def is_commit(ref: str | None) -> bool:
+    """Whether a ref is a whole commit id."""
+    return ref is not None and _COMMIT.match(ref) is not None
+
+
+def is_short_commit(ref: str | None) -> bool:
+    """Whether a ref may be the beginning of a commit id."""
+    return ref is not None and _SHORT.match(ref) is not None
+
+
+def parse(text: str | os.PathLike[str], source: str, settings: Settings) -> Repository:
+    """Read what a user wrote.
+
+    Parameters
+    ----------
+    text : str or os.PathLike
+        ``owner/name[:ref]``, ``host/owner/name[:ref]``, a URL of a repository's page, of git or of an archive; with
+        ``source="local"`` a folder or a zip file.
+    source : str
+        One of `SOURCES`.
+    settings : Settings
+        Names further hosts.
+
+    Raises
+    ------
+    RepositoryNameError
+        If the text is none of that.
+    ArgumentError
+        If there is no such source.
+    """
+    if source not in SOURCES:
+        allowed = " | ".join(f'"{name}"' for name in SOURCES)
+        raise ArgumentError(f'Unknown source: "{source}". Allowed values: {allowed}.')
+    text = os.fspath(text)
+    if source == "local":
+        path = os.path.abspath(os.path.expanduser(text))
+        return Repository("", "", os.path.basename(path), url=path, kind="local")
+    if "://" in text or text.startswith("git@"):
+        return _from_url(text, source, settings)
+    if source in ("git", "archive"):
+        raise RepositoryNameError(f'source="{source}" needs a URL', got=text[:100])
+    return _from_name(text, _DEFAULT_HOST[source], settings)
+
+
+def _from_name(text: str, host: str, settings: Settings) -> Repository:
+    place, colon, ref = text.partition(":")
+    parts = place.split("/")
+    if len(parts) > 2 and find_host(parts[0], settings) is not None:
+        host, parts = parts[0].lower(), parts[1:]
+    if len(parts) < 2 or (len(parts) > 2 and _kind(host, settings) != "gitlab"):
+        hint = "Write owner/name, owner/name:branch, or owner/name:tag."
+        if os.path.isdir(text):
+            hint = 'A folder of that name is here: source="local" loads from it.'
+        raise RepositoryNameError("this names no repository", got=text[:100], hint=hint)
+    for part in parts:
+        if not _NAME.match(part) or part in (".", ".."):
+            raise RepositoryNameError("a name in a repository's address is not one", got=part[:100] or text[:100])
+    return Repository(host, "/".join(parts[:-1]), parts[-1], _checked_ref(ref, text) if colon else None)
+
+
+def _kind(host: str, settings: Settings) -> str:
+    found = find_host(host, settings) or HOSTS.get(host)
+    return found.kind if found else ""
+
+
+def _checked_ref(ref: str, text: str) -> str:
+    if not ref or _BAD_REF.search(ref) or any(part.startswith(".") for part in ref.split("/")):
+        raise RepositoryNameError(
+            "after the colon stands no branch, tag or commit", got=text[:100],
+            hint="Leave the colon out for the default branch.",
+        )  # fmt: skip
+    return ref
+
+
+_PAGE: Final = re.compile(r"/(?P<path>[^?#]+?)(?:\.git)?(?:/(?:-/)?(?:tree|src/(?:branch|tag|commit)|src)/(?P<ref>[^?#]+?))?/?\Z")
+
+
+def _from_url(text: str, source: str, settings: Settings) -> Repository:
+    address, ref = _split_ref(text)
+    plain = address.removeprefix("git+")
+    host = host_of_url(plain, settings)
+    archive = source == "archive" or plain.split("?")[0].endswith(".zip")
+    if host is None or archive or source == "git" or plain != address:
+        return _foreign(plain, ref, "archive" if archive and plain == address else "git")
+    found = _PAGE.match(urlsplit(plain).path)
+    if found is None:
+        raise RepositoryNameError("this URL names no repository", got=text[:100])
+    name = f"{host.name}/{unquote(found['path'])}"
+    wanted = ref if ref is not None else found["ref"]
+    return _from_name(name if wanted is None else f"{name}:{unquote(wanted)}", host.name, settings)
+
+
+def _split_ref(text: str) -> tuple[str, str | None]:
+    """Take ``@ref`` or ``:ref`` off the end of a URL's path."""
+    start = text.find("://") + 3 if "://" in text else text.find(":") + 1
+    slash = text.find("/", start)
+    if slash < 0:
+        return text, None
+    for mark in ("@", ":"):
+        at = text.find(mark, slash)
+        if at > 0:
+            return text[:at], _checked_ref(text[at + 1 :], text)
+    return text, None
+
+
+def _foreign(url: str, ref: str | None, kind: str) -> Repository:
+    """Return a repository at an address that belongs to no known host; the address is its identity."""
+    parts = urlsplit(url)
+    stem = os.path.basename(parts.path.rstrip("/")).removesuffix(".zip").removesuffix(".git")
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).strip(".") or "repository"
+    digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    host = re.sub(r"[^a-z0-9.-]", "-", (parts.hostname or "").lower()) or parts.scheme or "local"
+    return Repository(host, digest, name, ref, url, kind)
