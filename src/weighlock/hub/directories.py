@@ -16,6 +16,7 @@ The rule is that of `torch.hub` on every system: what `set_dir` said, else ``$TO
 
 import os
 import stat
+import sys
 import warnings
 from typing import Any, Final
 
@@ -54,7 +55,15 @@ def get_dir() -> str:
     """
     if os.environ.get("TORCH_HUB"):
         warnings.warn("TORCH_HUB is deprecated, please use env TORCH_HOME instead", stacklevel=2)
-    return _chosen[-1] if _chosen else os.path.join(torch_home(), "hub")
+    return _chosen_dir() or os.path.join(torch_home(), "hub")
+
+
+def _chosen_dir() -> str | None:
+    """Return the folder that was named here or, if PyTorch is loaded, to `torch.hub.set_dir`."""
+    if _chosen:
+        return _chosen[-1]
+    found = getattr(sys.modules.get("torch.hub"), "_hub_dir", None)
+    return str(found) if found is not None else None
 
 
 def set_dir(d: str | os.PathLike[str] | None) -> None:
@@ -73,6 +82,10 @@ def set_dir(d: str | os.PathLike[str] | None) -> None:
     >>> set_dir(None)
     """
     _chosen[:] = [] if d is None else [os.path.expanduser(os.fspath(d))]
+    module: Any = sys.modules.get("torch.hub")
+    if module is not None:
+        # What already holds one of torch.hub's own functions is to find the same folder.
+        module._hub_dir = _chosen[-1] if _chosen else None
 
 
 class Store:
@@ -130,7 +143,7 @@ class Store:
 
 def find_store() -> Store:
     """Return the store below `get_dir`."""
-    return Store(_chosen[-1] if _chosen else os.path.join(torch_home(), "hub"))
+    return Store(_chosen_dir() or os.path.join(torch_home(), "hub"))
 
 
 def signature(path: str) -> list[int]:

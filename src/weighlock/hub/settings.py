@@ -55,6 +55,9 @@ class Settings:
         Archive URLs that are tried before the host's own, with the fields host, owner, name, ref, commit.
     trust : tuple of str
         Patterns of repositories whose code may run.
+    route : bool
+        While a repository's code runs, let its calls of `torch.hub` come to this hub: to its cache, its lock file and
+        its offline switch.
     hosts : mapping
         Hosts by name, as in the file.
     """
@@ -71,6 +74,7 @@ class Settings:
     parallel_from: int = 256 << 20
     mirrors: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
+    route: bool = True
     hosts: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
 
 
@@ -86,6 +90,7 @@ _VARIABLES: Final = {
     "WEIGHLOCK_HUB_CONNECTIONS": "connections",
     "WEIGHLOCK_HUB_MIRRORS": "mirrors",
     "WEIGHLOCK_HUB_TRUST": "trust",
+    "WEIGHLOCK_HUB_ROUTE": "route",
 }
 
 _KINDS: Final[Mapping[str, type]] = {field.name: type(field.default) for field in dataclasses.fields(Settings)}

@@ -1,0 +1,229 @@
+"""A commit's files, from whoever has them: mirrors, the host's archive, git itself; and whether they are the commit's.
+
+The commit's id leads to the id of its tree, and the tree's id is computed from the files. So it does not matter who
+delivered them: a mirror or a proxy that changed one byte is noticed, and the next address is tried.
+"""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import Any, Final
+
+from weighlock.errors import ArchiveError, DownloadError, HubError, OfflineError
+from weighlock.hub import archive, git_pack, git_tree, refs
+from weighlock.hub.download import Client
+from weighlock.hub.hosts import Host, find_host
+from weighlock.hub.locks import forget
+from weighlock.hub.settings import Settings
+from weighlock.hub.sources import Repository, is_commit
+
+__all__ = ["fetch_tree", "file_digest", "save_archive", "unpack"]
+
+# What `.gitattributes` can say that makes an archive differ from its commit, as git itself makes archives.
+_REWRITES: Final = (b"export-ignore", b"export-subst", b"filter=lfs", b"eol=", b"ident", b"working-tree-encoding")
+
+
+def fetch_tree(repository: Repository, commit: str, tree: str | None, settings: Settings, folder: str) -> dict[str, Any]:
+    """Fill a folder with a commit's files; return what is known of them.
+
+    Parameters
+    ----------
+    tree : str or None
+        The id that the lock file gives the tree; None asks the host for it.
+    folder : str
+        Is made.
+
+    Raises
+    ------
+    HubError
+        If nobody delivers the commit's files.
+    """
+    client = Client(settings)
+    host = find_host(repository.host, settings) if repository.kind == "hosted" else None
+    expected = tree or _tree_of(repository, client, commit)
+    failures: list[HubError] = []
+    for url, trusted in _addresses(repository, commit, host, settings):
+        try:
+            return _from_archive(client, url, folder, commit, expected, may_differ=trusted)
+        except OfflineError:
+            raise
+        except HubError as error:
+            failures.append(error)
+            forget(folder)
+    try:
+        return _from_git(repository, client, commit, folder)
+    except HubError as error:
+        forget(folder)
+        failures.append(error)
+    raise _worst(failures)
+
+
+def _worst(failures: list[HubError]) -> HubError:
+    """Return the failure that says most: an archive that was refused comes before an address that was not there."""
+    return next((error for error in failures if isinstance(error, ArchiveError)), failures[0])
+
+
+def _addresses(repository: Repository, commit: str, host: Host | None, settings: Settings) -> Iterator[tuple[str, bool]]:
+    """Give archive addresses in order, each with whether it is the host's own."""
+    fields = {
+        "host": repository.host, "owner": repository.owner, "name": repository.name, "commit": commit,
+        "ref": repository.ref or "HEAD",
+    }  # fmt: skip
+    if repository.kind == "hosted":
+        for template in settings.mirrors:
+            yield template.format(**fields), False
+    if host is not None:
+        for url in host.archive_urls(repository.owner, repository.name, commit):
+            yield url, True
+
+
+def _tree_of(repository: Repository, client: Client, commit: str) -> str | None:
+    """Ask for the commit object alone, a few hundred bytes, and read its tree; None where nobody gives it."""
+    try:
+        _, url = refs.git_host(repository, client.settings)
+        objects = git_pack.read_pack(refs.fetch_pack(client, url, commit, "tree:0"))
+        return git_pack.commit_tree(objects, commit)
+    except OfflineError:
+        raise
+    except HubError:
+        return None
+
+
+def _from_archive(
+    client: Client, url: str, folder: str, commit: str, expected: str | None, *, may_differ: bool
+) -> dict[str, Any]:
+    packed = folder + ".zip"
+    save_archive(client, url, packed)
+    try:
+        facts = unpack(packed, folder, commit)
+    finally:
+        forget(packed)
+    tree = facts["tree"]
+    checked = expected is not None and tree == expected
+    if expected is not None and not checked:
+        reason = _excuse(folder) if may_differ else None
+        if reason is None:
+            raise ArchiveError("the archive does not hold the commit's files", expected=expected, got=tree, url=url)
+        facts["tree_differs"] = reason
+    if expected is None and not may_differ:
+        raise ArchiveError("a mirror's archive cannot be checked: nobody tells the commit's tree", url=url)
+    return {**facts, "source": url, "tree": expected or tree, "tree_checked": checked}
+
+
+def save_archive(client: Client, url: str, path: str) -> None:
+    """Fetch an archive into a file.
+
+    Raises
+    ------
+    DownloadError
+        If it does not come whole.
+    """
+    for attempt in range(client.settings.retries + 1):
+        answer = client.open("GET", url)
+        try:
+            with open(path, "wb") as file:
+                total = 0
+                while data := answer.read(1 << 20):
+                    file.write(data)
+                    total += len(data)
+                    if total > archive.MOST_BYTES:
+                        raise ArchiveError("the archive is larger than can be meant", url=url)
+            answer.done()
+        except DownloadError:
+            if attempt == client.settings.retries:
+                raise
+            client.wait(attempt)
+        else:
+            return
+        finally:
+            answer.close()
+
+
+def unpack(packed: str, folder: str, commit: str | None) -> dict[str, Any]:
+    """Judge an archive and extract it; return its tree id and what it says of its commit.
+
+    Raises
+    ------
+    ArchiveError
+        If it is not safe, damaged, or another commit's.
+    """
+    try:
+        opened = zipfile.ZipFile(packed)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ArchiveError(f"this is no zip archive: {error}", path=packed) from error
+    with opened:
+        said = archive.commit_of(opened)
+        if commit is not None and said is not None and said != commit:
+            raise ArchiveError("the archive is another commit's", expected=commit, got=said, path=packed)
+        members = archive.read_members(opened, packed)
+        os.makedirs(folder)
+        archive.extract(opened, members, folder, packed)
+    return {"archive_commit": said, "tree": git_tree.tree_id(git_tree.files_of(folder))}
+
+
+def _excuse(folder: str) -> str | None:
+    """Say why an archive by the host itself may differ from its commit; None where nothing explains it."""
+    if os.path.exists(os.path.join(folder, ".gitmodules")):
+        return "submodules are empty in an archive"
+    for path in git_tree.walk(folder):
+        if os.path.basename(path) == ".gitattributes":
+            with open(os.path.join(folder, path), "rb") as file:
+                if any(word in file.read(1 << 20) for word in _REWRITES):
+                    return ".gitattributes leaves out or rewrites files in archives"
+    # A .gitattributes can leave itself out, too; what it did then cannot be told from damage.
+    return None
+
+
+def _from_git(repository: Repository, client: Client, commit: str, folder: str) -> dict[str, Any]:
+    """Fetch the commit over git's own protocol: every object's id is checked by computing it."""
+    _, url = refs.git_host(repository, client.settings)
+    objects = git_pack.read_pack(refs.fetch_pack(client, url, commit))
+    tree = git_pack.commit_tree(objects, commit)
+    os.makedirs(folder)
+    write_objects(objects, tree, folder, url)
+    return {"source": url, "tree": tree, "tree_checked": True, "archive_commit": None}
+
+
+def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -> None:
+    """Write the files of a tree into an empty folder.
+
+    Raises
+    ------
+    ArchiveError
+        If a name may not be written, or an object is missing.
+    """
+    links = []
+    seen: set[str] = set()
+    for entry in git_pack.walk(objects, tree):
+        path = os.fsdecode(entry.path)
+        parts = path.split("/")
+        bad = any(part in ("", ".", "..") or part.lower() == ".git" or "\\" in part or "\0" in part for part in parts)
+        if bad or path.casefold() in seen:
+            raise ArchiveError("the commit has a file that may not be written", url=url, record=path)
+        seen.add(path.casefold())
+        target = os.path.join(folder, *parts)
+        if entry.mode == 0o160000:
+            os.makedirs(target, exist_ok=True)
+            continue
+        kind, content = objects.get(entry.object, (b"", b""))
+        if kind != b"blob":
+            raise ArchiveError("git's pack lacks a file of the commit", url=url, record=path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if entry.mode == 0o120000:
+            links.append((path, content))
+            continue
+        mode = 0o777 if entry.mode & 0o100 else 0o666
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+    for path, content in links:
+        archive.link(folder, path, content, url)
+    archive.check_links(folder, [path for path, _ in links], url)
+
+
+def file_digest(path: str) -> str:
+    """Return the first 40 hexadecimal digits of a file's SHA-256: a name for what has no commit."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    assert is_commit(digest[:40])
+    return digest[:40]

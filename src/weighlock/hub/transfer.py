@@ -1,0 +1,365 @@
+"""One file from one URL: resumed, hashed on the way, checked against everything that is known of it, then published.
+
+What can be known: the length that the server gives, the digest that a server declares (RFC 9530, Hugging Face), the size
+and SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
+"""
+
+import base64
+import binascii
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from weighlock.errors import DownloadError, HashMismatchError, NetworkError, NotWeightsError, StatusError
+from weighlock.hub.directories import free_bytes
+from weighlock.hub.download import Answer, Client
+from weighlock.hub.parts import Part, orphans, usable
+
+__all__ = ["Expected", "Fetched", "Progress", "fetch_file"]
+
+Progress = Callable[[int, int | None], object]
+"""Called with the bytes that are there, and the file's length where it is known."""
+
+_BLOCK: Final = 1 << 20
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file must be.
+
+    Attributes
+    ----------
+    prefix : str or None
+        The first digits of its SHA-256.
+    size : int or None
+        Bytes.
+    weights : bool
+        It must not be a page.
+    """
+
+    prefix: str | None = None
+    size: int | None = None
+    weights: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was fetched: its SHA-256, its size in bytes, and how the server names this version."""
+
+    sha256: str
+    size: int
+    etag: str | None
+    modified: str | None
+    declared: str | None
+
+
+def fetch_file(client: Client, url: str, target: str, expected: Expected, progress: Progress | None = None) -> Fetched:
+    """Fetch a URL into a file, which is there whole or not at all.
+
+    Parameters
+    ----------
+    target : str
+        Is replaced if it is there. Its folder must exist.
+
+    Raises
+    ------
+    DownloadError
+        If the bytes do not arrive, or are none that were asked for.
+    HashMismatchError
+        If they are not what was expected.
+    OSError
+        If they cannot be written.
+    """
+    part = Part(target, url)
+    keep = True
+    try:
+        for orphan in list(orphans(target, url)):
+            if part.size == 0 and usable(orphan.note):
+                part.take_over(orphan)
+            orphan.remove()
+        result = _Transfer(client, url, part, expected, progress).run()
+        part.publish()
+    except (NetworkError, KeyboardInterrupt, StatusError):
+        raise
+    except BaseException:
+        keep = False
+        raise
+    else:
+        return result
+    finally:
+        part.close(keep=keep)
+
+
+class _Transfer:
+    def __init__(
+        self, client: Client, url: str, part: Part, expected: Expected, progress: Progress | None
+    ) -> None:
+        self.client, self.url, self.part, self.expected = client, url, part, expected
+        self.progress = progress or (lambda done, total: None)
+        self.hash = hashlib.sha256()
+        self.declared: str | None = None
+        self.length: int | None = None
+
+    def run(self) -> Fetched:
+        if self.part.size:
+            self._hash_what_is_there()
+        attempt = 0
+        while True:
+            before = self.part.size
+            try:
+                if self._attempt():
+                    break
+            except NetworkError:
+                attempt = 0 if self.part.size > before else attempt + 1
+                if attempt > self.client.settings.retries:
+                    raise
+                self.client.wait(attempt)
+            else:
+                attempt += 1
+                if attempt > self.client.settings.retries + 1:
+                    raise NetworkError("the server answers differently each time", url=self.url)
+        return self._checked()
+
+    def _hash_what_is_there(self) -> None:
+        for piece in _pieces(self.part.descriptor, self.part.size):
+            self.hash.update(piece)
+
+    def _restart(self) -> None:
+        self.part.restart()
+        self.hash = hashlib.sha256()
+
+    def _attempt(self) -> bool:
+        """Ask once; return whether the file is whole."""
+        answer = self._ask()
+        if answer is None:
+            return self.length is not None and self.part.size == self.length
+        try:
+            if not self._fits(answer):
+                return False
+            self._note(answer)
+            if self.expected.weights and self.part.size == 0:
+                _refuse_page(answer)
+            self._check_space()
+            if self._may_divide(answer):
+                answer.close()
+                return self._in_parallel()
+            self._read(answer)
+            answer.done()
+        finally:
+            answer.close()
+        if self.length is not None and self.part.size < self.length:
+            raise NetworkError(
+                "the answer ended too early", expected=f"{self.length} bytes", got=f"{self.part.size} bytes", url=self.url
+            )
+        return True
+
+    def _ask(self) -> Answer | None:
+        """Send the request for what is missing; None where nothing is, or what is there cannot be continued."""
+        headers = {}
+        validator = self.part.note.get("etag") or self.part.note.get("modified")
+        if self.part.size and not validator:
+            self._restart()
+        elif self.part.size:
+            headers = {"Range": f"bytes={self.part.size}-", "If-Range": str(validator)}
+        try:
+            return self.client.open("GET", self.url, headers)
+        except StatusError as error:
+            if error.status != 416 or not self.part.size:
+                raise
+            self.length = self.part.note.get("length")
+            if self.part.size != self.length:
+                self._restart()
+            return None
+
+    def _fits(self, answer: Answer) -> bool:
+        """Whether an answer continues what is there, or begins anew; False where it does neither."""
+        if answer.status != 206:
+            if self.part.size:
+                self._restart()
+            self.length = answer.length
+            return True
+        found = _CONTENT_RANGE.match(answer.header("Content-Range") or "")
+        etag = self.part.note.get("etag")
+        same = etag is None or answer.header("ETag") in (None, etag)
+        if found is None or int(found[1]) != self.part.size or not same:
+            self._restart()
+            return False
+        self.length = None if found[3] == "*" else int(found[3])
+        return True
+
+    def _note(self, answer: Answer) -> None:
+        etag = answer.header("ETag")
+        strong = etag if etag and not etag.startswith("W/") and not answer.packed else None
+        modified = None if answer.packed else answer.header("Last-Modified")
+        if answer.status == 200:
+            self.part.describe(etag=strong, modified=modified, length=self.length)
+        self.declared = _declared(answer) or self.declared
+        wanted = self.expected.size
+        linked = next((hop.get("X-Linked-Size") for hop in answer.hops if hop.get("X-Linked-Size")), None)
+        if wanted is None and linked and linked.isdigit():
+            wanted = int(linked)
+        if wanted is not None and self.length is not None and wanted != self.length:
+            raise HashMismatchError(
+                "the file has another size", expected=f"{wanted} bytes", got=f"{self.length} bytes", url=self.url
+            )
+
+    def _check_space(self) -> None:
+        free = free_bytes(os.path.dirname(self.part.target))
+        if self.length is None or free is None:
+            return
+        missing = self.length - self.part.size - free
+        if missing > 0:
+            raise DownloadError(
+                f"the disk has {missing:,} bytes too few for this file", path=os.path.dirname(self.part.target), url=self.url
+            )
+
+    def _may_divide(self, answer: Answer) -> bool:
+        """Whether the file is large and the server can send parts of one version of it."""
+        settings = self.client.settings
+        large = self.length is not None and self.length - self.part.size >= settings.parallel_from
+        can = answer.status == 206 or (answer.header("Accept-Ranges") or "").lower() == "bytes"
+        return bool(large and can and self.part.note.get("etag") and settings.connections > 1)
+
+    def _in_parallel(self) -> bool:
+        """Fetch the rest over several connections; False, and nothing there, where the server does not keep to ranges."""
+        from weighlock.hub.parallel import fetch_ranges
+
+        assert self.length is not None
+        if fetch_ranges(self.client, self.url, self.part, self.length, self.hash, self.progress):
+            return True
+        self._restart()
+        return False
+
+    def _read(self, answer: Answer) -> None:
+        """Read the body: one thread receives, another hashes and writes."""
+        with _writer(self.part, self.hash) as put:
+            done = self.part.size
+            while True:
+                block = bytearray(_BLOCK)
+                count = _filled(answer, memoryview(block))
+                if not count:
+                    return
+                if done == 0 and self.expected.weights:
+                    _refuse_page_text(bytes(block[:1024]), self.url)
+                if self.length is not None and done + count > self.length:
+                    raise NetworkError("the answer is longer than it says", expected=f"{self.length} bytes", url=self.url)
+                put(memoryview(block)[:count])
+                done += count
+                self.progress(done, self.length)
+
+    def _checked(self) -> Fetched:
+        digest = self.hash.hexdigest()
+        size = self.part.size
+        if self.expected.size is not None and size != self.expected.size:
+            raise HashMismatchError("the file has another size", expected=f"{self.expected.size} bytes",
+                                    got=f"{size} bytes", url=self.url)  # fmt: skip
+        prefix = self.expected.prefix
+        if prefix is not None and digest[: len(prefix)] != prefix.lower():
+            raise HashMismatchError(f'invalid hash value (expected "{prefix}", got "{digest}")', url=self.url)
+        if self.declared is not None and digest != self.declared:
+            raise HashMismatchError("the file is not what the server declares", expected=self.declared, got=digest,
+                                    url=self.url)  # fmt: skip
+        note = self.part.note
+        return Fetched(digest, size, note.get("etag"), note.get("modified"), self.declared)
+
+
+def _filled(answer: Answer, view: memoryview) -> int:
+    """Fill memory from a body; return how much of it."""
+    at = 0
+    while at < len(view):
+        count = answer.readinto(view[at:])
+        if not count:
+            break
+        at += count
+    return at
+
+
+@contextlib.contextmanager
+def _writer(part: Part, digest: Any) -> Iterator[Callable[[memoryview], None]]:
+    """Hash and write in a thread of its own; what fails there is raised here."""
+    import queue
+
+    blocks: queue.Queue[memoryview | None] = queue.Queue(8)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        while (block := blocks.get()) is not None:
+            if failures:
+                continue
+            try:
+                part.write(block)
+                digest.update(block)
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
+                failures.append(error)
+
+    def put(block: memoryview) -> None:
+        if failures:
+            raise failures[0]
+        blocks.put(block)
+
+    thread = threading.Thread(target=work, name="weighlock-hub-writer", daemon=True)
+    thread.start()
+    try:
+        yield put
+    finally:
+        blocks.put(None)
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
+    at = 0
+    while at < size:
+        piece = os.pread(descriptor, min(_BLOCK, size - at), at)
+        if not piece:
+            raise DownloadError("the unfinished download was cut off while it was read")
+        at += len(piece)
+        yield piece
+
+
+def _declared(answer: Answer) -> str | None:
+    """Return the SHA-256 that a server declares for the whole file, if it does."""
+    for hop in answer.hops:
+        linked = (hop.get("X-Linked-Etag") or "").strip('"')
+        if _SHA256.match(linked):
+            return linked.lower()
+    if answer.packed:
+        return None
+    for name in ("Repr-Digest", "Digest"):
+        found = re.search(r"sha-256=:?([A-Za-z0-9+/=]{44}):?", answer.header(name) or "", re.IGNORECASE)
+        if found:
+            with contextlib.suppress(binascii.Error, ValueError):
+                digest = base64.b64decode(found[1], validate=True).hex()
+                return digest if _SHA256.match(digest) else None
+    return None
+
+
+def _refuse_page(answer: Answer) -> None:
+    kind = (answer.header("Content-Type") or "").split(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise NotWeightsError("the server sent a web page, not weights", url=answer.url, hint=_page_hint(answer.url))
+
+
+def _refuse_page_text(start: bytes, url: str) -> None:
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        raise NotWeightsError("the server sent a web page, not weights", url=url, hint=_page_hint(url))
+    if text.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise NotWeightsError("the server sent a Git LFS pointer, not the weights that it stands for", url=url,
+                              hint="The host has the file itself under another address (media, resolve, raw).")  # fmt: skip
+
+
+def _page_hint(url: str) -> str:
+    if "/blob/" in url:
+        return f"The file itself is at {url.replace('/blob/', '/raw/', 1)} (at Hugging Face: /resolve/)."
+    if "drive.google.com" in url:
+        return "Google Drive asks for a confirmation before large files: host them elsewhere, or fetch them by hand."
+    return "Is it the address of a page about the file, or does the site ask to sign in?"
