@@ -35,7 +35,9 @@ _ENVIRONMENT = {
 
 def git(folder, *words, data=None, protocol=""):
     environment = {**_ENVIRONMENT, "GIT_PROTOCOL": protocol} if protocol else _ENVIRONMENT
-    done = subprocess.run(["git", "-C", str(folder), *words], env=environment, input=data, capture_output=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], env=environment, input=data, capture_output=True, check=False
+    )
     if done.returncode:
         raise LookupError(done.stderr.decode())
     return done.stdout
@@ -149,9 +151,7 @@ class Host:
 
     def count(self, part="", method=None, role=None) -> int:
         with self.lock:
-            return sum(
-                part in row[2] and method in (None, row[1]) and role in (None, row[0]) for row in self.log
-            )
+            return sum(part in row[2] and method in (None, row[1]) and role in (None, row[0]) for row in self.log)
 
     def bodies(self, part) -> int:
         with self.lock:
@@ -307,7 +307,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, json.dumps({"status": status}).encode())
         elif parts[3] in ("branches", "tags"):
             kind = {"branches": "heads", "tags": "tags"}[parts[3]]
-            rows = text_of(folder, "for-each-ref", f"refs/{kind}", "--format=%(refname:lstrip=2) %(objectname)").splitlines()
+            rows = text_of(
+                folder, "for-each-ref", f"refs/{kind}", "--format=%(refname:lstrip=2) %(objectname)"
+            ).splitlines()
             page = int(re.search(r"page=(\d+)\Z", self.path)[1]) if "page=" in self.path else 1
             found = [{"name": row.split()[0], "commit": {"sha": row.split()[1]}} for row in rows] if page == 1 else []
             self._send(200, json.dumps(found).encode())

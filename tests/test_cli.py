@@ -471,7 +471,7 @@ def test_version(call):
 
 
 def test_every_schema_is_valid_and_used():
-    assert {path.stem for path in SCHEMAS.glob("*.json")} == {"inspect", "ls", "show", "error"}
+    assert {path.stem for path in SCHEMAS.glob("*.json")} == {"inspect", "ls", "show", "error", "hub", "cache"}
     for path in SCHEMAS.glob("*.json"):
         assert violations({}, schema(path.stem))
 

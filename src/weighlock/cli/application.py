@@ -5,6 +5,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from weighlock.cli.hub_grammar import cache, hub
 from weighlock.cli.output import COLORS, Output
 from weighlock.cli.verbs import VERBS
 from weighlock.inspection import MAX_VALUES
@@ -154,3 +155,7 @@ def tree(**options: Any) -> int:
     from weighlock.cli.drawing import draw_files
 
     return draw_files(**options)
+
+
+application.add_command(hub)
+application.add_command(cache)

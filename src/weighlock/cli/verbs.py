@@ -14,6 +14,8 @@ VERBS: Final = {
     "ls": "One line per tensor.",
     "show": "The values of a tensor, or what stands at a place.",
     "tree": "The names of the tensors as a tree.",
+    "hub": "Models and weights from repositories: list, fetch, lock, trust.",
+    "cache": "What the hub has stored: show, check, remove.",
 }
 """THE list of commands, and what each does."""
 
@@ -28,6 +30,8 @@ _FLAGS: Final[dict[str, dict[str, str]]] = {
 def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
     """Return the verb and its options where the line holds nothing but a verb, flags and files; None otherwise."""
     verb, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in VERBS else ("inspect", arguments)
+    if verb not in _FLAGS:
+        return None
     flags = _FLAGS[verb]
     if not all(argument in flags or (argument and argument[0] != "-") for argument in rest):
         return None

@@ -180,7 +180,9 @@ def extract(archive: zipfile.ZipFile, members: list[Member], folder: str, path: 
     for member in members:
         if member.mode in (0o100644, 0o100755):
             _write(archive, member, folder, path)
-    links = [(member, b"".join(_data(archive, member, path, _LONGEST_LINK))) for member in members if member.mode == 0o120000]
+    links = [
+        (member, b"".join(_data(archive, member, path, _LONGEST_LINK))) for member in members if member.mode == 0o120000
+    ]
     for member, target in links:
         link(folder, member.path, target, path)
     check_links(folder, [member.path for member, _ in links], path)
@@ -226,7 +228,9 @@ def link(folder: str, name: str, target: bytes, path: str) -> None:
     resolved = os.path.realpath(reached)
     unsafe = not text or "\0" in text or "\\" in text or os.path.isabs(text) or _DRIVE.match(text) is not None
     if unsafe or not all(place == inside or place.startswith(inside + os.sep) for place in (reached, resolved)):
-        raise ArchiveError("the archive has a link that leads out of its folder", got=text[:100], path=path, record=name)
+        raise ArchiveError(
+            "the archive has a link that leads out of its folder", got=text[:100], path=path, record=name
+        )
     os.makedirs(start, exist_ok=True)
     try:
         os.symlink(text, os.path.join(folder, *name.split("/")))

@@ -30,7 +30,9 @@ _VERSION: Final = 1
 _LARGEST_INDEX: Final = 64 << 20
 
 
-def write_bundle(path: str | os.PathLike[str], *repositories: Any, urls: Iterable[str] = (), source: str = "github") -> None:
+def write_bundle(
+    path: str | os.PathLike[str], *repositories: Any, urls: Iterable[str] = (), source: str = "github"
+) -> None:
     """Write repositories and weights into one file; what is not in the cache is fetched first.
 
     Parameters
@@ -66,7 +68,14 @@ def write_bundle(path: str | os.PathLike[str], *repositories: Any, urls: Iterabl
     for url in urls:
         file = find_weights(store, Weights(url=url), settings)
         record = read_record(place_path(store, file)) or {}
-        weights.append({"url": url, "name": os.path.basename(file), "path": file, "sha256": record.get("sha256") or file_sha256(file)})
+        weights.append(
+            {
+                "url": url,
+                "name": os.path.basename(file),
+                "path": file,
+                "sha256": record.get("sha256") or file_sha256(file),
+            }
+        )
     target = os.path.abspath(os.fspath(path))
     temporary = os.path.join(os.path.dirname(target), "." + private_name(os.path.basename(target)))
     try:
@@ -144,7 +153,9 @@ def _index(bundle: tarfile.TarFile, path: str) -> dict[str, Any]:
         raise ArchiveError("this is no bundle", path=path)
     index = json.loads(_opened(bundle, first).read())
     if index.get("version") != _VERSION:
-        raise ArchiveError("the bundle is of another version", expected=str(_VERSION), got=str(index.get("version")), path=path)
+        raise ArchiveError(
+            "the bundle is of another version", expected=str(_VERSION), got=str(index.get("version")), path=path
+        )
     return dict(index)
 
 
@@ -182,7 +193,9 @@ def _check_lock(repository: Repository, meta: dict[str, Any]) -> None:
     lock = load_lock(current())
     pin = lock.pin(repository) if lock else None
     if pin is not None and (pin.commit, pin.content) != (meta["commit"], meta["content"]):
-        raise PinError("the bundle holds another state than the lock file names", expected=pin.commit, got=meta["commit"])
+        raise PinError(
+            "the bundle holds another state than the lock file names", expected=pin.commit, got=meta["commit"]
+        )
 
 
 def _is_plain(part: str) -> bool:
@@ -235,13 +248,21 @@ def _put_weights(store: Store, bundle: tarfile.TarFile, at: int, row: dict[str, 
         with open(temporary, "xb") as file:
             digest = _copy(_opened(bundle, bundle.getmember(f"weights/{at}")), file)
         if digest != row["sha256"] or (pin is not None and digest != pin.sha256):
-            raise ArchiveError("the bundle's weights are not what they should be", expected=str(row["sha256"]), got=digest, url=url)
+            raise ArchiveError(
+                "the bundle's weights are not what they should be", expected=str(row["sha256"]), got=digest, url=url
+            )
         known = read_record(place_path(store, target))
         if os.path.exists(target) and (known is None or known.get("url") != url):
             target = other_path(target, url)
         os.replace(temporary, target)
     finally:
         forget(temporary)
-    facts = {"url": url, "sha256": digest, "path": target, "size": os.path.getsize(target), "signature": signature(target)}
+    facts = {
+        "url": url,
+        "sha256": digest,
+        "path": target,
+        "size": os.path.getsize(target),
+        "signature": signature(target),
+    }
     write_record(place_path(store, target), facts)
     return url

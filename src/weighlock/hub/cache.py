@@ -62,8 +62,12 @@ def items(store: Store) -> Iterator[Item]:
 def _repositories(store: Store) -> Iterator[Item]:
     for folder, record, facts in stored_commits(store):
         commit = os.path.basename(folder)
-        name = str(facts.get("repository") or os.path.relpath(os.path.dirname(os.path.dirname(folder)), store.path("repos")))
-        yield Item("repository", f"{name}@{commit}", folder, _size(folder), _refs_to(store, folder, commit), record, facts)
+        name = str(
+            facts.get("repository") or os.path.relpath(os.path.dirname(os.path.dirname(folder)), store.path("repos"))
+        )
+        yield Item(
+            "repository", f"{name}@{commit}", folder, _size(folder), _refs_to(store, folder, commit), record, facts
+        )
 
 
 def _refs_to(store: Store, folder: str, commit: str) -> tuple[str, ...]:
@@ -252,5 +256,3 @@ def why(store: Store, text: str, lock_files: Iterable[LockFile] = ()) -> Iterato
 def record_of(store: Store, path: str) -> str:
     """Return where the record of a file of weights is."""
     return place_path(store, path)
-
-

@@ -229,7 +229,12 @@ class _Finder:
 
     def _remember(self, path: str, record: dict[str, Any]) -> None:
         if self.store.writable():
-            facts = {**record, "path": os.path.abspath(path), "signature": signature(path), "size": os.path.getsize(path)}
+            facts = {
+                **record,
+                "path": os.path.abspath(path),
+                "signature": signature(path),
+                "size": os.path.getsize(path),
+            }
             write_record(place_path(self.store, path), facts)
 
     def _note(self, path: str, digest: str) -> None:
@@ -292,7 +297,9 @@ def _fetch_otherwise(path: str, url: str, prefix: str | None, settings: Settings
 
     if settings.offline and not url.startswith(("data:", "file:")):
         raise OfflineError("nothing may be fetched: offline", url=url)
-    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), "." + private_name(os.path.basename(path)) + ".part")
+    temporary = os.path.join(
+        os.path.dirname(os.path.abspath(path)), "." + private_name(os.path.basename(path)) + ".part"
+    )
     digest = hashlib.sha256()
     try:
         with open_other(url, settings.read_timeout) as source, open(temporary, "xb") as target:
@@ -390,5 +397,9 @@ def place_records(store: Store) -> list[tuple[str, dict[str, Any]]]:
     """Return every record of a file, with the record's own path."""
     folder = store.path("places")
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = [(os.path.join(folder, name), read_record(os.path.join(folder, name))) for name in names if name.endswith(".json")]
+    found = [
+        (os.path.join(folder, name), read_record(os.path.join(folder, name)))
+        for name in names
+        if name.endswith(".json")
+    ]
     return [(path, record) for path, record in found if record is not None and record.get("path")]

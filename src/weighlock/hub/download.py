@@ -134,7 +134,9 @@ class Client:
         self.settings = settings
         self._refused: set[str] = set()
 
-    def fetch(self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
+    def fetch(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> bytes:
         """Return a small answer's whole body.
 
         Raises
@@ -150,7 +152,9 @@ class Client:
                 parts.append(data)
                 total += len(data)
                 if total > _WHOLE:
-                    raise DownloadError("the answer is larger than expected", expected=f"at most {_WHOLE} bytes", url=url)
+                    raise DownloadError(
+                        "the answer is larger than expected", expected=f"at most {_WHOLE} bytes", url=url
+                    )
             answer.done()
             return b"".join(parts)
         finally:

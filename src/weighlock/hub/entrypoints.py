@@ -81,7 +81,9 @@ def obtain(request: Request, settings: Settings) -> Working:
         """Ask, before anything is fetched in order to be run. What torch.hub has run already is trusted."""
         if not request.runs or (left_by_torch is not None and request.trust_repo is not False):
             return
-        trust.check(store, settings, repository, commit, request.trust_repo, lambda: _warning(store, repository, commit))
+        trust.check(
+            store, settings, repository, commit, request.trust_repo, lambda: _warning(store, repository, commit)
+        )
 
     working = find(store, repository, settings, Wanted(allow, request.force, request.validate, pin))
     if request.verbose and working.source in ("stored", "torch.hub"):
@@ -99,7 +101,9 @@ def _warning(store: Store, repository: Repository, commit: str | None) -> str:
             report = report_of(folder)
         except HubError as error:
             return f"{lines[0]}\n  {error}"
-        lines += [f"  when it is imported, it {effect.what} ({effect.file}:{effect.line})" for effect in report.effects[:5]]
+        lines += [
+            f"  when it is imported, it {effect.what} ({effect.file}:{effect.line})" for effect in report.effects[:5]
+        ]
     return "\n".join(lines)
 
 
@@ -155,7 +159,12 @@ def _facts(working: Working) -> tuple[str, dict[str, Any]]:
             raise EntryPointError(str(error), path=working.root) from error
         dependencies = None if report.dependencies is None else [str(name) for name in report.dependencies]
         roots = [os.path.join(working.root, root) for root in report.roots]
-        known = {"root": working.root, "plain": bool(report.compatibility), "roots": roots, "dependencies": dependencies}
+        known = {
+            "root": working.root,
+            "plain": bool(report.compatibility),
+            "roots": roots,
+            "dependencies": dependencies,
+        }
         if working.source != "local" and store.writable():
             write_record(path, known)
     return key, known
@@ -268,7 +277,14 @@ def executed_names(working: Working) -> Iterator[tuple[str, str | None]]:
     import json
     import subprocess
 
-    command = [sys.executable, "-m", "weighlock.hub.listing", working.root, working.commit or "", str(working.repository)]
+    command = [
+        sys.executable,
+        "-m",
+        "weighlock.hub.listing",
+        working.root,
+        working.commit or "",
+        str(working.repository),
+    ]
     done = subprocess.run(command, capture_output=True, check=False, timeout=600)  # noqa: S603 - ourselves
     lines = done.stdout.decode("utf-8", "replace").splitlines()
     if done.returncode or not lines:

@@ -8,15 +8,17 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from weighlock.errors import ArchiveError, DownloadError, HubError, OfflineError
 from weighlock.hub import archive, git_pack, git_tree, refs
-from weighlock.hub.download import Client
 from weighlock.hub.hosts import Host, find_host
 from weighlock.hub.locks import forget
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
+
+if TYPE_CHECKING:
+    from weighlock.hub.download import Client
 
 __all__ = ["fetch_tree", "file_digest", "save_archive", "unpack"]
 
@@ -24,7 +26,9 @@ __all__ = ["fetch_tree", "file_digest", "save_archive", "unpack"]
 _REWRITES: Final = (b"export-ignore", b"export-subst", b"filter=lfs", b"eol=", b"ident", b"working-tree-encoding")
 
 
-def fetch_tree(repository: Repository, commit: str, tree: str | None, settings: Settings, folder: str) -> dict[str, Any]:
+def fetch_tree(
+    repository: Repository, commit: str, tree: str | None, settings: Settings, folder: str
+) -> dict[str, Any]:
     """Fill a folder with a commit's files; return what is known of them.
 
     Parameters
@@ -39,6 +43,8 @@ def fetch_tree(repository: Repository, commit: str, tree: str | None, settings: 
     HubError
         If nobody delivers the commit's files.
     """
+    from weighlock.hub.download import Client
+
     client = Client(settings)
     host = find_host(repository.host, settings) if repository.kind == "hosted" else None
     expected = tree or _tree_of(repository, client, commit)
@@ -64,7 +70,9 @@ def _worst(failures: list[HubError]) -> HubError:
     return next((error for error in failures if isinstance(error, ArchiveError)), failures[0])
 
 
-def _addresses(repository: Repository, commit: str, host: Host | None, settings: Settings) -> Iterator[tuple[str, bool]]:
+def _addresses(
+    repository: Repository, commit: str, host: Host | None, settings: Settings
+) -> Iterator[tuple[str, bool]]:
     """Give archive addresses in order, each with whether it is the host's own."""
     fields = {
         "host": repository.host, "owner": repository.owner, "name": repository.name, "commit": commit,
@@ -78,7 +86,7 @@ def _addresses(repository: Repository, commit: str, host: Host | None, settings:
             yield url, True
 
 
-def _tree_of(repository: Repository, client: Client, commit: str) -> str | None:
+def _tree_of(repository: Repository, client: "Client", commit: str) -> str | None:
     """Ask for the commit object alone, a few hundred bytes, and read its tree; None where nobody gives it."""
     try:
         _, url = refs.git_host(repository, client.settings)
@@ -91,7 +99,7 @@ def _tree_of(repository: Repository, client: Client, commit: str) -> str | None:
 
 
 def _from_archive(
-    client: Client, url: str, folder: str, commit: str, expected: str | None, *, may_differ: bool
+    client: "Client", url: str, folder: str, commit: str, expected: str | None, *, may_differ: bool
 ) -> dict[str, Any]:
     packed = folder + ".zip"
     save_archive(client, url, packed)
@@ -111,7 +119,7 @@ def _from_archive(
     return {**facts, "source": url, "tree": expected or tree, "tree_checked": checked}
 
 
-def save_archive(client: Client, url: str, path: str) -> None:
+def save_archive(client: "Client", url: str, path: str) -> None:
     """Fetch an archive into a file.
 
     Raises
@@ -175,7 +183,7 @@ def _excuse(folder: str) -> str | None:
     return None
 
 
-def _from_git(repository: Repository, client: Client, commit: str, folder: str) -> dict[str, Any]:
+def _from_git(repository: Repository, client: "Client", commit: str, folder: str) -> dict[str, Any]:
     """Fetch the commit over git's own protocol: every object's id is checked by computing it."""
     _, url = refs.git_host(repository, client.settings)
     objects = git_pack.read_pack(refs.fetch_pack(client, url, commit))

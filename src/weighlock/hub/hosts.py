@@ -46,13 +46,17 @@ KINDS: Final[dict[str, Kind]] = {
     "github": Kind(("/{owner}/{name}/zipball/{ref}",), commit="/repos/{owner}/{name}/commits/{ref}", forks=True),
     "gitlab": Kind(
         ("/{owner}/{name}/-/archive/{ref}/{name}-{flat}.zip",),
-        commit="/api/v4/projects/{project}/repository/commits/{escaped}", answer="id",
+        commit="/api/v4/projects/{project}/repository/commits/{escaped}",
+        answer="id",
     ),  # fmt: skip
     "gitea": Kind(
-        ("/{owner}/{name}/archive/{ref}.zip",), commit="/api/v1/repos/{owner}/{name}/git/commits/{ref}",
+        ("/{owner}/{name}/archive/{ref}.zip",),
+        commit="/api/v1/repos/{owner}/{name}/git/commits/{ref}",
     ),  # fmt: skip
     "bitbucket": Kind(
-        ("/{owner}/{name}/get/{ref}.zip",), commit="/2.0/repositories/{owner}/{name}/commit/{ref}", answer="hash",
+        ("/{owner}/{name}/get/{ref}.zip",),
+        commit="/2.0/repositories/{owner}/{name}/commit/{ref}",
+        answer="hash",
     ),  # fmt: skip
     "huggingface": Kind((), git="/{owner}/{name}", commit="/api/models/{owner}/{name}/revision/{escaped}"),
     "git": Kind((), git="/{owner}/{name}"),

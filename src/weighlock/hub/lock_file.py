@@ -130,7 +130,9 @@ def read_lock_file(path: str) -> LockFile:
         pins = tuple(_pin(row) for row in document.get("repository", []))
         weights = tuple(_weights(row) for row in document.get("weights", []))
     except FileNotFoundError as error:
-        raise PinError("there is no lock file", path=os.path.abspath(path), hint="weighlock hub lock writes one.") from error
+        raise PinError(
+            "there is no lock file", path=os.path.abspath(path), hint="weighlock hub lock writes one."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, PinError):
             raise

@@ -55,7 +55,9 @@ class Part:
     def __init__(self, target: str, url: str) -> None:
         self.target, self.url = target, url
         folder = os.path.dirname(target)
-        self.path = os.path.join(folder, "." + private_name(f"{os.path.basename(target)[:80]}.{_marker(url)}") + ".part")
+        self.path = os.path.join(
+            folder, "." + private_name(f"{os.path.basename(target)[:80]}.{_marker(url)}") + ".part"
+        )
         self.note: dict[str, Any] = {}
         self.size = 0
         self.resumed = False

@@ -7,7 +7,7 @@ API; and where that does not either, the archive itself says which commit it is 
 import json
 import os
 import time
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from weighlock.errors import (
@@ -20,11 +20,13 @@ from weighlock.errors import (
 )
 from weighlock.hub import git_wire
 from weighlock.hub.directories import Store
-from weighlock.hub.download import Client
 from weighlock.hub.hosts import KINDS, Host, find_host
 from weighlock.hub.locks import read_record, write_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit, is_short_commit
+
+if TYPE_CHECKING:
+    from weighlock.hub.download import Client
 
 __all__ = ["Resolved", "fetch_pack", "git_host", "recall", "remember", "resolve"]
 
@@ -87,7 +89,7 @@ def git_host(repository: Repository, settings: Settings) -> tuple[Host | None, s
     raise HubError("this repository has no address for git", got=str(repository))
 
 
-def resolve(repository: Repository, client: Client) -> Resolved:
+def resolve(repository: Repository, client: "Client") -> Resolved:
     """Ask the network which commit a ref is.
 
     Raises
@@ -122,7 +124,7 @@ def _missing(repository: Repository, error: HubError) -> HubError:
     )  # fmt: skip
 
 
-def _over_git(repository: Repository, client: Client, url: str) -> Resolved:
+def _over_git(repository: Repository, client: "Client", url: str) -> Resolved:
     refs = ask_refs(client, url, repository.ref)
     found = refs.find(repository.ref)
     if found is not None:
@@ -142,7 +144,7 @@ def _over_git(repository: Repository, client: Client, url: str) -> Resolved:
     )
 
 
-def _similar(client: Client, url: str, ref: str | None) -> str | None:
+def _similar(client: "Client", url: str, ref: str | None) -> str | None:
     import difflib
 
     try:
@@ -154,7 +156,7 @@ def _similar(client: Client, url: str, ref: str | None) -> str | None:
     return f"There are: {', '.join(close)}." if close else "It is empty."
 
 
-def ask_refs(client: Client, url: str, ref: str | None) -> git_wire.Refs:
+def ask_refs(client: "Client", url: str, ref: str | None) -> git_wire.Refs:
     """Ask for refs: in one request where the server knows protocol 2, else in what it offers.
 
     Raises
@@ -177,7 +179,7 @@ def ask_refs(client: Client, url: str, ref: str | None) -> git_wire.Refs:
         return git_wire.v0_refs(first)
 
 
-def _post(client: Client, url: str, body: bytes) -> bytes:
+def _post(client: "Client", url: str, body: bytes) -> bytes:
     headers = {
         "Git-Protocol": "version=2",
         "Content-Type": "application/x-git-upload-pack-request",
@@ -186,7 +188,7 @@ def _post(client: Client, url: str, body: bytes) -> bytes:
     return client.fetch("POST", f"{url}/git-upload-pack", headers, body)
 
 
-def fetch_pack(client: Client, url: str, commit: str, *filters: str) -> bytes:
+def fetch_pack(client: "Client", url: str, commit: str, *filters: str) -> bytes:
     """Fetch one commit without its history, as a pack.
 
     Raises
@@ -199,7 +201,7 @@ def fetch_pack(client: Client, url: str, commit: str, *filters: str) -> bytes:
     return git_wire.pack_of(_post(client, url, git_wire.fetch_request(commit, filters)))
 
 
-def _over_api(repository: Repository, client: Client, host: Host | None) -> Resolved | None:
+def _over_api(repository: Repository, client: "Client", host: Host | None) -> Resolved | None:
     ref = repository.ref or _DEFAULT
     url = host.commit_url(repository.owner, repository.name, ref) if host else None
     if host is None or url is None:
@@ -219,7 +221,7 @@ def _over_api(repository: Repository, client: Client, host: Host | None) -> Reso
     return Resolved(name, commit, time.time()) if is_commit(commit) else None
 
 
-def check_belongs(repository: Repository, commit: str, client: Client) -> None:
+def check_belongs(repository: Repository, commit: str, client: "Client") -> None:
     """Refuse a commit that a host shows under this repository's name although it was only ever pushed to a fork.
 
     Raises

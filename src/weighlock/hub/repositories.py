@@ -99,7 +99,8 @@ def _resolved(
     """Return the commit that a ref is: pinned, remembered, or asked; remembered again where nobody answers."""
     if wanted.pin is not None:
         return refs.Resolved("", wanted.pin.commit, time.time())
-    if known is not None and not wanted.force and (settings.offline or refs.is_fresh(known, settings)):
+    unseen = is_commit(repository.ref) and wanted.validate and not _published(store, repository, str(repository.ref))
+    if known is not None and not wanted.force and (settings.offline or (refs.is_fresh(known, settings) and not unseen)):
         return known
     if settings.offline and known is None:
         raise OfflineError(
@@ -111,7 +112,11 @@ def _resolved(
     client = Client(settings)
     try:
         resolved = refs.resolve(repository, client)
-        if wanted.validate and (is_commit(repository.ref) or not resolved.name) and not _published(store, repository, resolved.commit):
+        if (
+            wanted.validate
+            and (is_commit(repository.ref) or not resolved.name)
+            and not _published(store, repository, resolved.commit)
+        ):
             refs.check_belongs(repository, resolved.commit, client)
     except NotInRepositoryError:
         raise

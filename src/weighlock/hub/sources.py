@@ -150,7 +150,9 @@ def _checked_ref(ref: str, text: str) -> str:
     return ref
 
 
-_PAGE: Final = re.compile(r"/(?P<path>[^?#]+?)(?:\.git)?(?:/(?:-/)?(?:tree|src/(?:branch|tag|commit)|src)/(?P<ref>[^?#]+?))?/?\Z")
+_PAGE: Final = re.compile(
+    r"/(?P<path>[^?#]+?)(?:\.git)?(?:/(?:-/)?(?:tree|src/(?:branch|tag|commit)|src)/(?P<ref>[^?#]+?))?/?\Z"
+)
 
 
 def _from_url(text: str, source: str, settings: Settings) -> Repository:

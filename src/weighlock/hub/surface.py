@@ -382,7 +382,9 @@ def prefetch(
     settings = current()
     found = []
     for repository in repositories:
-        request = entrypoints.Request(repository=repository, source=source, force=force_reload, verbose=False, runs=False)
+        request = entrypoints.Request(
+            repository=repository, source=source, force=force_reload, verbose=False, runs=False
+        )
         found.append(entrypoints.obtain(request, settings).root)
     for url in urls:
         weights = Weights(url=url, force=force_reload, progress=progress)

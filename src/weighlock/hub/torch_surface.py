@@ -4,13 +4,15 @@
 (`weighlock.hub.routing`). PyTorch is never imported here: whoever calls these has it.
 """
 
+import functools
 import math
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from weighlock.errors import ArgumentError
+from weighlock.errors import ArgumentError, DownloadError
 from weighlock.hub import entrypoints
 from weighlock.hub.checkpoints import Weights, download_to, find_weights
 from weighlock.hub.directories import find_store, get_dir, set_dir
@@ -20,6 +22,40 @@ from weighlock.hub.weights import load_weights
 __all__ = ["download_url_to_file", "get_dir", "help", "list", "load", "load_state_dict_from_url", "set_dir"]
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _as_urllib(function: _F) -> _F:
+    """Let the errors of the network also be those of urllib, which callers of torch.hub catch."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except DownloadError as error:
+            raise _urllib_error(error) from error
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _urllib_error(error: DownloadError) -> DownloadError:
+    from urllib.error import HTTPError, URLError
+
+    if isinstance(error, URLError):
+        return error
+    base: Any = HTTPError if getattr(error, "status", None) else URLError
+    kind = type(type(error).__name__, (type(error), base), {"__module__": type(error).__module__})
+    new: Any = kind.__new__(kind, *error.args)
+    if base is HTTPError:
+        HTTPError.__init__(new, error.url or "", error.status, error.what, {}, None)  # type: ignore[attr-defined, arg-type]
+    else:
+        new.reason = error.what
+    new.__dict__.update(error.__dict__)
+    new.args = error.args
+    return new  # type: ignore[no-any-return]
+
+
+@_as_urllib
 def list(
     github: Any, force_reload: bool = False, skip_validation: bool = False, trust_repo: Any = "check",
     verbose: bool = True,
@@ -47,6 +83,7 @@ def list(
     return [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
 
 
+@_as_urllib
 def help(
     github: Any, model: Any, force_reload: bool = False, skip_validation: bool = False, trust_repo: Any = "check"
 ) -> Any:
@@ -96,6 +133,7 @@ def _trust(given: Any) -> Any:
 
 
 # Reason for the parameters: torch.hub.load's own.
+@_as_urllib
 def load(
     repo_or_dir: Any, model: Any, *args: Any, source: str = "github", trust_repo: Any = "check",
     force_reload: bool = False, verbose: bool = True, skip_validation: bool = False, **kwargs: Any,
@@ -136,6 +174,7 @@ def load(
         return entrypoints.call_entry(working, model, args, kwargs)
 
 
+@_as_urllib
 def download_url_to_file(url: str, dst: Any, hash_prefix: str | None = None, progress: bool = True) -> None:
     """Fetch a URL into a file, as `torch.hub.download_url_to_file` does; whole, or not at all.
 
@@ -153,6 +192,7 @@ def download_url_to_file(url: str, dst: Any, hash_prefix: str | None = None, pro
 
 
 # Reason for the parameters: torch.hub.load_state_dict_from_url's own.
+@_as_urllib
 def load_state_dict_from_url(
     url: str, model_dir: Any = None, map_location: Any = None, progress: bool = True, check_hash: bool = False,
     file_name: str | None = None, weights_only: bool = False,
@@ -181,9 +221,7 @@ def load_state_dict_from_url(
     """
     if os.environ.get("TORCH_MODEL_ZOO"):
         warnings.warn("TORCH_MODEL_ZOO is deprecated, please use env TORCH_HOME instead", stacklevel=2)
-    weights = Weights(
-        url=url, folder=model_dir, name=file_name, check_hash=check_hash, lenient=True, progress=progress
-    )
+    weights = Weights(url=url, folder=model_dir, name=file_name, check_hash=check_hash, lenient=True, progress=progress)
     path = find_weights(find_store(), weights, current())
     return load_weights(path, lambda file: _loader()(file, map_location=map_location, weights_only=weights_only))
 

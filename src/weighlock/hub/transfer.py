@@ -98,9 +98,7 @@ def fetch_file(client: Client, url: str, target: str, expected: Expected, progre
 
 
 class _Transfer:
-    def __init__(
-        self, client: Client, url: str, part: Part, expected: Expected, progress: Progress | None
-    ) -> None:
+    def __init__(self, client: Client, url: str, part: Part, expected: Expected, progress: Progress | None) -> None:
         self.client, self.url, self.part, self.expected = client, url, part, expected
         self.progress = progress or (lambda done, total: None)
         self.hash = hashlib.sha256()
@@ -156,7 +154,10 @@ class _Transfer:
             answer.close()
         if self.length is not None and self.part.size < self.length:
             raise NetworkError(
-                "the answer ended too early", expected=f"{self.length} bytes", got=f"{self.part.size} bytes", url=self.url
+                "the answer ended too early",
+                expected=f"{self.length} bytes",
+                got=f"{self.part.size} bytes",
+                url=self.url,
             )
         return True
 
@@ -217,7 +218,9 @@ class _Transfer:
         missing = self.length - self.part.size - free
         if missing > 0:
             raise DownloadError(
-                f"the disk has {missing:,} bytes too few for this file", path=os.path.dirname(self.part.target), url=self.url
+                f"the disk has {missing:,} bytes too few for this file",
+                path=os.path.dirname(self.part.target),
+                url=self.url,
             )
 
     def _may_divide(self, answer: Answer) -> bool:
@@ -249,7 +252,9 @@ class _Transfer:
                 if done == 0 and self.expected.weights:
                     _refuse_page_text(bytes(block[:1024]), self.url)
                 if self.length is not None and done + count > self.length:
-                    raise NetworkError("the answer is longer than it says", expected=f"{self.length} bytes", url=self.url)
+                    raise NetworkError(
+                        "the answer is longer than it says", expected=f"{self.length} bytes", url=self.url
+                    )
                 put(memoryview(block)[:count])
                 done += count
                 self.progress(done, self.length)

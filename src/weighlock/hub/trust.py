@@ -178,7 +178,9 @@ def _folded(parts: list[str]) -> list[str]:
 def _record(store: Store) -> dict[str, Any]:
     record = read_record(store.path("trust.json")) or {}
     found = record.get("rules")
-    record["rules"] = [row for row in found if isinstance(row, dict) and "pattern" in row] if isinstance(found, list) else []
+    record["rules"] = (
+        [row for row in found if isinstance(row, dict) and "pattern" in row] if isinstance(found, list) else []
+    )
     return record
 
 

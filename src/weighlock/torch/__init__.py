@@ -11,9 +11,9 @@ A running program is routed through it by `install`, a block of it by ``with ins
 ``python -m weighlock.torch script.py``. Every difference from PyTorch stands in ``docs/compatibility.md``.
 """
 
-from weighlock.torch import serialization
+from weighlock.torch import hub, serialization
 from weighlock.torch.installing import install, installed, uninstall
 from weighlock.torch.loading import load
 from weighlock.torch.saving import save
 
-__all__ = ["install", "installed", "load", "save", "serialization", "uninstall"]
+__all__ = ["hub", "install", "installed", "load", "save", "serialization", "uninstall"]

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
+import torch.hub
+import torch.utils.model_zoo
 
-from weighlock.torch import serialization
+from weighlock.torch import hub, serialization
 from weighlock.torch.loading import load
 from weighlock.torch.saving import save
 
@@ -19,6 +21,8 @@ _REPLACED: Final[tuple[tuple[Any, str, Any], ...]] = (
     (torch.serialization, "load", load),
     (torch.serialization, "save", save),
     (torch.serialization, "register_package", serialization.register_package),
+    *((torch.hub, name, getattr(hub, name)) for name in torch.hub.__all__),
+    (torch.utils.model_zoo, "load_url", hub.load_state_dict_from_url),
 )
 
 _lock: Final = threading.RLock()
@@ -28,7 +32,7 @@ _permanent = False
 
 
 def install() -> None:
-    """Let `torch.load`, `torch.save` and `torch.serialization` of this process go through Weighlock.
+    """Let `torch.load`, `torch.save`, `torch.serialization` and `torch.hub` of this process go through Weighlock.
 
     Calling it again does nothing. What a module took before (``from torch import load``) stays PyTorch's.
 

@@ -1,0 +1,238 @@
+"""Values that a syntax tree spells out: literals, and what a few harmless operations make of them."""
+
+import ast
+import itertools
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+__all__ = ["Unknown", "evaluate"]
+
+_MOST: Final = 10_000
+"""Items and characters; more is no list of entry points."""
+
+
+class Unknown(Exception):  # noqa: N818 - it is an answer, not an error
+    """The value is known only when the code runs."""
+
+
+Names = Mapping[str, Any]
+
+_WIDE: Final = re.compile(r"%[^a-zA-Z%]*(\d{3}|\*)")
+"""A format that asks for hundreds of characters, or for as many as a value says."""
+
+_METHODS: Final = {
+    str: {"format", "lower", "upper", "title", "capitalize", "replace", "strip", "lstrip", "rstrip", "join", "split",
+          "removeprefix", "removesuffix"},
+    dict: {"items", "keys", "values", "get"},
+}  # fmt: skip
+_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
+    "range": range, "zip": zip, "enumerate": enumerate, "list": list, "tuple": tuple, "sorted": sorted, "len": len,
+    "str": str, "int": int, "dict": dict, "set": set, "reversed": reversed, "frozenset": frozenset,
+}  # fmt: skip
+_OPERATORS: Final[dict[type, Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mod: operator.mod, ast.BitOr: operator.or_,
+}  # fmt: skip
+
+
+def evaluate(node: ast.AST, names: Names) -> Any:
+    """Return the value of an expression.
+
+    Parameters
+    ----------
+    node : ast.AST
+    names : mapping
+        The values of names that are known.
+
+    Raises
+    ------
+    Unknown
+        If the syntax tree does not tell it.
+    """
+    rule = _RULES.get(type(node))
+    if rule is None:
+        raise Unknown
+    try:
+        return _bounded(rule(node, names))
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
+        raise Unknown from error
+
+
+def _bounded(value: Any) -> Any:
+    if hasattr(value, "__len__") and len(value) > _MOST:
+        raise Unknown
+    return value
+
+
+def _name(node: Any, names: Names) -> Any:
+    if node.id not in names:
+        raise Unknown
+    return names[node.id]
+
+
+def _joined(node: Any, names: Names) -> str:
+    parts = []
+    for part in node.values:
+        if isinstance(part, ast.FormattedValue):
+            form = evaluate(part.format_spec, names) if part.format_spec is not None else ""
+            parts.append(_formatted(evaluate(part.value, names), part.conversion, form))
+        else:
+            parts.append(str(part.value))
+    return "".join(parts)
+
+
+def _formatted(value: Any, conversion: int, form: str) -> str:
+    if not isinstance(value, str | int | float | bool) or len(form) > 8:
+        raise Unknown
+    if conversion == ord("r"):
+        value = repr(value)
+    return format(value, form)
+
+
+def _binary(node: Any, names: Names) -> Any:
+    left, right = evaluate(node.left, names), evaluate(node.right, names)
+    if isinstance(node.op, ast.Mult) and isinstance(left, int | float) and isinstance(right, int | float):
+        return left * right
+    rule = _OPERATORS.get(type(node.op))
+    if rule is None or (isinstance(node.op, ast.Mod) and isinstance(left, str | bytes) and _WIDE.search(str(left))):
+        raise Unknown
+    return rule(left, right)
+
+
+def _dict(node: Any, names: Names) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    for key, value in zip(node.keys, node.values, strict=True):
+        if key is None:
+            found.update(evaluate(value, names))
+        else:
+            found[evaluate(key, names)] = _or_opaque(value, names)
+    return found
+
+
+def _or_opaque(node: ast.AST, names: Names) -> Any:
+    """Return a value, or the expression itself: a table's keys matter even where its values are functions."""
+    try:
+        return evaluate(node, names)
+    except Unknown:
+        return node
+
+
+def _items(node: Any, names: Names) -> list[Any]:
+    found: list[Any] = []
+    for item in node.elts:
+        if isinstance(item, ast.Starred):
+            found.extend(evaluate(item.value, names))
+        else:
+            found.append(_or_opaque(item, names))
+    return found
+
+
+def _call(node: Any, names: Names) -> Any:
+    arguments = [evaluate(argument, names) for argument in node.args]
+    keywords = {keyword.arg: evaluate(keyword.value, names) for keyword in node.keywords}
+    if isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS and node.func.id not in names:
+        result = _FUNCTIONS[node.func.id](*arguments, **keywords)
+        return list(itertools.islice(result, _MOST + 1)) if isinstance(result, Iterator | range) else result
+    if isinstance(node.func, ast.Attribute):
+        value = evaluate(node.func.value, names)
+        for kind, methods in _METHODS.items():
+            if isinstance(value, kind) and node.func.attr in methods:
+                if any(
+                    "{" in text and ("." in text or "[" in text or ":" in text)
+                    for text in [value]
+                    if isinstance(text, str)
+                ):
+                    raise Unknown
+                result = getattr(value, node.func.attr)(*arguments, **keywords)
+                return list(result) if kind is dict and node.func.attr != "get" else result
+    raise Unknown
+
+
+def _subscript(node: Any, names: Names) -> Any:
+    value = evaluate(node.value, names)
+    if isinstance(node.slice, ast.Slice):
+        bounds = [
+            None if part is None else evaluate(part, names)
+            for part in (node.slice.lower, node.slice.upper, node.slice.step)
+        ]
+        return value[slice(*bounds)]
+    return value[evaluate(node.slice, names)]
+
+
+def _comprehension(node: Any, names: Names) -> Any:
+    found = []
+    for scope in _loops(node.generators, names):
+        if len(found) > _MOST:
+            raise Unknown
+        if isinstance(node, ast.DictComp):
+            found.append((evaluate(node.key, scope), _or_opaque(node.value, scope)))
+        else:
+            found.append(_or_opaque(node.elt, scope))
+    return dict(found) if isinstance(node, ast.DictComp) else found
+
+
+def _loops(generators: list[Any], names: Names) -> Iterator[Names]:
+    if not generators:
+        yield names
+        return
+    first = generators[0]
+    for value in _bounded(list(evaluate(first.iter, names))):
+        scope = {**names, **bound(first.target, value)}
+        if all(evaluate(test, scope) for test in first.ifs):
+            yield from _loops(generators[1:], scope)
+
+
+def bound(target: ast.AST, value: Any) -> dict[str, Any]:
+    """Return what an assignment of a value to a target gives to which name.
+
+    Raises
+    ------
+    Unknown
+        If the target is more than names.
+    """
+    if isinstance(target, ast.Name):
+        return {target.id: value}
+    if isinstance(target, ast.Tuple | ast.List):
+        values = list(value)
+        if len(values) != len(target.elts):
+            raise Unknown
+        return {
+            name: item for part, one in zip(target.elts, values, strict=True) for name, item in bound(part, one).items()
+        }
+    raise Unknown
+
+
+def _compare(node: Any, names: Names) -> bool:
+    left = evaluate(node.left, names)
+    for rule, part in zip(node.ops, node.comparators, strict=True):
+        right = evaluate(part, names)
+        test = {
+            ast.Eq: operator.eq,
+            ast.NotEq: operator.ne,
+            ast.In: lambda a, b: a in b,
+            ast.NotIn: lambda a, b: a not in b,
+        }
+        if not test[type(rule)](left, right):
+            return False
+        left = right
+    return True
+
+
+_RULES: Final[dict[type, Callable[[Any, Names], Any]]] = {
+    ast.Constant: lambda node, names: node.value,
+    ast.Name: _name,
+    ast.JoinedStr: _joined,
+    ast.BinOp: _binary,
+    ast.List: _items,
+    ast.Tuple: lambda node, names: tuple(_items(node, names)),
+    ast.Set: _items,
+    ast.Dict: _dict,
+    ast.Call: _call,
+    ast.Subscript: _subscript,
+    ast.ListComp: _comprehension,
+    ast.SetComp: _comprehension,
+    ast.GeneratorExp: _comprehension,
+    ast.DictComp: _comprehension,
+    ast.Compare: _compare,
+}

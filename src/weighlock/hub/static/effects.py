@@ -1,0 +1,187 @@
+"""What else a module's text tells: imports, URLs, what happens on import, and whether plain names are needed."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from weighlock.hub.static.report import Effect, Url
+from weighlock.hub.static.scopes import Scope
+from weighlock.hub.static.syntax import dotted, text
+
+__all__ = ["effects_of", "packages_of", "plain_names_of", "urls_of"]
+
+_URL: Final = re.compile(r"(https?|ftp|file)://[^\s'\"<>]+\Z")
+_FILE: Final = re.compile(r"\.(pth?|pt|ckpt|bin|safetensors|onnx|jit|npz?|zip|tar|gz|tgz|h5|pkl|pickle|th|model|params|"
+                          r"tar\.gz|torchscript|yml|yaml|json)\Z", re.IGNORECASE)  # fmt: skip
+_HASHED: Final = re.compile(r"-[a-f0-9]{8,64}\.")
+
+_CALLS: Final = {
+    "os.system": "starts a process", "os.popen": "starts a process", "subprocess.": "starts a process",
+    "os.exec": "starts a process", "pip.": "installs packages", "pip._internal.": "installs packages",
+    "setuptools.": "builds code", "distutils.": "builds code", "Cython.": "builds code",
+    "torch.utils.cpp_extension.load": "builds code", "urllib.request.": "uses the network", "requests.": "uses the network",
+    "urllib3.": "uses the network", "wget.": "uses the network", "gdown.": "uses the network",
+    "torch.hub.download_url_to_file": "uses the network", "torch.hub.load": "uses the network",
+    "huggingface_hub.": "uses the network", "socket.": "uses the network", "os.chdir": "changes the current folder",
+    "os.makedirs": "makes folders", "os.mkdir": "makes folders", "os.remove": "removes files",
+    "shutil.rmtree": "removes files", "os.environ.update": "changes the environment",
+    "os.environ.setdefault": "changes the environment", "os.putenv": "changes the environment",
+    "sys.path.": "changes sys.path", "torch.set_default": "changes how PyTorch works",
+    "torch.backends.": "changes how PyTorch works", "torch.manual_seed": "changes how PyTorch works",
+    "random.seed": "seeds random numbers", "np.random.seed": "seeds random numbers",
+    "numpy.random.seed": "seeds random numbers", "print": "prints", "exec": "runs text as code", "eval": "runs text as code",
+    "sys.exit": "ends the process", "warnings.filterwarnings": "hides warnings",
+    "warnings.simplefilter": "hides warnings", "logging.basicConfig": "sets up logging", "open": "opens a file",
+    "check_requirements": "installs packages", "multiprocessing.set_start_method": "changes multiprocessing",
+}  # fmt: skip
+
+
+def urls_of(scope: Scope) -> Iterator[Url]:
+    """Give the URLs in a module's text that seem to name a file."""
+    for node in ast.walk(scope.module):
+        value = text(node)
+        if value is None or len(value) > 2000 or not _URL.match(value):
+            continue
+        path = urlsplit(value).path
+        if _FILE.search(path) or "/releases/download/" in path or "/resolve/" in path or path.endswith("/download"):
+            yield Url(
+                value,
+                scope.file,
+                node.lineno,
+                value.startswith("https:"),
+                bool(_HASHED.search(path.rsplit("/", 1)[-1])),
+            )  # type: ignore[attr-defined]
+
+
+def packages_of(scope: Scope, optional: bool = False) -> Iterator[tuple[str, bool]]:
+    """Give the packages that a module imports, each with whether it does without."""
+    yield from _imports(scope, scope.module, optional=optional)
+
+
+def _imports(scope: Scope, node: ast.AST, *, optional: bool) -> Iterator[tuple[str, bool]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield from _package(scope, alias.name, optional=optional)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+            yield from _package(scope, child.module, optional=optional)
+        elif isinstance(child, ast.Try) and any(_catches_imports(handler) for handler in child.handlers):
+            yield from _imports(scope, child, optional=True)
+        else:
+            yield from _imports(scope, child, optional=optional)
+
+
+def _package(scope: Scope, name: str, *, optional: bool) -> Iterator[tuple[str, bool]]:
+    top = name.partition(".")[0]
+    if top not in sys.stdlib_module_names and scope.tree.path_of(top) is None:
+        yield top, optional
+
+
+def _catches_imports(handler: ast.ExceptHandler) -> bool:
+    return handler.type is None or any(
+        name in ast.unparse(handler.type) for name in ("ImportError", "ModuleNotFoundError", "Exception")
+    )
+
+
+def effects_of(scope: Scope) -> Iterator[Effect]:
+    """Give what happens as soon as a module is imported, beside definitions."""
+    for node in _run_at_import(scope.module.body):
+        if isinstance(node, ast.Call):
+            what = _what_call(scope.full_name(node.func))
+            if what:
+                yield Effect(f"{what}: {scope.full_name(node.func)}", scope.file, node.lineno)
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                yield from _what_assigned(scope, target)
+
+
+def _what_call(name: str) -> str | None:
+    if name in _CALLS:
+        return _CALLS[name]
+    return next((what for start, what in _CALLS.items() if start[-1] in "._" and name.startswith(start)), None) or next(
+        (what for start, what in _CALLS.items() if start.startswith(("torch.", "os.exec")) and name.startswith(start)),
+        None,
+    )
+
+
+def _what_assigned(scope: Scope, target: Any) -> Iterator[Effect]:
+    if isinstance(target, ast.Subscript) and scope.full_name(target.value) == "os.environ":
+        yield Effect("changes the environment: os.environ", scope.file, target.lineno)
+    elif isinstance(target, ast.Attribute):
+        name = dotted(target)
+        top = name.partition(".")[0]
+        if top in scope.imports and scope.tree.path_of(scope.imports[top].partition(".")[0]) is None:
+            yield Effect(f"changes another package: {name}", scope.file, target.lineno)
+
+
+def _run_at_import(body: list[Any]) -> Iterator[ast.AST]:
+    """Give every node that runs on import: not the bodies of functions, nor what only a script does."""
+    waiting: list[ast.AST] = list(reversed(body))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting.extend(node.decorator_list)
+            continue
+        if isinstance(node, ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            waiting.extend(reversed(node.orelse))
+            continue
+        yield node
+        waiting.extend(reversed(list(ast.iter_child_nodes(node))))
+
+
+def plain_names_of(scope: Scope) -> Iterator[str]:
+    """Give the places that need the repository's modules under their plain names."""
+    for node in ast.walk(scope.module):
+        why = _why_plain(scope, node)
+        if why:
+            yield f"{scope.file}:{getattr(node, 'lineno', 1)} {why}"
+
+
+def _why_plain(scope: Scope, node: ast.AST) -> str | None:
+    if isinstance(node, ast.Call):
+        name = scope.full_name(node.func)
+        if name in ("importlib.import_module", "__import__", "importlib.util.find_spec") and node.args:
+            return f"imports by text: {name}" if _may_be_own(scope, node) else None
+        if name in ("sys.modules.get", "sys.modules.pop", "sys.modules.setdefault") and node.args:
+            return "looks into sys.modules" if not _is_foreign(scope, node.args[0]) else None
+    if isinstance(node, ast.Subscript):
+        name = scope.full_name(node.value)
+        if name == "sys.modules" and not _is_foreign(scope, node.slice):
+            return "looks into sys.modules"
+        if name == "sys.path" and isinstance(node.ctx, ast.Load):
+            return "relies on sys.path[0]"
+    return None
+
+
+def _may_be_own(scope: Scope, call: ast.Call) -> bool:
+    """Whether a name that is imported by text may be one of the repository's own, written plainly."""
+    first = call.args[0]
+    value = text(first)
+    if value is not None:
+        return not value.startswith(".") and scope.tree.path_of(value.partition(".")[0]) is not None
+    shown = ast.unparse(first)
+    relative = len(call.args) > 1 or any(keyword.arg == "package" for keyword in call.keywords)
+    return (
+        not relative
+        and "__name__" not in shown
+        and "__package__" not in shown
+        and not shown.startswith(("f'.", 'f".', "'.'"))
+    )
+
+
+def _is_foreign(scope: Scope, key: ast.AST) -> bool:
+    """Whether a key of `sys.modules` is this module itself, or a package that is not the repository's."""
+    if (
+        isinstance(key, ast.Name)
+        and key.id == "__name__"
+        or isinstance(key, ast.Attribute)
+        and key.attr == "__module__"
+    ):
+        return True
+    value = text(key)
+    return value is not None and scope.tree.path_of(value.partition(".")[0]) is None

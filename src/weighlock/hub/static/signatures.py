@@ -1,0 +1,92 @@
+"""How an entry point is called, and its docstring, from its definition."""
+
+import ast
+import copy
+from typing import Any
+
+from weighlock.hub.static.scopes import Binding
+
+__all__ = ["doc_of", "signature_of"]
+
+
+def doc_of(binding: Binding) -> str | None:
+    """Return a docstring as it stands in the text; of a partial that of its function."""
+    if binding.kind == "partial" and binding.target is not None:
+        return doc_of(binding.target)
+    if isinstance(binding.node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return ast.get_docstring(binding.node, clean=False)
+    return None
+
+
+def signature_of(binding: Binding) -> str | None:
+    """Return ``(a, b=1)``; None where it is not known."""
+    arguments = _arguments(binding)
+    if arguments is None:
+        return None
+    text = f"({ast.unparse(arguments)})"
+    node = binding.node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
+        text += f" -> {ast.unparse(node.returns)}"
+    return text
+
+
+def _arguments(binding: Binding) -> ast.arguments | None:
+    node = binding.node
+    if binding.kind == "partial":
+        return _left_to_give(binding)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return node.args
+    if isinstance(node, ast.ClassDef):
+        for inner in node.body:
+            if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
+                return _without_first(inner.args, 1)
+        return None if node.bases else ast.parse("lambda: 0", mode="eval").body.args  # type: ignore[attr-defined, no-any-return]
+    return None
+
+
+def _without_first(arguments: ast.arguments, count: int) -> ast.arguments:
+    """Return arguments without those that are given by position already."""
+    left = copy.deepcopy(arguments)
+    for names in (left.posonlyargs, left.args):
+        taken = min(count, len(names))
+        del names[:taken]
+        count -= taken
+    kept = len(left.posonlyargs) + len(left.args)
+    left.defaults = left.defaults[len(left.defaults) - kept :] if kept < len(left.defaults) else left.defaults
+    if not kept:
+        left.defaults = []
+    return left
+
+
+def _left_to_give(binding: Binding) -> ast.arguments | None:
+    """Return what a partial still takes: what it gives by name has become a default."""
+    inner = _arguments(binding.target) if binding.target is not None else None
+    call: Any = binding.node
+    if inner is None or any(isinstance(one, ast.Starred) for one in call.args):
+        return None
+    left = _without_first(inner, len(call.args) - 1)
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            return None
+        _give(left, keyword.arg, keyword.value)
+    return left
+
+
+def _give(arguments: ast.arguments, name: str, value: ast.expr) -> None:
+    """Make a named argument one with a default. It and those behind it can then be given by name only."""
+    for at, one in enumerate(arguments.args):
+        if one.arg == name:
+            first = len(arguments.args) - len(arguments.defaults)
+            moved = arguments.args[at:]
+            values: list[ast.expr | None] = [
+                arguments.defaults[at + index - first] if at + index >= first else None for index in range(len(moved))
+            ]
+            values[0] = value
+            arguments.defaults = arguments.defaults[: max(0, at - first)]
+            arguments.args = arguments.args[:at]
+            arguments.kwonlyargs = [*moved, *arguments.kwonlyargs]
+            arguments.kw_defaults = [*values, *arguments.kw_defaults]
+            return
+    for at, one in enumerate(arguments.kwonlyargs):
+        if one.arg == name:
+            arguments.kw_defaults[at] = value

@@ -1,0 +1,66 @@
+"""Questions about single nodes of a syntax tree."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any, Final
+
+__all__ = ["dotted", "is_module", "is_namespace", "mentions", "own_returns", "target_names", "text"]
+
+
+def dotted(node: Any) -> str:
+    """Return ``a.b.c`` for a chain of attributes; an empty text for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def text(node: Any) -> str | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def mentions(node: Any, name: str) -> bool:
+    return any(isinstance(inner, ast.Name) and inner.id == name for inner in ast.walk(node))
+
+
+def target_names(target: Any) -> Iterator[str]:
+    if isinstance(target, ast.Name):
+        yield target.id
+    elif isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from target_names(part)
+    elif isinstance(target, ast.Starred):
+        yield from target_names(target.value)
+
+
+def own_returns(function: Any) -> Iterator[ast.Return]:
+    """Give the returns of a function, without those of functions inside of it."""
+    waiting = list(function.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Return) and node.value is not None:
+            yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def is_namespace(node: Any) -> bool:
+    """Whether an expression is ``globals()``, or what is the same at the top of a module."""
+    return (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "locals", "vars")
+    )
+
+
+def is_module(module: str, name: str) -> bool:
+    """Whether a name that is imported from a package is known to be a module."""
+    return f"{module}.{name}" in ("os.path", "xml.etree", "concurrent.futures", "urllib.request", "urllib.parse") or (
+        module in ("torch", "torchvision", "torchaudio", "numpy", "torch.nn", "scipy", "PIL", "sklearn", "transformers")
+        and name in _KNOWN_MODULES
+    )
+
+
+_KNOWN_MODULES: Final = {
+    "nn", "optim", "hub", "jit", "distributed", "functional", "utils", "autograd", "cuda", "models", "transforms",
+    "datasets", "init", "random", "linalg", "Image", "io", "ops", "signal", "stats", "ndimage", "amp", "fft",
+}  # fmt: skip
