@@ -177,8 +177,9 @@ def _excuse(folder: str) -> str | None:
     for path in git_tree.walk(folder):
         if os.path.basename(path) == ".gitattributes":
             with open(os.path.join(folder, path), "rb") as file:
-                if any(word in file.read(1 << 20) for word in _REWRITES):
-                    return ".gitattributes leaves out or rewrites files in archives"
+                said = file.read(1 << 20)
+            if any(word in said for word in _REWRITES):
+                return ".gitattributes leaves out or rewrites files in archives"
     # A .gitattributes can leave itself out, too; what it did then cannot be told from damage.
     return None
 

@@ -1,0 +1,213 @@
+"""Archives: what is refused, what is kept, and whether they are the commit's."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import weighlock as wl
+from tests.hub_fixtures import host, store  # noqa: F401
+from tests.hub_host import git, text_of
+
+hub = wl.hub
+HUBCONF = "def net():\n    return 1\n"
+
+
+def archive(members, comment=b""):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # two members of one name are made on purpose
+        for name, content, *mode in members:
+            info = zipfile.ZipInfo("placeholder")
+            info.filename = name
+            info.create_system = 3
+            info.external_attr = (mode[0] if mode else stat.S_IFREG | 0o644) << 16
+            zipped.writestr(info, content, zipfile.ZIP_DEFLATED)
+        zipped.comment = comment
+    return file.getvalue()
+
+
+LINK = stat.S_IFLNK | 0o777
+BASE = ("top/hubconf.py", HUBCONF)
+EVIL = {
+    "parent": [BASE, ("top/../../evil", "x")],
+    "parent of the top": [BASE, ("../evil", "x")],
+    "absolute": [BASE, ("/tmp/evil", "x")],
+    "drive": [BASE, ("C:/evil", "x")],
+    "backslash": [BASE, ("top/..\\..\\evil", "x")],
+    "nul": [BASE, ("top/a\0b", "x")],
+    "control": [BASE, ("top/a\x1b[31mb", "x")],
+    "empty part": [BASE, ("top//a", "x")],
+    "dot": [BASE, ("top/./a", "x")],
+    "git": [BASE, ("top/.git/hooks/post-checkout", "x")],
+    "duplicate": [BASE, BASE],
+    "case": [BASE, ("top/HubConf.py", "x")],
+    "folders by case": [BASE, ("top/a/x", "1"), ("top/A/y", "2")],
+    "file as folder": [BASE, ("top/a", "x"), ("top/a/b", "x")],
+    "link out": [BASE, ("top/link", "../../evil", LINK)],
+    "link absolute": [BASE, ("top/link", "/etc/passwd", LINK)],
+    "link through a link": [BASE, ("top/a/b/c/one", "two/../../../..", LINK), ("top/a/b/c/two", "../../..", LINK)],
+    "through a link": [BASE, ("top/dir", "..", LINK), ("top/dir/evil", "x")],
+    "device": [BASE, ("top/dev", "", stat.S_IFCHR | 0o666)],
+    "two tops": [BASE, ("other/x", "x")],
+    "bomb": [BASE, ("top/bomb", b"\0" * (80 << 20))],
+}
+
+
+@pytest.mark.parametrize("kind", EVIL)
+def test_hostile_archives_write_nothing(host, store, tmp_path, kind):
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = archive(EVIL[kind])
+    with pytest.raises(wl.ArchiveError) as caught:
+        _from_archive_alone(host, store)
+    assert isinstance(caught.value, ValueError)
+    assert "\x1b" not in str(caught.value)
+    assert not (tmp_path / "evil").exists()
+    assert not list(Path(store.root).rglob("evil"))
+
+
+def _from_archive_alone(host, store):
+    """Load from the plain archive, where git itself cannot stand in for it."""
+    hub.load(host.files + "/codeload/o/n/x.zip", "net", trust_repo=True)
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", archive([BASE])[:-30], archive([("top/README", "x")])])
+def test_what_is_no_archive_of_a_hub(host, store, data):
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = data
+    with pytest.raises(wl.HubError):
+        _from_archive_alone(host, store)
+
+
+def test_a_damaged_archive_is_replaced_by_gits_own_objects(host, store):
+    host.repository("o/n", {"hubconf.py": HUBCONF, "a.sh": "x", "b": ("hubconf.py",), "dir/c": "c" * 5000})
+    host.archives["o/n"] = archive(EVIL["parent"])
+    assert hub.load("o/n", "net", trust_repo=True) == 1
+    folder = next(Path(store.root).rglob("hubconf.py")).parent
+    assert os.readlink(folder / "b") == "hubconf.py"
+    assert (folder / "a.sh").stat().st_mode & 0o111
+    assert (folder / "dir/c").read_text() == "c" * 5000
+
+
+def test_an_archive_that_was_changed_on_the_way_is_noticed(host, store):
+    repository = host.repository("o/n", {"hubconf.py": HUBCONF})
+    commit = text_of(repository.folder, "rev-parse", "HEAD")
+    host.archives["o/n"] = archive([("top/hubconf.py", "def net():\n    return 'evil'\n")], commit.encode())
+    assert hub.load("o/n", "net", trust_repo=True) == 1
+
+
+def test_another_commits_archive_is_noticed(host, store):
+    from weighlock.hub.fetching import unpack
+
+    path = Path(store.hub) / "a.zip"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(archive([BASE], b"1" * 40))
+    with pytest.raises(wl.ArchiveError, match="another commit's"):
+        unpack(str(path), str(path) + ".d", "2" * 40)
+
+
+def test_links_and_the_executable_bit_are_kept_and_the_tree_id_is_right(host, store):
+    files = {"hubconf.py": HUBCONF, "run.sh": "x", "link": ("hubconf.py",), "dir/sub/file": b"\0\1", "dir.x": "", "dir0": "z"}
+    repository = host.repository("o/n", files)
+    assert hub.load("o/n", "net", trust_repo=True) == 1
+    folder = next(Path(store.root).rglob("hubconf.py")).parent
+    assert (folder / "link").is_symlink()
+    assert (folder / "run.sh").stat().st_mode & 0o100
+    assert not (folder / "hubconf.py").stat().st_mode & 0o100
+    meta = next(Path(store.root).rglob("meta/*.json")).read_text()
+    assert text_of(repository.folder, "rev-parse", "HEAD^{tree}") in meta
+    assert '"tree_checked": true' in meta
+
+
+@pytest.mark.parametrize("attributes", ["*.md export-ignore", "hubconf.py export-subst"])
+def test_archives_that_git_itself_makes_differ(host, store, attributes):
+    host.repository("o/n", {"hubconf.py": HUBCONF + "# $Format:%H$\n", "a.md": "x", ".gitattributes": attributes + "\n"})
+    assert hub.load("o/n", "net", trust_repo=True) == 1
+    assert '"tree_differs": ".gitattributes' in next(Path(store.root).rglob("meta/*.json")).read_text()
+
+
+class TestMirrors:
+    def test_in_order_and_without_trust(self, host, store, monkeypatch, tmp_path):
+        repository = host.repository("o/n", {"hubconf.py": HUBCONF})
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        evil = archive([("top/hubconf.py", "def net():\n    return 'evil'\n")])
+        good = git(repository.folder, "archive", "--format=zip", "--prefix=any/", commit)
+        host.put(f"evil/o/n/{commit}.zip", evil)
+        host.put(f"good/o/n/{commit}.zip", good)
+        mirrors = (host.files + "/none/{commit}.zip", host.files + "/evil/{owner}/{name}/{commit}.zip",
+                   host.files + "/good/{owner}/{name}/{commit}.zip")  # fmt: skip
+        with hub.configured(mirrors=mirrors):
+            assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert host.count("zipball") == 0
+        assert host.bodies("/evil/") == host.bodies("/good/") == 1
+
+    def test_a_mirror_that_nobody_can_vouch_for_is_not_used(self, host):
+        repository = host.repository("o/n", {"hubconf.py": HUBCONF})
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        host.git_works = False
+        host.put(f"{commit}.zip", archive([("top/hubconf.py", "def net():\n    return 'evil'\n")]))
+        with hub.configured(mirrors=(host.files + "/{commit}.zip",)):
+            assert hub.load("o/n", "net", trust_repo=True) == 1
+
+
+class TestOtherHosts:
+    @pytest.mark.parametrize(("kind", "path"), [
+        ("gitlab", "/o/n/-/archive/{commit}/n-{commit}.zip"), ("gitea", "/o/n/archive/{commit}.zip"),
+        ("bitbucket", "/o/n/get/{commit}.zip"), ("github", "/o/n/zipball/{commit}"),
+    ])  # fmt: skip
+    def test_addresses_of_archives(self, host, monkeypatch, tmp_path, kind, path):
+        repository = host.repository("o/n", {"hubconf.py": HUBCONF}, tag="v1")
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        path = path.format(commit=commit)
+        data = git(repository.folder, "archive", "--format=zip", "--prefix=n-v1/", commit)
+        real = host._servers[0].RequestHandlerClass._web
+
+        def web(self, parts):
+            if self.path.endswith((".zip", commit)):
+                assert self.path == path
+                self._send(200, data)
+            else:
+                real(self, parts)
+
+        monkeypatch.setattr(host._servers[0].RequestHandlerClass, "_web", web)
+        config = f"[hosts.'git.example.com']\nkind = '{kind}'\nweb = '{host.web}'\napi = '{host.api}'\n"
+        (tmp_path / "hub.toml").write_text(config)
+        for text in ("git.example.com/o/n:v1", f"{host.web}/o/n:v1", f"{host.web}/o/n.git:v1", f"{host.web}/o/n/tree/v1"):
+            assert hub.load(text, "net", trust_repo=True) == 1
+        assert host.count(path) == 1
+
+    def test_hugging_face_and_git_itself(self, host, tmp_path):
+        host.repository("o/n", {"hubconf.py": HUBCONF}, tag="v1")
+        (tmp_path / "hub.toml").write_text(f"[hosts.'huggingface.co']\nweb = '{host.web}'\n")
+        assert hub.load("o/n:v1", "net", source="huggingface", trust_repo=True) == 1
+        assert host.count("zip") == 0
+
+    def test_a_git_url(self, host, tmp_path, monkeypatch):
+        host.repository("o/n", {"hubconf.py": HUBCONF}, tag="v1")
+        monkeypatch.delenv("WEIGHLOCK_HUB_CONFIG")
+        assert hub.load(f"git+{host.web}/o/n.git@v1", "net", trust_repo=True) == 1
+        assert hub.load(f"{host.web}/o/n.git", "net", source="git", trust_repo=True) == 1
+
+    def test_a_plain_archive(self, host, tmp_path):
+        url = host.put("some/model.zip", archive([BASE]))
+        assert hub.load(url, "net", trust_repo=True) == 1
+        assert hub.load(url, "net") == 1
+        assert host.count("model.zip") == 1
+        flat = host.put("flat.zip", archive([("hubconf.py", HUBCONF)]))
+        assert hub.load(flat, "net", trust_repo=True) == 1
+
+    def test_github_enterprise_has_its_api_below_its_name(self):
+        from weighlock.hub.hosts import find_host
+        from weighlock.hub.settings import Settings
+
+        host = find_host("ghe.corp", Settings(hosts={"ghe.corp": {"kind": "github", "token": "GHE"}}))
+        assert (host.web, host.api) == ("https://ghe.corp", "https://ghe.corp/api/v3")
+        assert find_host("unknown.example", Settings()) is None
+        with pytest.raises(ValueError, match="which kind"):
+            find_host("x.y", Settings(hosts={"x.y": {}}))
