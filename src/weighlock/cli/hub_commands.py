@@ -14,7 +14,7 @@ from weighlock.hub import bundles, entrypoints, locking, publishing, surface, tr
 from weighlock.hub import lock_file as locks
 from weighlock.hub.checkpoints import Weights, file_sha256, find_weights
 from weighlock.hub.directories import find_store, get_dir
-from weighlock.hub.recording import Recording, recording
+from weighlock.hub.usage import Recording, recording
 from weighlock.hub.settings import configured, current
 from weighlock.hub.static.report import Report
 

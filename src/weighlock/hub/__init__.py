@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from weighlock.hub.directories import get_dir as get_dir
     from weighlock.hub.directories import set_dir as set_dir
     from weighlock.hub.locking import lock as lock
-    from weighlock.hub.recording import recording as recording
+    from weighlock.hub.usage import recording as recording
     from weighlock.hub.settings import Settings as Settings
     from weighlock.hub.settings import configured as configured
     from weighlock.hub.surface import download_url_to_file as download_url_to_file
@@ -36,7 +36,7 @@ _ROOMS = {
     "bundles": "read_bundle write_bundle",
     "directories": "get_dir set_dir",
     "locking": "lock",
-    "recording": "recording",
+    "usage": "recording",
     "settings": "Settings configured",
     "surface": "download_url_to_file entry help inspect list load load_state_dict_from_url prefetch",
 }

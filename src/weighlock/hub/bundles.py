@@ -142,7 +142,9 @@ def read_bundle(path: str | os.PathLike[str]) -> list[str]:
             index = _index(bundle, os.fspath(path))
             found = [_put_repository(store, bundle, at, row) for at, row in enumerate(index["repositories"])]
             found += [_put_weights(store, bundle, at, row) for at, row in enumerate(index["weights"])]
-    except (tarfile.TarError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except (tarfile.TarError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, HubError):
+            raise
         raise ArchiveError(f"this is no bundle that can be read: {error!r}", path=os.fspath(path)) from error
     return found
 

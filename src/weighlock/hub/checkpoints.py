@@ -25,7 +25,7 @@ from weighlock.errors import (
 from weighlock.hub.directories import Store, is_file, signature
 from weighlock.hub.lock_file import WeightsPin, load_lock
 from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
-from weighlock.hub.recording import note_weights
+from weighlock.hub.usage import note_weights
 from weighlock.hub.settings import Settings
 
 __all__ = ["Weights", "download_to", "find_weights", "local_path"]

@@ -22,7 +22,7 @@ from weighlock.hub import trust
 from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import load_lock
 from weighlock.hub.locks import read_record, write_record
-from weighlock.hub.recording import note_repository, running
+from weighlock.hub.usage import note_repository, running
 from weighlock.hub.repositories import Wanted, Working, find
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, parse

@@ -10,7 +10,7 @@ from weighlock.hub.checkpoints import Weights, file_sha256, find_weights, place_
 from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import LockFile, Pin, WeightsPin, lock_name, read_lock_file, write_lock_file
 from weighlock.hub.locks import read_record
-from weighlock.hub.recording import Recording
+from weighlock.hub.usage import Recording
 from weighlock.hub.repositories import Working, meta_path
 from weighlock.hub.settings import configured, current
 
