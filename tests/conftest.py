@@ -14,6 +14,8 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.hub_fixtures"]
+
 GOLDENS: Final = Path(__file__).parent / "goldens"
 """Golden files: checkpoints as their writers made them, and the results we promise for them."""
 

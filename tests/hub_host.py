@@ -310,7 +310,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             rows = text_of(
                 folder, "for-each-ref", f"refs/{kind}", "--format=%(refname:lstrip=2) %(objectname)"
             ).splitlines()
-            page = int(re.search(r"page=(\d+)\Z", self.path)[1]) if "page=" in self.path else 1
+            page = int(self.path.rpartition("page=")[2]) if "page=" in self.path else 1
             found = [{"name": row.split()[0], "commit": {"sha": row.split()[1]}} for row in rows] if page == 1 else []
             self._send(200, json.dumps(found).encode())
         else:
@@ -378,21 +378,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         fault = self.fault
         kind = fault.kind if fault and status < 300 else ""
-        after = fault.options.get("after", len(data) // 2) if fault else 0
+        options: dict[str, Any] = fault.options if fault else {}
+        after = options.get("after", len(data) // 2)
         if kind in ("truncate", "reset", "stall"):
             self.wfile.write(data[:after])
             self.wfile.flush()
             if kind == "stall":
-                self.host.closing.wait(fault.options.get("seconds", 30))
+                self.host.closing.wait(options.get("seconds", 30))
             if kind == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             return
         if kind == "drip":
-            for at in range(0, len(data), fault.options["piece"]):
-                self.wfile.write(data[at : at + fault.options["piece"]])
+            for at in range(0, len(data), options["piece"]):
+                self.wfile.write(data[at : at + options["piece"]])
                 self.wfile.flush()
-                if self.host.closing.wait(fault.options["delay"]):
+                if self.host.closing.wait(options["delay"]):
                     return
         else:
             self.wfile.write(data)

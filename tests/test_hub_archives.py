@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import weighlock as wl
-from tests.hub_fixtures import host, store  # noqa: F401
 from tests.hub_host import git, text_of
 
 hub = wl.hub
@@ -113,7 +112,14 @@ def test_another_commits_archive_is_noticed(host, store):
 
 
 def test_links_and_the_executable_bit_are_kept_and_the_tree_id_is_right(host, store):
-    files = {"hubconf.py": HUBCONF, "run.sh": "x", "link": ("hubconf.py",), "dir/sub/file": b"\0\1", "dir.x": "", "dir0": "z"}
+    files = {
+        "hubconf.py": HUBCONF,
+        "run.sh": "x",
+        "link": ("hubconf.py",),
+        "dir/sub/file": b"\0\1",
+        "dir.x": "",
+        "dir0": "z",
+    }
     repository = host.repository("o/n", files)
     assert hub.load("o/n", "net", trust_repo=True) == 1
     folder = next(Path(store.root).rglob("hubconf.py")).parent
@@ -127,7 +133,9 @@ def test_links_and_the_executable_bit_are_kept_and_the_tree_id_is_right(host, st
 
 @pytest.mark.parametrize("attributes", ["*.md export-ignore", "hubconf.py export-subst"])
 def test_archives_that_git_itself_makes_differ(host, store, attributes):
-    host.repository("o/n", {"hubconf.py": HUBCONF + "# $Format:%H$\n", "a.md": "x", ".gitattributes": attributes + "\n"})
+    host.repository(
+        "o/n", {"hubconf.py": HUBCONF + "# $Format:%H$\n", "a.md": "x", ".gitattributes": attributes + "\n"}
+    )
     assert hub.load("o/n", "net", trust_repo=True) == 1
     assert '"tree_differs": ".gitattributes' in next(Path(store.root).rglob("meta/*.json")).read_text()
 
@@ -178,7 +186,12 @@ class TestOtherHosts:
         monkeypatch.setattr(host._servers[0].RequestHandlerClass, "_web", web)
         config = f"[hosts.'git.example.com']\nkind = '{kind}'\nweb = '{host.web}'\napi = '{host.api}'\n"
         (tmp_path / "hub.toml").write_text(config)
-        for text in ("git.example.com/o/n:v1", f"{host.web}/o/n:v1", f"{host.web}/o/n.git:v1", f"{host.web}/o/n/tree/v1"):
+        for text in (
+            "git.example.com/o/n:v1",
+            f"{host.web}/o/n:v1",
+            f"{host.web}/o/n.git:v1",
+            f"{host.web}/o/n/tree/v1",
+        ):
             assert hub.load(text, "net", trust_repo=True) == 1
         assert host.count(path) == 1
 
@@ -207,6 +220,7 @@ class TestOtherHosts:
         from weighlock.hub.settings import Settings
 
         host = find_host("ghe.corp", Settings(hosts={"ghe.corp": {"kind": "github", "token": "GHE"}}))
+        assert host is not None
         assert (host.web, host.api) == ("https://ghe.corp", "https://ghe.corp/api/v3")
         assert find_host("unknown.example", Settings()) is None
         with pytest.raises(ValueError, match="which kind"):

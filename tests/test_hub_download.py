@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import os
 import threading
 import zipfile
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 
 import weighlock as wl
-from tests.hub_fixtures import host, store  # noqa: F401
 
 hub = wl.hub
 
@@ -50,7 +50,10 @@ class TestWhole:
         assert (tmp_path / "a").read_bytes() == DATA
         last = host.log[-1][3]
         if after and kind == "truncate":
-            assert last["Range"] == f"bytes={min(after + (len(DATA) - after > after) * after, len(DATA))}-" or "Range" in last
+            assert (
+                last["Range"] == f"bytes={min(after + (len(DATA) - after > after) * after, len(DATA))}-"
+                or "Range" in last
+            )
             assert last["If-Range"].startswith('"')
 
     def test_a_body_that_never_comes_whole_leaves_no_file(self, host, tmp_path):
@@ -65,7 +68,7 @@ class TestWhole:
         url = host.put("a.bin", DATA)
         host.fail("a.bin", "truncate", 1, after=1000)
         other = DATA[::-1]
-        seen = []
+        seen: list[tuple[int, int]] = []
 
         def report(done, total):
             if not seen:
@@ -135,7 +138,7 @@ class TestWhole:
         monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
         url = host.put("a.bin", DATA)
         other = DATA[::-1]
-        seen = []
+        seen: list[tuple[int, int]] = []
 
         def report(done, total):
             if done > 1 << 20 and not seen:
@@ -148,7 +151,9 @@ class TestWhole:
 
     def test_retries_and_retry_after(self, host, tmp_path, monkeypatch):
         waits = []
-        monkeypatch.setattr("weighlock.hub.download.Client.wait", lambda self, attempt, seconds=None: waits.append(seconds))
+        monkeypatch.setattr(
+            "weighlock.hub.download.Client.wait", lambda self, attempt, seconds=None: waits.append(seconds)
+        )
         url = host.put("a.bin", DATA)
         host.fail("a.bin", "status", 1, code=503)
         host.fail("a.bin", "status", 1, code=429, headers={"Retry-After": "7"})
@@ -241,16 +246,16 @@ class TestWhole:
         assert (tmp_path / "a").read_bytes() == DATA
 
     def test_progress(self, host, tmp_path, capfd):
-        seen = []
+        seen: list[tuple[int, int]] = []
         hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a", progress=lambda *row: seen.append(row))
         assert seen[-1] == (len(DATA), len(DATA))
-        assert all(one < two for one, two in zip(seen, seen[1:], strict=False))
+        assert all(one < two for one, two in itertools.pairwise(seen))
         hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a", progress=True)
         assert capfd.readouterr() == ("", "")
 
     def test_a_bar_on_a_terminal(self, host, tmp_path, monkeypatch):
         screen = io.StringIO()
-        screen.isatty = lambda: True
+        screen.isatty = lambda: True  # type: ignore[method-assign]
         monkeypatch.setattr("sys.stderr", screen)
         hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a\x1b[31m")
         assert "100%" in screen.getvalue()

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 import weighlock as wl
-from tests.hub_fixtures import host, store  # noqa: F401
 from tests.hub_host import git, text_of
 
 hub = wl.hub
@@ -353,8 +353,16 @@ class TestTrust:
         with pytest.raises(wl.UntrustedRepositoryError):
             hub.load("o/n:v1", "net")
 
-    @pytest.mark.parametrize(("answer", "error"), [("y", None), ("YES", None), ("", wl.UntrustedRepositoryError),
-                                                   ("n", wl.UntrustedRepositoryError), ("perhaps", ValueError)])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            ("y", None),
+            ("YES", None),
+            ("", wl.UntrustedRepositoryError),
+            ("n", wl.UntrustedRepositoryError),
+            ("perhaps", ValueError),
+        ],
+    )
     def test_the_question(self, host, monkeypatch, capsys, answer, error):
         host.repository("o/n", {**files(), "hubconf.py": NET + "\nimport os\nos.environ['X_HUB'] = '1'\n"})
         hub.prefetch("o/n")
@@ -396,14 +404,17 @@ class TestEntries:
             hub.load("o/n", "nett", trust_repo=True)
         assert isinstance(caught.value, RuntimeError)
         with pytest.raises(ValueError, match="Invalid input: model should be a string of function name"):
-            hub.load("o/n", 3)
+            hub.load("o/n", 3)  # type: ignore[arg-type]
         with pytest.raises(ZeroDivisionError, match="on purpose"):
             hub.load("o/n", "fails")
 
     def test_missing_packages_are_seen_before_anything_runs(self, host, tmp_path):
-        text = f"open({str(tmp_path / 'ran')!r}, 'w')\ndependencies = ['json', 'no_such_package', 'cv2.nothing']\ndef net(): pass\n"
+        declared = "dependencies = ['json', 'no_such_package', 'cv2.nothing']"
+        text = f"open({str(tmp_path / 'ran')!r}, 'w')\n{declared}\ndef net(): pass\n"
         host.repository("o/n", {"hubconf.py": text})
-        with pytest.raises(wl.MissingPackagesError, match="Missing dependencies: no_such_package, cv2.nothing") as caught:
+        with pytest.raises(
+            wl.MissingPackagesError, match="Missing dependencies: no_such_package, cv2.nothing"
+        ) as caught:
             hub.load("o/n", "net", trust_repo=True)
         assert caught.value.packages == ("no_such_package", "cv2.nothing")
         assert isinstance(caught.value, RuntimeError)
@@ -453,7 +464,7 @@ class TestIsolation:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "utils.py").write_text(USER_UTILS)
         monkeypatch.syspath_prepend(str(tmp_path / "mine"))
-        import utils
+        import utils  # type: ignore[import-not-found]
 
         host.repository("o/n", files("v1"))
         host.repository("p/q", files("other"))
@@ -493,10 +504,13 @@ class TestIsolation:
         host.repository("o/n", {
             "hubconf.py": "from __future__ import annotations\nimport dataclasses, typing\nfrom pkg import make\n"
             "@dataclasses.dataclass\nclass Config:\n    size: int = 3\n    shared: typing.ClassVar[int] = 4\n"
-            "def net():\n    from pkg.inner.deep import value\n    import pkg.inner.deep as d\n    import pkg.inner.deep\n"
+            "def net():\n    from pkg.inner.deep import value\n"
+            "    import pkg.inner.deep as d\n    import pkg.inner.deep\n"
             "    return make(), value, d.value, pkg.inner.deep.value, Config().size\n",
-            "pkg/__init__.py": "from .other import make\n", "pkg/other.py": "from . import sibling\ndef make():\n    return sibling.x\n",
-            "pkg/sibling.py": "x = 1\n", "pkg/inner/__init__.py": "", "pkg/inner/deep.py": "from ..sibling import x\nvalue = x + 1\n",
+            "pkg/__init__.py": "from .other import make\n",
+            "pkg/other.py": "from . import sibling\ndef make():\n    return sibling.x\n",
+            "pkg/sibling.py": "x = 1\n",
+            "pkg/inner/__init__.py": "", "pkg/inner/deep.py": "from ..sibling import x\nvalue = x + 1\n",
         })  # fmt: skip
         assert hub.load("o/n", "net", trust_repo=True) == (1, 2, 2, 2, 3)
 
@@ -513,19 +527,22 @@ class TestIsolation:
     def test_folders_that_it_puts_into_sys_path(self, host):
         host.repository("o/n", {
             "hubconf.py": "import sys, os\nsys.path.insert(0, os.path.join(os.path.dirname(__file__), 'src'))\n"
-            "sys.path.append('lib' + '')\nfrom inner_name import a\nimport other_name\ndef net():\n    return a, other_name.b\n",
+            "sys.path.append('lib' + '')\nfrom inner_name import a\nimport other_name\n"
+            "def net():\n    return a, other_name.b\n",
             "src/inner_name.py": "a = 1\n", "lib/other_name.py": "b = 2\n",
         })  # fmt: skip
         before = list(sys.path)
         assert hub.load("o/n", "net", trust_repo=True) == (1, 2)
         assert sys.path == before
 
-    PLAIN = {
+    PLAIN: ClassVar = {
         "hubconf.py": "import importlib, sys\nfrom models import kinds\ndef net(kind):\n"
         "    module = importlib.import_module('models.' + kind)\n    assert sys.modules['models'] is not None\n"
         "    assert sys.path[0].endswith(kinds.HERE)\n    return module.Made()\n\n"
-        "def later():\n    def inner():\n        import models.second\n        return models.second.Made().name\n    return inner\n",
-        "models/__init__.py": "", "models/kinds.py": "import os\nHERE = os.path.basename(os.path.dirname(os.path.dirname(__file__)))\n",
+        "def later():\n    def inner():\n        import models.second\n"
+        "        return models.second.Made().name\n    return inner\n",
+        "models/__init__.py": "",
+        "models/kinds.py": "import os\nHERE = os.path.basename(os.path.dirname(os.path.dirname(__file__)))\n",
         "models/first.py": "class Made:\n    class Inner:\n        pass\n    name = 'first'\n",
         "models/second.py": "class Made:\n    name = 'second'\n",
     }  # fmt: skip
@@ -534,7 +551,7 @@ class TestIsolation:
         (tmp_path / "mine" / "models").mkdir(parents=True)
         (tmp_path / "mine" / "models" / "__init__.py").write_text("mine = True\n")
         monkeypatch.syspath_prepend(str(tmp_path / "mine"))
-        import models
+        import models  # type: ignore[import-not-found]
 
         host.repository("o/n", self.PLAIN)
         host.repository("p/q", files())
@@ -551,7 +568,9 @@ class TestIsolation:
         assert type(pickle.loads(pickle.dumps(type(made).Inner()))).__name__ == "Inner"
         (tmp_path / "data").write_bytes(pickle.dumps(made))
         code = f"import pickle; print(pickle.load(open({str(tmp_path / 'data')!r}, 'rb')).name)"
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "first\n"
+        assert (
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "first\n"
+        )
         del sys.modules["models"]
 
     def test_many_threads(self, host):
@@ -572,7 +591,10 @@ class TestIsolation:
         assert found == ["second" if number % 5 == 4 else f"v{number % 5}" for number in range(60)]
 
     def test_nothing_is_imported_but_what_is_needed(self):
-        code = "import sys, weighlock; weighlock.hub.load; print([n for n in ('urllib3', 'filelock', 'tqdm', 'torch', 'numpy') if n in sys.modules])"
+        code = (
+            "import sys, weighlock; weighlock.hub.load; "
+            "print([n for n in ('urllib3', 'filelock', 'tqdm', 'torch', 'numpy') if n in sys.modules])"
+        )
         assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 import weighlock as wl
-from tests.hub_fixtures import host, store  # noqa: F401
-from tests.hub_host import git, text_of
+from tests.hub_host import text_of
 from tests.schema_check import schema, violations
-from tests.test_hub_download import DATA, sha, weights
+from tests.test_hub_download import sha, weights
 from tests.test_hub_load import files
 from weighlock.cli import run
 
 hub = wl.hub
-
 
 
 @pytest.fixture
@@ -124,7 +122,8 @@ class TestLock:
 
     def test_what_entry_points_fetch_is_locked_with_them(self, host, project):
         url = host.put("net.pth", weights())
-        text = f"import weighlock\ndef net():\n    return weighlock.hub.load_state_dict_from_url({url!r})['weight'].sum()\n"
+        loading = f"weighlock.hub.load_state_dict_from_url({url!r})"
+        text = f"import weighlock\ndef net():\n    return {loading}['weight'].sum()\n"
         host.repository("o/n", {"hubconf.py": text})
         with hub.recording() as used:
             hub.load("o/n", "net", trust_repo=True)
@@ -133,7 +132,15 @@ class TestLock:
         assert document["weights"][0]["used_by"] == ["github.com/o/n"]
         assert hub.load("o/n", "net", locked=True, offline=True) == 3000
 
-    @pytest.mark.parametrize("text", ["version = 2\n", "version = 1\n[[repository]]\nname = 'x'\n", "][", "version = 1\n[[weights]]\nurls = []\nsize = 1\nsha256 = 'x'\n"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "version = 2\n",
+            "version = 1\n[[repository]]\nname = 'x'\n",
+            "][",
+            "version = 1\n[[weights]]\nurls = []\nsize = 1\nsha256 = 'x'\n",
+        ],
+    )
     def test_files_that_are_not_understood(self, project, text):
         (project / "weighlock.lock").write_text(text)
         with pytest.raises(wl.PinError):
@@ -249,7 +256,10 @@ class TestCache:
         next(Path(store.root).rglob("utils.py")).write_text("x")
         Path(store.checkpoints, "net.pth").write_bytes(b"x")
         wrong = call_json("cache", "verify", code=1)["wrong"]
-        assert sorted(row["why"] for row in wrong) == ["its SHA-256 is no longer the one that was fetched", "the file utils.py was changed"]
+        assert sorted(row["why"] for row in wrong) == [
+            "its SHA-256 is no longer the one that was fetched",
+            "the file utils.py was changed",
+        ]
 
     def test_why_and_dir(self, host, store, call, project):
         self.fill(host)
@@ -269,7 +279,12 @@ class TestCommands:
         assert "net(width=1, **kwargs)   A net.\n" in out
         assert "join" not in out
         assert "join" in call("hub", "list", "o/n", "--all")[1]
-        assert [entry["name"] for entry in call_json("hub", "list", "o/n")["entries"]] == ["fails", "net", "version", "voice"]
+        assert [entry["name"] for entry in call_json("hub", "list", "o/n")["entries"]] == [
+            "fails",
+            "net",
+            "version",
+            "voice",
+        ]
         assert call("hub", "help", "o/n", "net")[1] == "net(width=1, **kwargs)\n  A net.\n"
         assert call_json("hub", "help", "o/n", "net")["entry"]["kind"] == "def"
         assert call("hub", "help", "o/n", "nett")[0] == 2
@@ -337,5 +352,3 @@ class TestCommands:
             out = call("hub", *words)[1]
             assert "\x1b" not in out
             assert "\u202e" not in out
-
-

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub_fixtures import host, store  # noqa: F401
 from tests.test_hub_download import weights
 
 HUBCONF = """
@@ -33,7 +32,11 @@ def finish(processes):
 
 
 def files(name, count=60):
-    return {"hubconf.py": HUBCONF, "utils.py": f"NAME = {name!r}\n", **{f"data/{n}.txt": str(n) * 50 for n in range(count)}}
+    return {
+        "hubconf.py": HUBCONF,
+        "utils.py": f"NAME = {name!r}\n",
+        **{f"data/{n}.txt": str(n) * 50 for n in range(count)},
+    }
 
 
 def load_code(host, name, url):

@@ -29,6 +29,12 @@ REASON_LINES: Final = 5
 
 # Functions that may take more parameters, each with its reason. An entry that is not needed is reported.
 ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
+    "weighlock.cli.hub_commands.lock": "one parameter an option of the command",
+    "weighlock.cli.hub_commands.prefetch": "one parameter an option of the command",
+    "weighlock.hub.surface.help": "torch.hub's own parameters come first, then ours, keyword-only",
+    "weighlock.hub.surface.list": "torch.hub's own parameters come first, then ours, keyword-only",
+    "weighlock.hub.surface.load": "torch.hub's own parameters come first, then ours, keyword-only",
+    "weighlock.hub.surface.load_state_dict_from_url": "torch.hub's own parameters come first, then ours, keyword-only",
     "weighlock.loading.load": "torch.load's own parameters come first, then ours, keyword-only",
     "weighlock.pickling.rare_opcodes.Handlers.__init__": "each is a separate promise to the caller",
     "weighlock.saving.save": "torch.save's own parameters come first, then ours, keyword-only",

@@ -89,7 +89,9 @@ def _removed(command: str, found: list[Item], *, dry_run: bool, yes: bool, as_js
     for item in found if remove else ():
         cache.remove(find_store(), item)
     if as_json:
-        output.document(document("weighlock/cache", command=command, items=[_row(item) for item in found], removed=remove))
+        output.document(
+            document("weighlock/cache", command=command, items=[_row(item) for item in found], removed=remove)
+        )
     return GOOD if found and (remove or dry_run) else NO
 
 

@@ -25,7 +25,14 @@ __all__ = [
     "tensor_document",
 ]
 
-SCHEMAS: Final = ("weighlock/inspect", "weighlock/ls", "weighlock/show", "weighlock/error", "weighlock/hub", "weighlock/cache")
+SCHEMAS: Final = (
+    "weighlock/inspect",
+    "weighlock/ls",
+    "weighlock/show",
+    "weighlock/error",
+    "weighlock/hub",
+    "weighlock/cache",
+)
 SCHEMA_VERSION: Final = 1
 
 _MAX_EXACT: Final = 1 << 64

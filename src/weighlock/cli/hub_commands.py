@@ -14,9 +14,9 @@ from weighlock.hub import bundles, entrypoints, locking, publishing, surface, tr
 from weighlock.hub import lock_file as locks
 from weighlock.hub.checkpoints import Weights, file_sha256, find_weights
 from weighlock.hub.directories import find_store, get_dir
-from weighlock.hub.usage import Recording, recording
 from weighlock.hub.settings import configured, current
 from weighlock.hub.static.report import Report
+from weighlock.hub.usage import Recording, recording
 
 __all__ = [
     "check",
@@ -56,7 +56,9 @@ def list_entries(
     if as_json:
         rows = [dataclasses.asdict(entry) for entry in shown]
         output.document(
-            document("weighlock/hub", command="list", entries=rows, complete=report.complete, reasons=list(report.reasons))
+            document(
+                "weighlock/hub", command="list", entries=rows, complete=report.complete, reasons=list(report.reasons)
+            )
         )
     for entry in [] if as_json else shown:
         about = _first_line(entry.doc)
@@ -124,7 +126,8 @@ def _report_lines(report: Report) -> list[tuple[str, list[str]]]:
 
 # Reason for the parameters: one for each option.
 def prefetch(
-    *, repositories: Sequence[str], urls: Sequence[str], locked: bool, write_bundle: str | None, read_bundle: str | None,
+    *, repositories: Sequence[str], urls: Sequence[str], locked: bool,
+    write_bundle: str | None, read_bundle: str | None,
     lock_file: str | None, source: str, refresh: bool, offline: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Fetch ahead; write or read a bundle."""
@@ -189,9 +192,9 @@ def _check_lock(output: Output) -> int:
             request = entrypoints.Request(
                 repository=f"{pin.name}:{pin.ref}" if pin.ref else pin.name, verbose=False, runs=False
             )
-            wrong += _complaint(pin.name, lambda request=request: entrypoints.obtain(request, current()))  # type: ignore[misc]
+            wrong += _complaint(pin.name, lambda request=request: entrypoints.obtain(request, current()))
         for weights in lock.weights:
-            wrong += _complaint(weights.urls[0], lambda weights=weights: _check_weights(weights))  # type: ignore[misc]
+            wrong += _complaint(weights.urls[0], lambda weights=weights: _check_weights(weights))
     if output.json:
         output.document(document("weighlock/hub", command="lock", wrong=wrong))
     else:

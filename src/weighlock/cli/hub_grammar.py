@@ -83,7 +83,9 @@ def inspect_repository(**options: Any) -> int:
 @click.argument("repositories", nargs=-1, metavar="[REPOSITORY]...")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="Weights; may be given several times.")
 @click.option("--locked", is_flag=True, help="All that the lock file names.")
-@click.option("--write-bundle", metavar="FILE", help="Also put all of it into one file, for a machine without a network.")
+@click.option(
+    "--write-bundle", metavar="FILE", help="Also put all of it into one file, for a machine without a network."
+)
 @click.option("--read-bundle", metavar="FILE", help="Put what such a file holds into the cache.")
 @_lock
 @_reaching
@@ -96,7 +98,9 @@ def prefetch(**options: Any) -> int:
 @hub.command("lock")
 @click.argument("repositories", nargs=-1, metavar="[REPOSITORY]...")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="Weights; may be given several times.")
-@click.option("--entry", "entries", multiple=True, metavar="ENTRY", help="Run an entry point, and lock what it fetches.")
+@click.option(
+    "--entry", "entries", multiple=True, metavar="ENTRY", help="Run an entry point, and lock what it fetches."
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if the cache is not as the lock file says.")
 @_lock
 @_reaching

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from weighlock.hub.directories import get_dir as get_dir
     from weighlock.hub.directories import set_dir as set_dir
     from weighlock.hub.locking import lock as lock
-    from weighlock.hub.usage import recording as recording
     from weighlock.hub.settings import Settings as Settings
     from weighlock.hub.settings import configured as configured
     from weighlock.hub.surface import download_url_to_file as download_url_to_file
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from weighlock.hub.surface import load as load
     from weighlock.hub.surface import load_state_dict_from_url as load_state_dict_from_url
     from weighlock.hub.surface import prefetch as prefetch
+    from weighlock.hub.usage import recording as recording
 
 # THE list of public names: the module that holds each. Nothing of it is imported before it is used.
 _ROOMS = {
@@ -57,5 +57,5 @@ def __getattr__(name: str) -> "Any":
     return value
 
 
-def __dir__() -> "list[str]":
+def __dir__() -> "Any":
     return __all__

@@ -1,8 +1,8 @@
 """The zip archives that hosts make of a commit: judged first, then extracted into an empty folder.
 
-An archive comes from the network, and its names and links are chosen by its author. A name that leaves the folder, means
-two things on another system, or stands there twice is refused, with all of the archive; nothing is written before all
-names have been judged. Advisory GHSA-2v3f-vmh6-4h65 (torch.hub wrote where an archive told it to) is why.
+An archive comes from the network, and its names and links are chosen by its author. A name that leaves the folder,
+means two things on another system, or stands there twice is refused, with all of the archive; nothing is written
+before all names have been judged. Advisory GHSA-2v3f-vmh6-4h65 (torch.hub wrote where an archive told it to) is why.
 """
 
 import os
@@ -196,8 +196,7 @@ def _write(archive: zipfile.ZipFile, member: Member, folder: str, path: str) -> 
     mode = 0o777 if member.mode == 0o100755 else 0o666
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), mode)
     with open(descriptor, "wb") as file:
-        for piece in _data(archive, member, path, member.info.file_size):
-            file.write(piece)
+        file.writelines(_data(archive, member, path, member.info.file_size))
 
 
 def _data(archive: zipfile.ZipFile, member: Member, path: str, most: int) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """A bundle: repositories and weights in one file, to be carried to a machine without a network.
 
-A tar file: what a bundle holds stands first, in JSON, then the files. Everything in it is checked when it is read, against
-the ids and digests that it names itself and, where a lock file is in force, against that.
+A tar file: what a bundle holds stands first, in JSON, then the files. Everything in it is checked when it is read,
+against the ids and digests that it names itself and, where a lock file is in force, against that.
 """
 
 import io

@@ -25,8 +25,8 @@ from weighlock.errors import (
 from weighlock.hub.directories import Store, is_file, signature
 from weighlock.hub.lock_file import WeightsPin, load_lock
 from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
-from weighlock.hub.usage import note_weights
 from weighlock.hub.settings import Settings
+from weighlock.hub.usage import note_weights
 
 __all__ = ["Weights", "download_to", "find_weights", "local_path"]
 
@@ -244,7 +244,8 @@ class _Finder:
         """Fetch the file."""
         if self.settings.offline:
             raise OfflineError(
-                "these weights are not in the cache, and nothing may be fetched: offline", url=self.url, path=self.folder,
+                "these weights are not in the cache, and nothing may be fetched: offline",
+                url=self.url, path=self.folder,
                 hint=f"weighlock hub prefetch --url {self.url} fetches them where there is a network.",
             )  # fmt: skip
         path = self.path

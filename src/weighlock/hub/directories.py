@@ -85,7 +85,7 @@ def set_dir(d: str | os.PathLike[str] | None) -> None:
     module: Any = sys.modules.get("torch.hub")
     if module is not None:
         # What already holds one of torch.hub's own functions is to find the same folder.
-        module._hub_dir = _chosen[-1] if _chosen else None
+        module._hub_dir = _chosen[-1] if _chosen else None  # noqa: SLF001 - it has no other way in
 
 
 class Store:

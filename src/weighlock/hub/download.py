@@ -5,6 +5,7 @@ requests choose them), that a token is sent to its own host and to no other, tha
 and what an error means.
 """
 
+import contextlib
 import functools
 import os
 import random
@@ -97,7 +98,7 @@ class Answer:
         NetworkError
             If the body breaks off.
         """
-        plain = getattr(self._response, "_fp", None)
+        plain: Any = getattr(self._response, "_fp", None)
         if self.packed or self.length is None or not hasattr(plain, "readinto"):
             data = self.read(len(view))
             view[: len(data)] = data
@@ -262,10 +263,8 @@ class Client:
 
     def _failed(self, answer: Answer, *, refused: bool) -> StatusError:
         text = b""
-        try:
+        with contextlib.suppress(NetworkError):
             text = answer.read(2000)
-        except NetworkError:
-            pass
         answer.close()
         return _status_error(answer, text.decode("utf-8", "replace"), refused=refused)
 
@@ -393,12 +392,13 @@ def _status_error(answer: Answer, text: str, *, refused: bool) -> StatusError:
         return _rate_limit(answer)
     if status in (401, 403, 407):
         what = "the proxy asks who you are" if status == 407 else f"the server refuses (HTTP Error {status})"
-        hint = "The token that was sent was refused; without it, too." if refused else (
+        advice = "The token that was sent was refused; without it, too." if refused else (
             "If it is private, the host's token is missing (GITHUB_TOKEN for github.com), or an entry in ~/.netrc."
         )  # fmt: skip
-        return AuthenticationError(what, url=url, status=status, hint=hint)
+        return AuthenticationError(what, url=url, status=status, hint=advice)
     reason = getattr(answer._response, "reason", "") or ""  # noqa: SLF001 - the same module's own class
-    hint = "A private one answers like this too: is the host's token set?" if status == 404 else None
+    private = "A private one answers like this too: is the host's token set?"
+    hint = private if status == 404 else None
     return StatusError(f"HTTP Error {status}: {reason}".rstrip(": "), url=url, status=status, hint=hint)
 
 

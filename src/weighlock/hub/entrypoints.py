@@ -1,7 +1,7 @@
 """`list`, `help` and `load`: what a hubconf offers, and calling it.
 
-The first two read the syntax tree: no code of the repository runs, so nobody is asked to trust it. The third runs it, in
-a space of its own.
+The first two read the syntax tree: no code of the repository runs, so nobody is asked to trust it. The third runs it,
+in a space of its own.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from weighlock.hub import trust
 from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import load_lock
 from weighlock.hub.locks import read_record, write_record
-from weighlock.hub.usage import note_repository, running
 from weighlock.hub.repositories import Wanted, Working, find
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, parse
+from weighlock.hub.usage import note_repository, running
 
 __all__ = [
     "Request",
@@ -229,8 +229,25 @@ def find_entry(module: Any, model: Any, working: Working) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def call_entry(working: Working, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_entry(
+    working: Working, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], names: Callable[[], Any]
+) -> Any:
     """Import a repository's hubconf and call an entry point.
+
+    Parameters
+    ----------
+    working : Working
+    model : str
+        The entry point's name.
+    args, kwargs
+        What it is given.
+    names : callable
+        Returns what holds the functions that stand in for torch.hub's own meanwhile.
+
+    Returns
+    -------
+    object
+        What the entry point returns.
 
     Raises
     ------
@@ -239,7 +256,7 @@ def call_entry(working: Working, model: Any, args: tuple[Any, ...], kwargs: dict
     """
     from weighlock.hub.routing import routed
 
-    with running(working.repository.full_name), routed():
+    with running(working.repository.full_name), routed(names):
         space, module = open_hubconf(working)
         entry = find_entry(module, model, working)
         with space.running():
@@ -290,4 +307,4 @@ def executed_names(working: Working) -> Iterator[tuple[str, str | None]]:
     if done.returncode or not lines:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise EntryPointError(f"the hubconf fails: {why[-1] if why else 'no answer'}", path=working.root)
-    yield from (tuple(row) for row in json.loads(lines[-1]))  # type: ignore[misc]
+    yield from (tuple(row) for row in json.loads(lines[-1]))

@@ -15,7 +15,7 @@ from weighlock.hub import archive, git_pack, git_tree, refs
 from weighlock.hub.hosts import Host, find_host
 from weighlock.hub.locks import forget
 from weighlock.hub.settings import Settings
-from weighlock.hub.sources import Repository, is_commit
+from weighlock.hub.sources import Repository
 
 if TYPE_CHECKING:
     from weighlock.hub.download import Client
@@ -234,5 +234,4 @@ def file_digest(path: str) -> str:
     """Return the first 40 hexadecimal digits of a file's SHA-256: a name for what has no commit."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    assert is_commit(digest[:40])
     return digest[:40]

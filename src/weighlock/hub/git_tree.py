@@ -1,8 +1,8 @@
 """Ids of a folder's content: git's tree id, and a SHA-256 over everything.
 
-The tree id is what a commit names, so a folder whose tree id is right is the commit's, whoever delivered it. It is SHA-1,
-and an archive can differ from its commit with good reason (`.gitattributes` leaves files out or rewrites them; submodules
-are empty), so a SHA-256 over all files stands beside it, which pins a folder without help from git.
+The tree id is what a commit names, so a folder whose tree id is right is the commit's, whoever delivered it. It is
+SHA-1, and an archive can differ from its commit with good reason (`.gitattributes` leaves files out or rewrites them;
+submodules are empty), so a SHA-256 over all files stands beside it, which pins a folder without help from git.
 """
 
 import dataclasses

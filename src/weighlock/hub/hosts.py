@@ -1,7 +1,7 @@
 """THE table of hosts, and what each serves where.
 
-A host is where repositories live. Its kind says how its addresses are built; its addresses can be changed in the file of
-settings (`weighlock.hub.settings`), which is also how a host of one's own is named.
+A host is where repositories live. Its kind says how its addresses are built; its addresses can be changed in the file
+of settings (`weighlock.hub.settings`), which is also how a host of one's own is named.
 """
 
 import dataclasses
@@ -48,16 +48,16 @@ KINDS: Final[dict[str, Kind]] = {
         ("/{owner}/{name}/-/archive/{ref}/{name}-{flat}.zip",),
         commit="/api/v4/projects/{project}/repository/commits/{escaped}",
         answer="id",
-    ),  # fmt: skip
+    ),
     "gitea": Kind(
         ("/{owner}/{name}/archive/{ref}.zip",),
         commit="/api/v1/repos/{owner}/{name}/git/commits/{ref}",
-    ),  # fmt: skip
+    ),
     "bitbucket": Kind(
         ("/{owner}/{name}/get/{ref}.zip",),
         commit="/2.0/repositories/{owner}/{name}/commit/{ref}",
         answer="hash",
-    ),  # fmt: skip
+    ),
     "huggingface": Kind((), git="/{owner}/{name}", commit="/api/models/{owner}/{name}/revision/{escaped}"),
     "git": Kind((), git="/{owner}/{name}"),
 }

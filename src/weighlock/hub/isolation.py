@@ -13,6 +13,7 @@ import builtins
 import contextlib
 import dataclasses
 import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
@@ -170,7 +171,7 @@ class Space:
         self._owned.clear()
         self._tops = None
 
-    def _is_inside(self, entry: str) -> bool:
+    def _is_inside(self, entry: Any) -> bool:
         if not isinstance(entry, str) or not entry:
             return False
         if os.path.isabs(entry):
@@ -298,7 +299,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._space.finished(module)
 
 
-class _AliasLoader:
+class _AliasLoader(importlib.abc.Loader):
     """Gives a module that is loaded already."""
 
     def __init__(self, module: types.ModuleType) -> None:
@@ -312,7 +313,7 @@ class _AliasLoader:
         module.__spec__ = self._spec
 
 
-class _Package:
+class _Package(importlib.abc.Loader):
     """Loads the package of a space, which has no code."""
 
     def create_module(self, spec: Any) -> None:
@@ -327,7 +328,9 @@ class _Finder:
 
     @staticmethod
     def find_spec(
-        fullname: str, path: Sequence[str] | None = None, target: Any = None
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: Any = None,  # noqa: ARG004 - Python passes it
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname.startswith(PREFIX):
             key, _, inner = fullname[len(PREFIX) :].partition(".")
@@ -347,7 +350,7 @@ class _Finder:
 def install_finder() -> None:
     """Let Python find spaces; once."""
     if not any(finder is _Finder for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder)
 
 
 def space_of(key: str) -> Space | None:

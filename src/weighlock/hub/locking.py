@@ -10,16 +10,17 @@ from weighlock.hub.checkpoints import Weights, file_sha256, find_weights, place_
 from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import LockFile, Pin, WeightsPin, lock_name, read_lock_file, write_lock_file
 from weighlock.hub.locks import read_record
-from weighlock.hub.usage import Recording
 from weighlock.hub.repositories import Working, meta_path
 from weighlock.hub.settings import configured, current
+from weighlock.hub.usage import Recording
 
 __all__ = ["lock"]
 
 
 # Reason for the parameters: the ways in which something comes to be locked.
 def lock(
-    *repositories: Any, urls: Iterable[str] = (), used: Recording | None = None, path: str | os.PathLike[str] | None = None,
+    *repositories: Any, urls: Iterable[str] = (), used: Recording | None = None,
+    path: str | os.PathLike[str] | None = None,
     source: str = "github", update: bool = True,
 ) -> LockFile:  # fmt: skip
     """Write what repositories and weights are now into the lock file, beside what it says already.

@@ -99,7 +99,7 @@ class _Ranges:
         while True:
             before = at
             try:
-                for at in self._received(at, end):  # noqa: B020 - where the next attempt begins
+                for at in self._received(at, end):  # noqa: B007, B020 - where the next attempt begins
                     if self.stopped:
                         return True
             except NetworkError:

@@ -205,7 +205,8 @@ def _copy(source: int, target: int, size: int) -> int:
         os.lseek(target, copied, os.SEEK_SET)
         with open(source, "rb", closefd=False) as reader, open(target, "wb", closefd=False) as writer:
             reader.seek(copied)
-            shutil.copyfileobj(_Limited(reader, size - copied), writer, 1 << 20)
+            limited: Any = _Limited(reader, size - copied)
+            shutil.copyfileobj(limited, writer, 1 << 20)
             copied = writer.tell()
     return copied
 
@@ -216,7 +217,7 @@ class _Limited:
     def __init__(self, file: Any, left: int) -> None:
         self._file, self._left = file, left
 
-    def read(self, count: int) -> bytes:
-        data: bytes = self._file.read(min(count, self._left))
+    def read(self, count: int = -1, /) -> bytes:
+        data: bytes = self._file.read(self._left if count < 0 else min(count, self._left))
         self._left -= len(data)
         return data

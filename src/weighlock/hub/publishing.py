@@ -33,7 +33,7 @@ class Advice:
 
 
 def check_folder(folder: str) -> list[Advice]:
-    """Look at a folder with a `hubconf.py` as its users will; nothing of it runs.
+    r"""Look at a folder with a `hubconf.py` as its users will; nothing of it runs.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def check_folder(folder: str) -> list[Advice]:
     >>> import tempfile
     >>> folder = tempfile.mkdtemp()
     >>> with open(os.path.join(folder, "hubconf.py"), "w") as file:
-    ...     _ = file.write("dependencies = []\\ndef net():\\n    pass\\n")
+    ...     _ = file.write("dependencies = []\ndef net():\n    pass\n")
     >>> [advice.rule for advice in check_folder(folder)]
     ['missing-docstring']
     """
@@ -100,7 +100,8 @@ def _docstrings(report: Report) -> Iterator[Advice]:
     for entry in report.entries:
         if entry.kind not in ("external", "generated") and not (entry.doc or "").strip():
             yield Advice(
-                "missing-docstring", f"{entry.file or 'hubconf.py'}:{entry.line or 1}", f"{entry.name} has no docstring",
+                "missing-docstring", f"{entry.file or 'hubconf.py'}:{entry.line or 1}",
+                f"{entry.name} has no docstring",
                 "Say what it returns, and what each parameter does.",
             )  # fmt: skip
 

@@ -216,9 +216,9 @@ def _over_api(repository: Repository, client: "Client", host: Host | None) -> Re
         if error.status == 404:
             return None
         raise
-    commit = answer.get(KINDS[host.kind].answer) if isinstance(answer, dict) else None
+    commit = answer.get(KINDS[host.kind].answer) if isinstance(answer, dict) else ""
     name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
-    return Resolved(name, commit, time.time()) if is_commit(commit) else None
+    return Resolved(name, str(commit), time.time()) if is_commit(commit) else None
 
 
 def check_belongs(repository: Repository, commit: str, client: "Client") -> None:
@@ -260,7 +260,7 @@ def _warn_unchecked(repository: Repository, commit: str, error: Exception) -> No
     import warnings
 
     warnings.warn(
-        f"whether {commit[:12]} belongs to {repository.at(None)}, and not to a fork of it, could not be checked: {error}",
+        f"whether {commit[:12]} belongs to {repository.at(None)}, and not to a fork, could not be checked: {error}",
         stacklevel=2,
     )
 

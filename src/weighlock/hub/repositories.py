@@ -1,7 +1,8 @@
 """Repositories in the store: found there, or fetched, verified and published.
 
-A tree is stored by its commit, so what stands there never changes. It is filled in a private folder and renamed into its
-place; who loses a race throws its own copy away. A process that is killed leaves a private folder that nobody looks at.
+A tree is stored by its commit, so what stands there never changes. It is filled in a private folder and renamed into
+its place; who loses a race throws its own copy away. A process that is killed leaves a private folder that nobody
+looks at.
 """
 
 import dataclasses
@@ -85,7 +86,7 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
     try:
         resolved = _resolved(store, repository, settings, wanted, known)
     except DownloadError as error:
-        if old is None or isinstance(error, OfflineError) and known is not None:
+        if old is None or (isinstance(error, OfflineError) and known is not None):
             raise
         warnings.warn(f"{error}; the copy that torch.hub left is used: {old[0]}", stacklevel=2)
         wanted.allow(repository, None, old[0] if old[1] else None)

@@ -8,28 +8,34 @@ entry point has returned. `WEIGHLOCK_HUB_ROUTE=0` leaves torch.hub alone.
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from weighlock.hub import isolation
 from weighlock.hub.settings import current
 
-__all__ = ["ensure", "routed"]
+__all__ = ["ensure", "routed", "with_plain_names"]
 
 _NAMES: Final = ("download_url_to_file", "get_dir", "help", "list", "load", "load_state_dict_from_url", "set_dir")
 _lock: Final = threading.RLock()
 _before: Final[dict[tuple[str, str], Any]] = {}
-_blocks: Final[list[None]] = []
+_blocks: Final[list[Callable[[], Any]]] = []
 
 
 @contextlib.contextmanager
-def routed() -> Iterator[None]:
-    """Route torch.hub in the block, from the moment on that PyTorch is loaded."""
+def routed(names: Callable[[], Any]) -> Iterator[None]:
+    """Route torch.hub in the block, from the moment on that PyTorch is loaded.
+
+    Parameters
+    ----------
+    names : callable
+        Returns what holds the functions that stand in the place of torch.hub's own.
+    """
     if not current().route:
         yield
         return
     with _lock:
-        _blocks.append(None)
+        _blocks.append(names)
     ensure()
     try:
         yield
@@ -50,13 +56,12 @@ def ensure() -> None:
     with _lock:
         if not _blocks or ("torch", "load") in _before:
             return
-        from weighlock.hub import torch_surface
-
+        surface = _blocks[-1]()
         for name in _NAMES:
-            _replace("torch.hub", name, getattr(torch_surface, name))
-        _replace("torch.utils.model_zoo", "load_url", torch_surface.load_state_dict_from_url)
-        _replace("torch.serialization", "load", _with_plain_names(torch.serialization.load))
-        _replace("torch", "load", _with_plain_names(torch.load))
+            _replace("torch.hub", name, getattr(surface, name))
+        _replace("torch.utils.model_zoo", "load_url", surface.load_state_dict_from_url)
+        _replace("torch.serialization", "load", with_plain_names(torch.serialization.load))
+        _replace("torch", "load", with_plain_names(torch.load))
 
 
 def _replace(module: str, name: str, new: Any) -> None:
@@ -74,7 +79,7 @@ def _put_back() -> None:
     _before.clear()
 
 
-def _with_plain_names(load: Any) -> Any:
+def with_plain_names(load: Any) -> Any:
     """Let pickled objects of a repository be found under the names that they were saved with: ``models.yolo``."""
     import functools
 

@@ -184,7 +184,7 @@ def _parsed(path: str) -> Mapping[str, Any]:
         raise ArgumentError(f"the file of settings cannot be read: {error}", path=path) from error
     for name, value in values.items():
         kind = _KINDS.get(name, type(None))
-        wanted = {tuple: list, float: (int, float)}.get(kind, dict if name == "hosts" else kind)
+        wanted: Any = {tuple: list, float: (int, float)}.get(kind, dict if name == "hosts" else kind)
         if not isinstance(value, wanted) or (kind is not bool and isinstance(value, bool)):
             raise ArgumentError(f"the file of settings has a value that is not understood: {name}", path=path)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -4,7 +4,7 @@ The functions that repositories' entry points see in the place of torch.hub's ow
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from weighlock.errors import HubError
 from weighlock.hub import entrypoints
@@ -22,7 +22,7 @@ def list(
     verbose: bool = True, *, source: str = "github", execute: bool = False, offline: bool | None = None,
     locked: bool | None = None,
 ) -> Any:  # fmt: skip
-    """List the entry points of a repository. Nothing of it runs.
+    r"""List the entry points of a repository. Nothing of it runs.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def list(
     >>> import os, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> with open(os.path.join(folder, "hubconf.py"), "w") as file:
-    ...     _ = file.write("def net(pretrained=False):\\n    'A net.'\\n")
+    ...     _ = file.write("def net(pretrained=False):\n    'A net.'\n")
     >>> list(folder, source="local")
     ['net']
     """
@@ -158,7 +158,7 @@ def load(
     force_reload: bool = False, verbose: bool = True, skip_validation: bool = False, offline: bool | None = None,
     locked: bool | None = None, **kwargs: Any,
 ) -> Any:  # fmt: skip
-    """Call an entry point of a repository. **This runs the repository's code.**
+    r"""Call an entry point of a repository: **this runs the repository's code**.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def load(
     >>> import os, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> with open(os.path.join(folder, "hubconf.py"), "w") as file:
-    ...     _ = file.write("def net(width=1):\\n    return [0] * width\\n")
+    ...     _ = file.write("def net(width=1):\n    return [0] * width\n")
     >>> load(folder, "net", width=3, source="local")
     [0, 0, 0]
     """
@@ -214,11 +214,11 @@ def load(
     )  # fmt: skip
     with configured(offline=offline, locked=locked):
         working = entrypoints.obtain(request, current())
-        return entrypoints.call_entry(working, model, args, kwargs)
+        return entrypoints.call_entry(working, model, args, kwargs, _torch_names)
 
 
 def entry(repository: Any, model: str, *, source: str = "github", trust_repo: Any = "check", **options: Any) -> Any:
-    """Return an entry point as a function: for arguments that `load` keeps for itself.
+    r"""Return an entry point as a function: for arguments that `load` keeps for itself.
 
     Parameters
     ----------
@@ -238,7 +238,7 @@ def entry(repository: Any, model: str, *, source: str = "github", trust_repo: An
     >>> import os, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> with open(os.path.join(folder, "hubconf.py"), "w") as file:
-    ...     _ = file.write("def voice(source):\\n    return source\\n")
+    ...     _ = file.write("def voice(source):\n    return source\n")
     >>> entry(folder, "voice", source="local")(source="microphone")
     'microphone'
     """
@@ -258,7 +258,13 @@ def _call(place: Any, model: str, /, *args: Any, **kwargs: Any) -> Any:
         validate=not options.get("skip_validation", False), verbose=options.get("verbose", True),
     )  # fmt: skip
     with configured(**settings):
-        return entrypoints.call_entry(entrypoints.obtain(request, current()), model, args, kwargs)
+        return entrypoints.call_entry(entrypoints.obtain(request, current()), model, args, kwargs, _torch_names)
+
+
+def _torch_names() -> Any:
+    from weighlock.hub import torch_surface
+
+    return torch_surface
 
 
 def download_url_to_file(
@@ -293,8 +299,9 @@ def download_url_to_file(
 # Reason for the parameters: torch.hub.load_state_dict_from_url's own, then ours.
 def load_state_dict_from_url(
     url: str, model_dir: Any = None, map_location: Any = None, progress: Any = True, check_hash: bool = False,
-    file_name: str | None = None, weights_only: bool = True, *, framework: str = "numpy", on_unknown: str = "error",
-    force_reload: bool = False, offline: bool | None = None, locked: bool | None = None,
+    file_name: str | None = None, weights_only: bool = True, *,
+    framework: str = "numpy", on_unknown: Literal["error", "stub"] = "error", force_reload: bool = False,
+    offline: bool | None = None, locked: bool | None = None,
 ) -> Any:  # fmt: skip
     """Load weights from a URL: from the cache, or fetched once.
 

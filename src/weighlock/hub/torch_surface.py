@@ -5,6 +5,7 @@
 """
 
 import functools
+import io
 import math
 import os
 import sys
@@ -16,6 +17,7 @@ from weighlock.errors import ArgumentError, DownloadError
 from weighlock.hub import entrypoints
 from weighlock.hub.checkpoints import Weights, download_to, find_weights
 from weighlock.hub.directories import find_store, get_dir, set_dir
+from weighlock.hub.routing import with_plain_names
 from weighlock.hub.settings import configured, current
 from weighlock.hub.weights import load_weights
 
@@ -45,9 +47,9 @@ def _urllib_error(error: DownloadError) -> DownloadError:
         return error
     base: Any = HTTPError if getattr(error, "status", None) else URLError
     kind = type(type(error).__name__, (type(error), base), {"__module__": type(error).__module__})
-    new: Any = kind.__new__(kind, *error.args)
+    new: Any = OSError.__new__(kind)
     if base is HTTPError:
-        HTTPError.__init__(new, error.url or "", error.status, error.what, {}, None)  # type: ignore[attr-defined, arg-type]
+        HTTPError.__init__(new, error.url or "", error.status, error.what, {}, io.BytesIO())  # type: ignore[attr-defined, arg-type]
     else:
         new.reason = error.what
     new.__dict__.update(error.__dict__)
@@ -87,7 +89,7 @@ def list(
 def help(
     github: Any, model: Any, force_reload: bool = False, skip_validation: bool = False, trust_repo: Any = "check"
 ) -> Any:
-    """Return the docstring of an entry point, as `torch.hub.help` does; read from the syntax tree where it stands there.
+    """Return the docstring of an entry point, as `torch.hub.help` does, from the syntax tree where it is there.
 
     Parameters
     ----------
@@ -171,7 +173,7 @@ def load(
     )  # fmt: skip
     with configured(refresh=math.inf):
         working = entrypoints.obtain(request, current())
-        return entrypoints.call_entry(working, model, args, kwargs)
+        return entrypoints.call_entry(working, model, args, kwargs, lambda: sys.modules[__name__])
 
 
 @_as_urllib
@@ -223,7 +225,8 @@ def load_state_dict_from_url(
         warnings.warn("TORCH_MODEL_ZOO is deprecated, please use env TORCH_HOME instead", stacklevel=2)
     weights = Weights(url=url, folder=model_dir, name=file_name, check_hash=check_hash, lenient=True, progress=progress)
     path = find_weights(find_store(), weights, current())
-    return load_weights(path, lambda file: _loader()(file, map_location=map_location, weights_only=weights_only))
+    load_file = with_plain_names(_loader())
+    return load_weights(path, lambda file: load_file(file, map_location=map_location, weights_only=weights_only))
 
 
 def _loader() -> Any:

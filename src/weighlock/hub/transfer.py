@@ -1,7 +1,7 @@
 """One file from one URL: resumed, hashed on the way, checked against everything that is known of it, then published.
 
-What can be known: the length that the server gives, the digest that a server declares (RFC 9530, Hugging Face), the size
-and SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
+What can be known: the length that the server gives, the digest that a server declares (RFC 9530, Hugging Face), the
+size and SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
 """
 
 import base64
@@ -231,11 +231,11 @@ class _Transfer:
         return bool(large and can and self.part.note.get("etag") and settings.connections > 1)
 
     def _in_parallel(self) -> bool:
-        """Fetch the rest over several connections; False, and nothing there, where the server does not keep to ranges."""
+        """Fetch the rest over several connections; False, and nothing there, where the server ignores ranges."""
         from weighlock.hub.parallel import fetch_ranges
 
-        assert self.length is not None
-        if fetch_ranges(self.client, self.url, self.part, self.length, self.hash, self.progress):
+        length = self.length or 0
+        if fetch_ranges(self.client, self.url, self.part, length, self.hash, self.progress):
             return True
         self._restart()
         return False
@@ -358,8 +358,11 @@ def _refuse_page_text(start: bytes, url: str) -> None:
     if text.startswith((b"<!doctype html", b"<html")):
         raise NotWeightsError("the server sent a web page, not weights", url=url, hint=_page_hint(url))
     if text.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise NotWeightsError("the server sent a Git LFS pointer, not the weights that it stands for", url=url,
-                              hint="The host has the file itself under another address (media, resolve, raw).")  # fmt: skip
+        raise NotWeightsError(
+            "the server sent a Git LFS pointer, not the weights that it stands for",
+            url=url,
+            hint="The host has the file itself under another address (media, resolve, raw).",
+        )
 
 
 def _page_hint(url: str) -> str:

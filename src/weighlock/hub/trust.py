@@ -1,7 +1,7 @@
 """Whose code may run here: rules that a user wrote, and the question where there is none.
 
-A rule is a pattern ``host/owner/name``, optionally ``@`` and a branch, tag or commit; ``*`` stands for one part. What is
-written without a host means github.com. Each part is compared by itself, so ``a_b/c`` is never taken for ``a/b_c``
+A rule is a pattern ``host/owner/name``, optionally ``@`` and a branch, tag or commit; ``*`` stands for one part. What
+is written without a host means github.com. Each part is compared by itself, so ``a_b/c`` is never taken for ``a/b_c``
 (torch.hub joins the names and does: a repository that nobody trusted ran for one that somebody did).
 """
 
@@ -104,7 +104,7 @@ def check(
     UntrustedRepositoryError
         If it is not trusted, and nobody can be asked, or the answer is no.
     """
-    if trust_repo not in (True, False, "check", None) or trust_repo in (0, 1) and not isinstance(trust_repo, bool):
+    if trust_repo not in (True, False, "check", None) or (trust_repo in (0, 1) and not isinstance(trust_repo, bool)):
         raise ArgumentError("trust_repo must be True, False, 'check' or None", got=repr(trust_repo)[:40])
     if repository.kind == "local":
         return

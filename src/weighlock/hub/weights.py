@@ -32,8 +32,10 @@ def load_weights(path: str, load: Callable[[Any], Any]) -> Any:
         return load(path)
     warnings.warn(
         "Falling back to the old format < 1.6. This support will be deprecated in favor of default zipfile format "
-        "introduced in 1.6. Please redo torch.save() to save it in the new zipfile format.", FutureWarning, stacklevel=3,
-    )  # fmt: skip
+        "introduced in 1.6. Please redo torch.save() to save it in the new zipfile format.",
+        FutureWarning,
+        stacklevel=3,
+    )
     return load(io.BytesIO(inner))
 
 

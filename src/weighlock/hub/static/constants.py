@@ -22,7 +22,10 @@ Names = Mapping[str, Any]
 _WIDE: Final = re.compile(r"%[^a-zA-Z%]*(\d{3}|\*)")
 """A format that asks for hundreds of characters, or for as many as a value says."""
 
-_METHODS: Final = {
+_WITH_FIELDS: Final = re.compile(r"(?s)\{.*[.\[:]|[.\[:].*\{")
+"""A template that may look up attributes or items, or ask for a width."""
+
+_METHODS: Final[dict[type, set[str]]] = {
     str: {"format", "lower", "upper", "title", "capitalize", "replace", "strip", "lstrip", "rstrip", "join", "split",
           "removeprefix", "removesuffix"},
     dict: {"items", "keys", "values", "get"},
@@ -33,6 +36,11 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
 }  # fmt: skip
 _OPERATORS: Final[dict[type, Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mod: operator.mod, ast.BitOr: operator.or_,
+}  # fmt: skip
+
+_TESTS: Final[dict[type, Callable[[Any, Any], bool]]] = {
+    ast.Eq: operator.eq, ast.NotEq: operator.ne,
+    ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
 
 
@@ -135,14 +143,10 @@ def _call(node: Any, names: Names) -> Any:
         result = _FUNCTIONS[node.func.id](*arguments, **keywords)
         return list(itertools.islice(result, _MOST + 1)) if isinstance(result, Iterator | range) else result
     if isinstance(node.func, ast.Attribute):
-        value = evaluate(node.func.value, names)
+        value: Any = evaluate(node.func.value, names)
         for kind, methods in _METHODS.items():
             if isinstance(value, kind) and node.func.attr in methods:
-                if any(
-                    "{" in text and ("." in text or "[" in text or ":" in text)
-                    for text in [value]
-                    if isinstance(text, str)
-                ):
+                if kind is str and _WITH_FIELDS.search(str(value)):
                     raise Unknown
                 result = getattr(value, node.func.attr)(*arguments, **keywords)
                 return list(result) if kind is dict and node.func.attr != "get" else result
@@ -161,7 +165,7 @@ def _subscript(node: Any, names: Names) -> Any:
 
 
 def _comprehension(node: Any, names: Names) -> Any:
-    found = []
+    found: list[Any] = []
     for scope in _loops(node.generators, names):
         if len(found) > _MOST:
             raise Unknown
@@ -207,13 +211,7 @@ def _compare(node: Any, names: Names) -> bool:
     left = evaluate(node.left, names)
     for rule, part in zip(node.ops, node.comparators, strict=True):
         right = evaluate(part, names)
-        test = {
-            ast.Eq: operator.eq,
-            ast.NotEq: operator.ne,
-            ast.In: lambda a, b: a in b,
-            ast.NotIn: lambda a, b: a not in b,
-        }
-        if not test[type(rule)](left, right):
+        if not _TESTS[type(rule)](left, right):
             return False
         left = right
     return True

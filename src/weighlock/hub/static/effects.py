@@ -22,7 +22,8 @@ _CALLS: Final = {
     "os.system": "starts a process", "os.popen": "starts a process", "subprocess.": "starts a process",
     "os.exec": "starts a process", "pip.": "installs packages", "pip._internal.": "installs packages",
     "setuptools.": "builds code", "distutils.": "builds code", "Cython.": "builds code",
-    "torch.utils.cpp_extension.load": "builds code", "urllib.request.": "uses the network", "requests.": "uses the network",
+    "torch.utils.cpp_extension.load": "builds code",
+    "urllib.request.": "uses the network", "requests.": "uses the network",
     "urllib3.": "uses the network", "wget.": "uses the network", "gdown.": "uses the network",
     "torch.hub.download_url_to_file": "uses the network", "torch.hub.load": "uses the network",
     "huggingface_hub.": "uses the network", "socket.": "uses the network", "os.chdir": "changes the current folder",
@@ -32,7 +33,8 @@ _CALLS: Final = {
     "sys.path.": "changes sys.path", "torch.set_default": "changes how PyTorch works",
     "torch.backends.": "changes how PyTorch works", "torch.manual_seed": "changes how PyTorch works",
     "random.seed": "seeds random numbers", "np.random.seed": "seeds random numbers",
-    "numpy.random.seed": "seeds random numbers", "print": "prints", "exec": "runs text as code", "eval": "runs text as code",
+    "numpy.random.seed": "seeds random numbers", "print": "prints",
+    "exec": "runs text as code", "eval": "runs text as code",
     "sys.exit": "ends the process", "warnings.filterwarnings": "hides warnings",
     "warnings.simplefilter": "hides warnings", "logging.basicConfig": "sets up logging", "open": "opens a file",
     "check_requirements": "installs packages", "multiprocessing.set_start_method": "changes multiprocessing",
@@ -50,10 +52,10 @@ def urls_of(scope: Scope) -> Iterator[Url]:
             yield Url(
                 value,
                 scope.file,
-                node.lineno,
+                getattr(node, "lineno", 1),
                 value.startswith("https:"),
                 bool(_HASHED.search(path.rsplit("/", 1)[-1])),
-            )  # type: ignore[attr-defined]
+            )
 
 
 def packages_of(scope: Scope, optional: bool = False) -> Iterator[tuple[str, bool]]:
@@ -176,11 +178,8 @@ def _may_be_own(scope: Scope, call: ast.Call) -> bool:
 
 def _is_foreign(scope: Scope, key: ast.AST) -> bool:
     """Whether a key of `sys.modules` is this module itself, or a package that is not the repository's."""
-    if (
-        isinstance(key, ast.Name)
-        and key.id == "__name__"
-        or isinstance(key, ast.Attribute)
-        and key.attr == "__module__"
+    if (isinstance(key, ast.Name) and key.id == "__name__") or (
+        isinstance(key, ast.Attribute) and key.attr == "__module__"
     ):
         return True
     value = text(key)

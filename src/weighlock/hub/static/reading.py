@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from weighlock.errors import EntryPointError
 from weighlock.hub.static import effects
+from weighlock.hub.static.bindings import Binding
 from weighlock.hub.static.report import Entry, Report
-from weighlock.hub.static.scopes import Binding, Scope, Tree
+from weighlock.hub.static.scopes import Scope, Tree
 from weighlock.hub.static.signatures import doc_of, signature_of
 
 __all__ = ["read_report"]
 
 
 def read_report(root: str) -> Report:
-    """Read a repository's hubconf without running it.
+    r"""Read a repository's hubconf without running it.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def read_report(root: str) -> Report:
     >>> import os, tempfile
     >>> folder = tempfile.mkdtemp()
     >>> with open(os.path.join(folder, "hubconf.py"), "w") as file:
-    ...     _ = file.write("dependencies = ['torch']\\ndef net(pretrained=False):\\n    'A net.'\\n")
+    ...     _ = file.write("dependencies = ['torch']\ndef net(pretrained=False):\n    'A net.'\n")
     >>> report = read_report(folder)
     >>> report.entries[0].name, report.entries[0].signature, report.dependencies
     ('net', '(pretrained=False)', ('torch',))

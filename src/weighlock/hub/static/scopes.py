@@ -1,7 +1,8 @@
 """The names that a module has after its code ran, followed through the syntax tree.
 
-Each name is bound to what it was bound to last: a function, a class, a partial, something imported. Both branches of a
-condition are taken, because which one runs depends on the machine. What only running code can tell is noted, with its line.
+Each name is bound to what it was bound to last: a function, a class, a partial, something imported. Both branches of
+a condition are taken, because which one runs depends on the machine. What only running code can tell is noted, with
+its line.
 """
 
 import ast
@@ -9,61 +10,20 @@ import dataclasses
 import os
 from typing import Any, Final
 
+from weighlock.hub.static.bindings import Binding, gives_a_value
 from weighlock.hub.static.constants import Unknown, bound, evaluate
 from weighlock.hub.static.folders import FolderReader
 from weighlock.hub.static.syntax import dotted, is_module, is_namespace, own_returns, target_names
 
-__all__ = ["Binding", "Scope", "Tree"]
+__all__ = ["Scope", "Tree"]
 
 _LARGEST: Final = 2 << 20
 _MOST_MODULES: Final = 2000
 _MOST_STEPS: Final = 20_000
 
-# Calls whose result is no function, so that nothing is to be said about it.
-_PLAIN_CALLS: Final = (
-    "logging.getLogger", "os.path.", "os.environ.get", "os.getenv", "Path", "pathlib.Path", "str", "int", "float",
-    "bool", "dict", "list", "tuple", "set", "frozenset", "len", "sorted", "range", "open", "collections.", "re.compile",
-    "torch.device", "torch.tensor", "namedtuple", "defaultdict", "OrderedDict", "isinstance", "hasattr", "max", "min",
-    "sum", "any", "all", "globals", "locals", "os.getcwd", "json.load", "time.", "TypeVar", "typing.TypeVar", "importlib.import_module",
-)  # fmt: skip
-
-
-def _gives_a_value(text: str) -> bool:
-    return text in _PLAIN_CALLS or text.startswith(_PLAIN_PACKAGES)
-
-
 _LISTS: Final = ("__all__", "dependencies")
 _CHANGING: Final = {"append", "extend", "insert", "update", "setdefault", "pop", "remove", "clear", "add"}
-_PLAIN_PACKAGES: Final = tuple(name for name in _PLAIN_CALLS if name.endswith("."))
 _WRAPPERS: Final = ("lru_cache", "functools.lru_cache", "cache", "functools.cache", "functools.wraps", "staticmethod")
-
-
-@dataclasses.dataclass(slots=True)
-class Binding:
-    """What a name stands for.
-
-    Attributes
-    ----------
-    kind : str
-        ``def``, ``class``, ``lambda``, ``partial``, ``generated``, ``external``, ``module``, ``value``, ``unknown``.
-    scope : Scope or None
-        Where it is defined.
-    node : ast.AST or None
-        Its definition.
-    target : Binding or None
-        What a partial or an alias leads to.
-    """
-
-    kind: str
-    scope: "Scope | None" = None
-    node: Any = None
-    target: "Binding | None" = None
-    alias: bool = False
-
-    @property
-    def is_callable(self) -> bool:
-        """Whether `torch.hub.list` would give it, as far as can be told."""
-        return self.kind in ("def", "class", "lambda", "partial", "generated", "external")
 
 
 class Tree:
@@ -273,11 +233,11 @@ class Scope:
             self._assign(target, node.value, node)
 
     def _assign(self, target: Any, value: Any, node: Any) -> None:
-        if isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
-            if len(target.elts) == len(value.elts):
-                for part, one in zip(target.elts, value.elts, strict=True):
-                    self._assign(part, one, node)
-                return
+        several = isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List)
+        if several and len(target.elts) == len(value.elts):
+            for part, one in zip(target.elts, value.elts, strict=True):
+                self._assign(part, one, node)
+            return
         if isinstance(target, ast.Subscript):
             self._assign_item(target, value, node)
         for name in target_names(target):
@@ -305,9 +265,9 @@ class Scope:
         """Whether the module changes what a name holds."""
         for node in ast.walk(self.module):
             inner = None
-            if isinstance(node, ast.Attribute) and node.attr in _CHANGING:
-                inner = node.value
-            elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            if (isinstance(node, ast.Attribute) and node.attr in _CHANGING) or (
+                isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)
+            ):
                 inner = node.value
             elif isinstance(node, ast.AugAssign):
                 inner = node.target
@@ -330,8 +290,8 @@ class Scope:
             return self._attribute(value)
         if isinstance(value, ast.IfExp | ast.BoolOp):
             choices = [value.body, value.orelse] if isinstance(value, ast.IfExp) else value.values
-            found = [self.meaning(one, name) for one in choices]
-            return next((one for one in found if one.is_callable), found[-1])
+            meanings = [self.meaning(one, name) for one in choices]
+            return next((one for one in meanings if one.is_callable), meanings[-1])
         return Binding("value")
 
     def _attribute(self, value: ast.Attribute) -> Binding:
@@ -362,7 +322,7 @@ class Scope:
         made = self._made_by(call)
         if made is not None:
             return made
-        if name and not name.startswith("_") and not _gives_a_value(text) and "." not in name:
+        if name and not name.startswith("_") and not gives_a_value(text) and "." not in name:
             self.tree.note(self, call, f"whether {name} can be called is known only when the code runs")
             return Binding("unknown")
         return Binding("value")
@@ -426,7 +386,7 @@ class Scope:
             self._extend_all(call, call.args[0], one=call.func.attr == "append")
         elif self.full_name(call.func) in ("sys.path.append", "sys.path.insert", "sys.path.extend") and call.args:
             self._extend_path(call.args[-1])
-        elif self.full_name(call.func) in ("setattr",):
+        elif self.full_name(call.func) == "setattr":
             self.tree.note(self, node, "names are made by running code: setattr")
 
     def _update_names(self, call: ast.Call) -> None:
@@ -466,7 +426,7 @@ class Scope:
 
     def branch(self, node: ast.If) -> None:
         text = ast.unparse(node.test)
-        if "__name__" in text and "__main__" in text or text.endswith("TYPE_CHECKING"):
+        if ("__name__" in text and "__main__" in text) or text.endswith("TYPE_CHECKING"):
             self._block(node.orelse)
             return
         self._block(node.body)

@@ -2,11 +2,15 @@
 
 import ast
 import copy
-from typing import Any
+from typing import Any, Final
 
-from weighlock.hub.static.scopes import Binding
+from weighlock.hub.static.bindings import Binding
 
 __all__ = ["doc_of", "signature_of"]
+
+_NO_ARGUMENTS: Final = ast.arguments(
+    posonlyargs=[], args=[], vararg=None, kwonlyargs=[], kw_defaults=[], kwarg=None, defaults=[]
+)
 
 
 def doc_of(binding: Binding) -> str | None:
@@ -40,7 +44,7 @@ def _arguments(binding: Binding) -> ast.arguments | None:
         for inner in node.body:
             if isinstance(inner, ast.FunctionDef) and inner.name == "__init__":
                 return _without_first(inner.args, 1)
-        return None if node.bases else ast.parse("lambda: 0", mode="eval").body.args  # type: ignore[attr-defined, no-any-return]
+        return None if node.bases else _NO_ARGUMENTS
     return None
 
 

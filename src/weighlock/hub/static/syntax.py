@@ -17,14 +17,17 @@ def dotted(node: Any) -> str:
 
 
 def text(node: Any) -> str | None:
+    """Return the text that a node spells out; None where it is no text."""
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def mentions(node: Any, name: str) -> bool:
+    """Whether a name is used anywhere in a node."""
     return any(isinstance(inner, ast.Name) and inner.id == name for inner in ast.walk(node))
 
 
 def target_names(target: Any) -> Iterator[str]:
+    """Yield the names that an assignment to a target binds."""
     if isinstance(target, ast.Name):
         yield target.id
     elif isinstance(target, ast.Tuple | ast.List):

@@ -1,0 +1,416 @@
+"""The drop-in of torch.hub: the same calls on torch.hub and on ours, and what torch.hub fails at."""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import http.client
+import io
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import weighlock as wl
+from tests.hub_host import git
+
+pytestmark = pytest.mark.requires_torch
+
+HUBCONF = '''
+dependencies = ["torch"]
+import torch
+import torch.nn as nn
+from functools import partial
+from nets.net import Net, helper
+from torch.hub import load_state_dict_from_url
+
+CONSTANT = 3
+
+def net(pretrained=False, **kwargs):
+    """Doc of net.
+
+    More.
+    """
+    model = Net(**kwargs)
+    if pretrained:
+        model.load_state_dict(torch.hub.load_state_dict_from_url(URL, progress=False))
+    return model
+
+def both(*args):
+    return Net(), helper
+
+def fetched(path):
+    torch.hub.download_url_to_file(URL, path)
+    return torch.hub.get_dir()
+
+def early(path):
+    return load_state_dict_from_url(URL)
+
+half = partial(net, width=2)
+
+def _private():
+    return "private"
+'''
+NET = """
+import torch.nn as nn
+
+class Net(nn.Module):
+    def __init__(self, width=1):
+        super().__init__()
+        self.layer = nn.Linear(width, 1)
+
+def helper(x):
+    return x + 1
+"""
+
+
+def files(url="", **more):
+    return {
+        "hubconf.py": HUBCONF.replace("URL,", f"{url!r},").replace("(URL)", f"({url!r})"),
+        "nets/__init__.py": "",
+        "nets/net.py": NET,
+        **more,
+    }
+
+
+class _Rerouted(urllib.request.HTTPSHandler):
+    """Sends urllib's requests for GitHub to the host on loopback: torch.hub itself is not changed."""
+
+    def __init__(self, running):
+        super().__init__()
+        self.running = running
+
+    def https_open(self, request):
+        base = {"github.com": self.running.web, "api.github.com": self.running.api}[request.host]
+        request.host = base.removeprefix("http://")
+        return self.do_open(http.client.HTTPConnection, request)
+
+
+@pytest.fixture(params=["torch", "ours"])
+def hub(request, host, torch, monkeypatch, tmp_path):
+    """torch.hub itself, and the drop-in, each with a folder of its own."""
+    opener = urllib.request.build_opener(_Rerouted(host))
+    monkeypatch.setattr(urllib.request, "_opener", opener)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / request.param))
+    if request.param == "torch":
+        yield torch.hub
+        return
+    import weighlock.torch
+
+    yield weighlock.torch.hub
+
+
+@pytest.fixture
+def ours(host, torch):
+    import weighlock.torch
+
+    return weighlock.torch.hub
+
+
+def saved(torch, value=1.0, **options):
+    file = io.BytesIO()
+    torch.save({"layer.weight": torch.full((1, 1), value), "layer.bias": torch.zeros(1)}, file, **options)
+    return file.getvalue()
+
+
+class TestTheSame:
+    """Each test runs on both."""
+
+    def test_load(self, hub, host, torch):
+        host.repository("o/n", files(host.put("net.pth", saved(torch, 4))), branch="main")
+        model = hub.load("o/n:main", "net", trust_repo=True, verbose=False)
+        assert isinstance(model, torch.nn.Module)
+        assert hub.load("o/n:main", "net", True, verbose=False).layer.weight.item() == 4
+        assert hub.load("o/n:main", "net", width=5).layer.weight.shape == (1, 5)
+        made, helper = hub.load("o/n:main", "both")
+        assert type(made).__name__ == "Net"
+        assert helper(1) == 2
+        assert hub.load("o/n:main", "half").layer.weight.shape == (1, 2)
+        assert hub.load("o/n:main", "_private") == "private"
+
+    def test_list_and_help(self, hub, host, torch):
+        host.repository("o/n", files(), branch="main")
+        names = hub.list("o/n:main", trust_repo=True)
+        assert names == [
+            "Net",
+            "both",
+            "early",
+            "fetched",
+            "half",
+            "helper",
+            "load_state_dict_from_url",
+            "net",
+            "partial",
+        ]
+        assert hub.help("o/n:main", "net", trust_repo=True) == "Doc of net.\n\n    More.\n    "
+        assert hub.help("o/n:main", "both", trust_repo=True) is None
+
+    def test_local(self, hub, torch, tmp_path):
+        for name, text in files().items():
+            path = tmp_path / "local" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert hub.load(str(tmp_path / "local"), "net", source="local", width=3).layer.weight.shape == (1, 3)
+
+    def test_errors(self, hub, host, tmp_path):
+        host.repository("o/n", {"hubconf.py": "dependencies = ['no_such_thing']\ndef net(): pass\n"}, branch="main")
+        host.repository("o/m", {"hubconf.py": "def net(): pass\n"}, branch="main")
+        with pytest.raises(RuntimeError, match="Missing dependencies: no_such_thing"):
+            hub.load("o/n:main", "net", trust_repo=True)
+        with pytest.raises(RuntimeError, match="Cannot find callable x in hubconf"):
+            hub.load("o/m:main", "x", trust_repo=True)
+        with pytest.raises(ValueError, match="Invalid input: model should be a string of function name"):
+            hub.load("o/m:main", None, trust_repo=True)
+        with pytest.raises(ValueError, match='Unknown source: "xx"'):
+            hub.load("o/m:main", "net", source="xx")
+        with pytest.raises(ValueError, match="Cannot find nothing in"):
+            hub.load("o/m:nothing", "net", trust_repo=True) if hub.__name__ != "torch.hub" else _raise(
+                "Cannot find nothing in"
+            )
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            hub.load_state_dict_from_url(host.files + "/missing.pth")
+        assert caught.value.code == 404
+        caught.value.close()
+        with pytest.raises(urllib.error.URLError):
+            hub.download_url_to_file("http://127.0.0.1:1/x", str(tmp_path / "x"))
+        with pytest.raises(FileNotFoundError):
+            hub.download_url_to_file(host.put("a", b"x"), str(tmp_path / "no" / "x"))
+        with pytest.raises(RuntimeError, match=r"invalid hash value \(expected \"00\", got \""):
+            hub.download_url_to_file(host.put("a", b"x"), str(tmp_path / "x"), hash_prefix="00")
+
+    @pytest.mark.parametrize(("answer", "good"), [("y", True), ("Yes", True), ("n", False), ("", False)])
+    def test_the_question(self, hub, host, monkeypatch, answer, good):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        asked = []
+
+        def ask(text):
+            asked.append(text)
+            return answer
+
+        monkeypatch.setattr(builtins, "input", ask)
+        if not good:
+            with pytest.raises(Exception, match="Untrusted repository"):
+                hub.load("o/n:main", "net")
+            return
+        assert hub.load("o/n:main", "net") == 1
+        assert hub.load("o/n:main", "net") == 1
+        assert len(asked) == 1
+        assert hub.load("o/n:main", "net", trust_repo=False) == 1
+        assert len(asked) == 2
+        assert "o_n" in Path(hub.get_dir(), "trusted_list").read_text()
+
+    def test_weights(self, hub, host, torch, tmp_path):
+        data = saved(torch, 2)
+        url = host.put(f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth", data)
+        for options in ({}, {"check_hash": True}, {"map_location": "meta"}, {"weights_only": True}, {"progress": False},
+                        {"model_dir": str(tmp_path / "d"), "file_name": "x.pth"}):  # fmt: skip
+            found = hub.load_state_dict_from_url(url, **options)
+            assert found["layer.weight"].device.type == options.get("map_location", "cpu")
+        assert host.count(".pth") == 2
+        assert (tmp_path / "d" / "x.pth").exists()
+        assert (Path(hub.get_dir()) / "checkpoints").is_dir()
+
+    def test_whole_objects_and_scripts(self, hub, host, torch):
+        file = io.BytesIO()
+        torch.save(torch.nn.Linear(2, 3), file)
+        assert hub.load_state_dict_from_url(host.put("whole.pth", file.getvalue())).weight.shape == (3, 2)
+        with pytest.raises(Exception, match="weights_only|Unsupported|WeightsUnpickler"):
+            hub.load_state_dict_from_url(host.put("whole2.pth", file.getvalue()), weights_only=True)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_old_files(self, hub, host, torch, zipped):
+        data = saved(torch, 3, _use_new_zipfile_serialization=False)
+        if zipped:
+            file = io.BytesIO()
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("inner.pth", data)
+            data = file.getvalue()
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            assert hub.load_state_dict_from_url(host.put("old.pth", data))["layer.weight"].item() == 3
+        assert any(one.category is FutureWarning for one in seen) == zipped
+
+    def test_folders(self, hub, monkeypatch, tmp_path):
+        monkeypatch.setenv("TORCH_HOME", "~/x")
+        assert hub.get_dir() == os.path.expanduser("~/x/hub")
+        hub.set_dir(Path("~/y"))
+        try:
+            assert str(hub.get_dir()) == os.path.expanduser("~/y")
+        finally:
+            wl.hub.set_dir(None)
+
+    def test_an_existing_copy_needs_no_network(self, hub, tmp_path):
+        folder = Path(hub.get_dir(), "o_n_main")
+        folder.mkdir(parents=True)
+        (folder / "hubconf.py").write_text("def net():\n    return 'left'\n")
+        assert hub.load("o/n:main", "net") == "left"
+
+
+def _raise(text):
+    raise ValueError(text)
+
+
+class TestBetter:
+    """What torch.hub fails at, where that is cheap to show."""
+
+    def test_two_urls_with_one_name(self, hub, host, torch):
+        one, two = host.put("a/download", saved(torch, 1)), host.put("b/download", saved(torch, 2))
+        found = [hub.load_state_dict_from_url(url)["layer.weight"].item() for url in (one, two)]
+        assert found == ([1, 1] if hub is torch.hub else [1, 2])
+
+    def test_a_short_body(self, hub, host, torch, tmp_path):
+        host.fail("a.bin", "truncate", 1, after=100)
+        hub.download_url_to_file(host.put("a.bin", b"x" * 1000), str(tmp_path / "a"))
+        assert (tmp_path / "a").stat().st_size == (100 if hub is torch.hub else 1000)
+
+    def test_names_that_are_taken_for_one(self, hub, host, torch):
+        host.repository("a/b_c", {"hubconf.py": "def net():\n    return 'a/b_c'\n"}, branch="main")
+        assert hub.load("a/b_c:main", "net", trust_repo=True) == "a/b_c"
+        if hub is torch.hub:
+            assert hub.load("a_b/c:main", "net") == "a/b_c", "the other repository's code ran, and nobody was asked"
+        else:
+            with pytest.raises(ValueError, match="there is no repository a_b/c"):
+                hub.load("a_b/c:main", "net")
+
+    def test_two_repositories_with_the_same_module(self, hub, host, torch):
+        for name in ("one", "two"):
+            text = "from hub_shared_name import NAME\ndef net():\n    return NAME\n"
+            host.repository(
+                f"o/{name}", {"hubconf.py": text, "hub_shared_name.py": f"NAME = {name!r}\n"}, branch="main"
+            )
+        found = [hub.load(f"o/{name}:main", "net", trust_repo=True) for name in ("one", "two")]
+        sys.modules.pop("hub_shared_name", None)
+        assert found == (["one", "one"] if hub is torch.hub else ["one", "two"])
+
+    def test_an_older_commit(self, hub, host, torch):
+        repository = host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        first = git(repository.folder, "rev-parse", "HEAD").decode().strip()
+        repository.commit({"hubconf.py": "def net():\n    return 2\n"})
+        if hub is torch.hub:
+            with pytest.raises(Exception, match="Cannot find|Authorization"):
+                hub.load(f"o/n:{first}", "net", trust_repo=True)
+        else:
+            assert hub.load(f"o/n:{first}", "net", trust_repo=True) == 1
+
+    def test_a_default_branch_with_another_name(self, hub, host, torch):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"})
+        if hub is torch.hub:
+            with pytest.raises(Exception, match="Cannot find master|Authorization|404"):
+                hub.load("o/n", "net", trust_repo=True)
+        else:
+            assert hub.load("o/n", "net", trust_repo=True) == 1
+
+    def test_six_processes_at_once(self, host, torch, tmp_path):
+        from tests.test_hub_processes import files as many
+        from tests.test_hub_processes import finish, start
+
+        host.repository("o/n", many("right"), branch="main")
+        code = "import weighlock.torch as t; print(t.hub.load('o/n:main', 'net', trust_repo=True, verbose=False))"
+        assert [row[0] for row in finish([start(code) for _ in range(6)])] == ["right\n"] * 6
+
+
+class TestRouting:
+    def test_entry_points_own_calls_come_here(self, host, torch, tmp_path, ours):
+        url = host.put("net.pth", saved(torch, 4))
+        host.repository("o/n", files(url))
+        stock = (torch.hub.load, torch.hub.load_state_dict_from_url, torch.hub.get_dir, torch.load)
+        with wl.hub.recording() as used:
+            assert wl.hub.load("o/n", "net", True, trust_repo=True).layer.weight.item() == 4
+            assert wl.hub.load("o/n", "fetched", str(tmp_path / "f")) == wl.hub.get_dir()
+            assert wl.hub.load("o/n", "early", "x")["layer.weight"].item() == 4
+        assert set(used.weights) == {url}
+        assert used.users == {url: {"github.com/o/n"}}
+        assert stock == (torch.hub.load, torch.hub.load_state_dict_from_url, torch.hub.get_dir, torch.load)
+        with wl.hub.configured(offline=True):
+            assert wl.hub.load("o/n", "net", True).layer.weight.item() == 4
+            assert wl.hub.load("o/n", "fetched", str(tmp_path / "g")) == wl.hub.get_dir()
+
+    def test_a_lock_file_holds_for_them(self, host, torch, tmp_path, monkeypatch, ours):
+        monkeypatch.chdir(tmp_path)
+        url = host.put("net.pth", saved(torch, 4))
+        host.repository("o/n", files(url))
+        wl.hub.lock("o/n")
+        with pytest.raises(wl.PinError, match="net.pth"):
+            wl.hub.load("o/n", "net", True, trust_repo=True, locked=True)
+        wl.hub.lock(urls=[url])
+        assert wl.hub.load("o/n", "net", True, trust_repo=True, locked=True).layer.weight.item() == 4
+
+    def test_functions_that_were_taken_before_download_through_us(self, host, torch, ours, monkeypatch):
+        url = host.put("x/net.pth", saved(torch, 4))
+        taken = torch.hub.load_state_dict_from_url
+        monkeypatch.setattr(builtins, "hub_taken", taken, raising=False)
+        host.repository("o/n", {"hubconf.py": f"def net():\n    return hub_taken({url!r})\n"})
+        with wl.hub.recording() as used:
+            wl.hub.load("o/n", "net", trust_repo=True)
+        assert set(used.weights) == {url}
+
+    def test_it_can_be_left_alone(self, host, torch, ours, monkeypatch):
+        monkeypatch.setenv("WEIGHLOCK_HUB_ROUTE", "0")
+        host.repository("o/n", {"hubconf.py": "import torch\ndef net():\n    return torch.hub.load.__module__\n"})
+        assert wl.hub.load("o/n", "net", trust_repo=True) == "torch.hub"
+        monkeypatch.setenv("WEIGHLOCK_HUB_ROUTE", "1")
+        assert wl.hub.load("o/n", "net", force_reload=True) == "weighlock.hub.torch_surface"
+
+    def test_nested_repositories(self, host, torch, ours):
+        host.repository(
+            "o/inner",
+            {"hubconf.py": "from shared import NAME\ndef net():\n    return NAME\n", "shared.py": "NAME = 'inner'\n"},
+        )
+        host.repository("o/outer", {"hubconf.py": "import torch\nfrom shared import NAME\ndef net():\n"
+                                    "    made = torch.hub.load('o/inner', 'net', trust_repo=True)\n"
+                                    "    return NAME, made, __import__('json').dumps(1)\n",
+                                    "shared.py": "NAME = 'outer'\n"})  # fmt: skip
+        assert wl.hub.load("o/outer", "net", trust_repo=True) == ("outer", "inner", "1")
+
+    def test_pickled_models_that_name_the_repositorys_modules(self, host, torch, ours, tmp_path):
+        script = (
+            "import sys; sys.path.insert(0, sys.argv[1]); import torch, models.yolo; "
+            "torch.save(models.yolo.Model(3), sys.argv[2])"
+        )
+        for name, text in (
+            ("models/__init__.py", ""),
+            ("models/yolo.py", "class Model:\n    def __init__(self, n):\n        self.n = n\n"),
+        ):
+            path = tmp_path / "author" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        subprocess.run([sys.executable, "-c", script, str(tmp_path / "author"), str(tmp_path / "m.pt")], check=True)
+        url = host.put("m.pt", (tmp_path / "m.pt").read_bytes())
+        host.repository("o/n", {
+            "hubconf.py": f"import torch\ndef net():\n    return torch.hub.load_state_dict_from_url({url!r})\n",
+            "models/__init__.py": "", "models/yolo.py": (tmp_path / "author/models/yolo.py").read_text(),
+        })  # fmt: skip
+        made = wl.hub.load("o/n", "net", trust_repo=True)
+        assert made.n == 3
+        assert type(made).__module__.startswith("weighlock.hub.spaces.")
+        assert "models" not in sys.modules
+
+    def test_install_routes_torch_hub(self, host, torch, ours):
+        import weighlock.torch
+
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"})
+        stock = torch.hub.load
+        with weighlock.torch.installed():
+            assert torch.hub.load("o/n", "net", trust_repo=True) == 1
+            assert torch.utils.model_zoo.load_url is weighlock.torch.hub.load_state_dict_from_url
+        assert torch.hub.load is stock
+
+
+def test_signatures_are_those_of_torch_hub(torch):
+    import inspect
+
+    import weighlock.torch
+
+    for name in torch.hub.__all__:
+        theirs, mine = (inspect.signature(getattr(module, name)) for module in (torch.hub, weighlock.torch.hub))
+        assert [(one.name, one.kind, one.default) for one in theirs.parameters.values()] == [
+            (one.name, one.kind, one.default) for one in mine.parameters.values()
+        ], name
+    for name in ("tqdm", "HASH_REGEX", "READ_DATA_CHUNK"):
+        assert getattr(weighlock.torch.hub, name) is getattr(torch.hub, name)
