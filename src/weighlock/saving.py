@@ -8,9 +8,10 @@ the old file or the new one, whole, and a file that somebody has mapped is never
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from weighlock.backends.registry import check as check_framework
 from weighlock.errors import (
@@ -21,6 +22,7 @@ from weighlock.errors import (
     TargetError,
     WeighlockError,
 )
+from weighlock.flattening import FLAT_FORMATS, flat_writer
 from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
 from weighlock.formats.torch_objects import describe_torch
 from weighlock.formats.zip_writer import ZipForm, write_zip
@@ -31,6 +33,8 @@ from weighlock.storages.sinks import DescriptorSink, ObjectSink, Sink, StorageRe
 
 __all__ = ["save"]
 
+WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", *FLAT_FORMATS)
+
 # Longest part of the target's name that is repeated in the temporary name: file names have at most 255 bytes.
 _NAME_BYTES: Final = 200
 # How many elements of an object path are shown at each end.
@@ -39,7 +43,7 @@ _PATH_PARTS: Final = 12
 Write = Callable[[Sink], None]
 
 
-# Reason for eight parameters: torch's own, in the order of the issue, then ours, keyword-only.
+# Reason for the parameter count: torch's own, in its order, then ours, keyword-only.
 def save(
     obj: Any,
     f: Any,
@@ -50,6 +54,9 @@ def save(
     pickle_module: Any = None,
     framework: str = "numpy",
     durable: bool = False,
+    format: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    max_shard_size: int | str | None = None,
 ) -> None:
     r"""Save an object to a checkpoint that ``torch.load(weights_only=True)`` reads.
 
@@ -72,6 +79,16 @@ def save(
         Whose arrays are saved.
     durable : bool
         Wait until the file and its name are on the disk, so that it survives a power failure.
+    format : {"torch-zip", "torch-legacy", "safetensors"}
+        What is written; PyTorch's zip archive by default, whatever the file is called. A dictionary of tensors makes
+        the same safetensors file as the safetensors package does; of other objects, and of tensors that share memory,
+        the metadata say what `weighlock.load` needs to give them back.
+    metadata : mapping of str to str
+        What stands in the metadata of a safetensors file.
+    max_shard_size : int or str
+        Bytes, or for example ``"5GB"``: a dictionary of tensors is cut into files of at most so much (one tensor more
+        than that has a file of its own), with an index beside them, as transformers does. `f` is then the name of the
+        undivided file, or a folder.
 
     Raises
     ------
@@ -91,18 +108,63 @@ def save(
     b'PK\x03\x04'
     """
     check_framework(framework)
+    form = _Form(
+        pickle_protocol, _format(format, zipped=_use_new_zipfile_serialization), pickle_module, framework,
+        not _disable_byteorder_record, metadata,
+    )  # fmt: skip
+    if max_shard_size is not None:
+        from weighlock.sharding import save_shards
+
+        if form.format == "safetensors" and metadata is None:
+            form = form._replace(metadata={"format": "pt"})  # transformers reads no others
+
+        save_shards(
+            obj, _path(f), max_shard_size, form.format, form.framework, partial(_save_file, form=form, durable=durable)
+        )
+        return
+    _save_file(obj, f, form=form, durable=durable)
+
+
+class _Form(NamedTuple):
+    """How an object is written: the parameters of `save` that say so."""
+
+    protocol: int
+    format: str
+    pickle_module: Any
+    framework: str
+    byteorder_record: bool
+    metadata: Mapping[str, str] | None
+
+
+def _format(format: str | None, *, zipped: bool) -> str:
+    if format is None:
+        return "torch-zip" if zipped else "torch-legacy"
+    if format not in WRITTEN_FORMATS:
+        known = ", ".join(map(repr, WRITTEN_FORMATS))
+        raise ArgumentError("an unknown format to write", expected=f"one of {known}", got=repr(format)[:40])
+    return format
+
+
+def _save_file(obj: Any, f: Any, *, form: _Form, durable: bool) -> None:
     target = _path(f)
-    form = ZipForm(byteorder_record=not _disable_byteorder_record) if _use_new_zipfile_serialization else None
-    if framework == "torch":
-        write = _torch(obj, pickle_protocol, pickle_module, form)
-    else:
-        _check_module(pickle_module)
-        write = _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
+    write = _writer(obj, form)
     if target is None:
         _write_object(f, write)
     else:
         with _os_errors(target):
             _write_path(target, write, durable=durable)
+
+
+def _writer(obj: Any, form: _Form) -> Write:
+    if form.metadata is not None and form.format != "safetensors":
+        raise ArgumentError("only safetensors files have metadata of this kind", got=f"format={form.format!r}")
+    if form.format in FLAT_FORMATS:
+        return flat_writer(obj, form.format, form.framework, form.metadata)
+    zipped = ZipForm(byteorder_record=form.byteorder_record) if form.format == "torch-zip" else None
+    if form.framework == "torch":
+        return _torch(obj, form.protocol, form.pickle_module, zipped)
+    _check_module(form.pickle_module)
+    return _zip(obj, form.protocol, zipped) if zipped is not None else _legacy(obj, form.protocol)
 
 
 def _check_module(pickle_module: Any) -> None:

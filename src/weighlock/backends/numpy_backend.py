@@ -34,6 +34,7 @@ from weighlock.tensors.spec import (
     JaggedSpec,
     MetaSpec,
     NestedSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -276,6 +277,9 @@ class NumpyLeaves(Leaves):
 
     def meta(self, spec: MetaSpec) -> Any:
         return MetaTensor(spec.dtype, spec.shape, spec.stride, spec.requires_grad)
+
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        raise OpaqueSpec(kind, shape, ref).refused()
 
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         return UninitializedTensor(spec.kind, spec.requires_grad)

@@ -11,6 +11,7 @@ from weighlock.tensors.spec import (
     NestedSpec,
     NumpyArraySpec,
     NumpyDtypeSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -111,6 +112,10 @@ def _meta(spec: MetaSpec) -> Leaf:
                 requires_grad=spec.requires_grad)  # fmt: skip
 
 
+def _opaque(spec: OpaqueSpec) -> Leaf:
+    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape))
+
+
 def _uninitialized(spec: UninitializedSpec) -> Leaf:
     return Leaf("uninitialized", None, None, requires_grad=spec.requires_grad, parameter=spec.kind == "parameter")
 
@@ -164,6 +169,7 @@ _DESCRIBERS: Final[dict[type, Callable[[Any], Leaf]]] = {
     NestedSpec: _nested,
     JaggedSpec: _jagged,
     MetaSpec: _meta,
+    OpaqueSpec: _opaque,
     UninitializedSpec: _uninitialized,
     WrapperSpec: _wrapper,
     SubclassSpec: _subclass,
