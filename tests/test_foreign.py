@@ -210,11 +210,6 @@ FOLDERS = {
     "savedmodel": (["saved_model.pb", "variables/x"], "tensorflow-folder", ["SavedModel"]),
     "unzipped": (["data.pkl", "data/0", "version"], "unzipped-folder", ["unpacked", "zip -0 -r"]),
     "unzipped inside": (["archive/data.pkl", "archive/data/0"], "unzipped-folder", ["unpacked", "archive"]),
-    "sharded": (
-        ["m.index.json", "m-1.safetensors", "m-2.safetensors"],
-        "sharded-folder",
-        ["sharded", "m-1.safetensors"],
-    ),
     "transformers": (["config.json", "pytorch_model.bin"], "transformers-folder", ["pytorch_model.bin"]),
     "files": ([f"{n}.pt" for n in range(9)], "folder", ["0.pt, 1.pt", "and 5 more"]),
     "a name for a terminal": (["a\x1b[2J.pt"], "folder", ["a\\x1b[2J.pt"]),

@@ -7,10 +7,10 @@ from typing import Any, Self
 
 from weighlock.errors import DamagedError, MissingFileError, WeighlockError
 from weighlock.formats.collector import collector_paused
-from weighlock.formats.detect import read_any, read_file
-from weighlock.formats.foreign import describe_folder
+from weighlock.formats.detect import read_any, read_file, with_folder
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.storages.folders import FolderSource, LocalFolder
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource, open_source
 from weighlock.tensors.leaves import Leaves
@@ -85,13 +85,13 @@ class Checkpoint:
 
 
 def open_any(f: Any) -> ByteSource:
-    """Open what a caller passed as a file; a folder is refused with what it looks like."""
+    """Open what a caller passed as a file: a folder, and a file that names others, as a source of several files."""
     import os
 
     if isinstance(f, str | os.PathLike) and os.path.isdir(f):
-        raise describe_folder(os.fspath(f))
+        return FolderSource(LocalFolder(f))
     try:
-        return open_source(f)
+        return with_folder(open_source(f))
     except MissingFileError as error:
         if os.path.islink(os.fspath(f)):
             error.locate(hint="It is a symbolic link to a file that is not there.")

@@ -118,9 +118,9 @@ def save(
         if form.format == "safetensors" and metadata is None:
             form = form._replace(metadata={"format": "pt"})  # transformers reads no others
 
-        save_shards(
-            obj, _path(f), max_shard_size, form.format, form.framework, partial(_save_file, form=form, durable=durable)
-        )
+        settle = _sync_folder if durable else _nothing
+        save_file = partial(_save_file, form=form, durable=durable)
+        save_shards(obj, _path(f), max_shard_size, form.format, form.framework, save_file, settle)
         return
     _save_file(obj, f, form=form, durable=durable)
 
@@ -342,6 +342,10 @@ def _write_file(target: str, write: Write, mode: int | None, *, durable: bool) -
 def _temporary_name(name: str) -> str:
     shown = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
     return f".{shown}.{os.urandom(6).hex()}.weighlock-tmp"
+
+
+def _nothing(folder: str) -> None:
+    """Wait for nothing."""
 
 
 def _sync_folder(folder: str) -> None:

@@ -114,7 +114,15 @@ def _checked_leaves(obj: Any, framework: str) -> dict[str, Any]:
     return leaves
 
 
-def save_shards(obj: Any, path: str | None, max_shard_size: int | str, format: str, framework: str, save: Save) -> None:
+def save_shards(
+    obj: Any,
+    path: str | None,
+    max_shard_size: int | str,
+    format: str,
+    framework: str,
+    save: Save,
+    settle: Callable[[str], None],
+) -> None:
     """Write a state_dict as a set of files.
 
     Parameters
@@ -123,6 +131,8 @@ def save_shards(obj: Any, path: str | None, max_shard_size: int | str, format: s
         Of the undivided file, or of a folder that is there.
     save : callable
         Given an object and a path, writes it there.
+    settle : callable
+        Given a folder, waits until its names are on the disk, if that was asked for.
 
     Raises
     ------
@@ -166,6 +176,7 @@ def save_shards(obj: Any, path: str | None, max_shard_size: int | str, format: s
             if os.path.exists(name):
                 os.unlink(name)
         raise
+    settle(target.folder)
     target.clean({*files, target.index})
 
 
@@ -208,3 +219,5 @@ class _Target:
 def _write_text(path: str, text: str) -> None:
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from weighlock.backends.torch_storages import Placement, TorchStorage, address_o
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.storages.folders import is_part_of
 from weighlock.storages.refs import StorageRef, Window
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
@@ -77,7 +78,7 @@ class TorchLeaves(SpecialLeaves):
         self._map_location = map_location
         self._placement = Placement(map_location)
         self._mapped, self._source = mapped, source
-        self._overall: Any = None
+        self._maps: dict[int, Any] = {}
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
@@ -119,7 +120,7 @@ class TorchLeaves(SpecialLeaves):
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and is_part_of(getattr(ref.reader, "source", None), self._source):
             storage.untyped = self._part_of_map(ref)
             return storage
         if self._without_data:
@@ -182,21 +183,22 @@ class TorchLeaves(SpecialLeaves):
     def _part_of_map(self, ref: StorageRef) -> Any:
         """Return a storage that is a part of the mapped file."""
         reader: Any = ref.reader
-        extent = reader.extent(ref)
+        extent, source = reader.extent(ref), reader.source
         shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
         if extent is None or (shared and ref.byteorder != sys.byteorder):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
+                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
                 hint="Load without mmap, or save the checkpoint again first.",
             )  # fmt: skip
-        if self._overall is None:
-            memory = self._source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
-            self._overall = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+        overall = self._maps.get(id(source))
+        if overall is None:
+            memory = source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
+            overall = self._maps[id(source)] = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
         end = extent.offset + extent.nbytes
-        if end > self._overall.nbytes():
-            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
-        part = self._overall[extent.offset : end]
+        if end > overall.nbytes():
+            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
+        part = overall[extent.offset : end]
         swap(part, ref)
         return part
 
@@ -382,7 +384,7 @@ class TorchLeaves(SpecialLeaves):
 
     def release(self) -> None:
         super().release()
-        self._overall = None
+        self._maps.clear()
         self.restart()
 
     # States of objects that are not PyTorch's own, or of before 0.4

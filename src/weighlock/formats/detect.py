@@ -1,15 +1,18 @@
 """The only list of formats: which one a file is, by its content, never by its name."""
 
+import os
+
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
-from weighlock.formats.foreign import describe_foreign
+from weighlock.formats import plain_pickle, safetensors, sharded, torch_legacy, torch_tar, torch_zip, torchscript
+from weighlock.formats.foreign import describe_folder, describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
-from weighlock.storages.source import ByteSource, BytesSource
+from weighlock.storages.folders import FolderSource, LocalFolder
+from weighlock.storages.source import ByteSource, BytesSource, OpenedSource, PathSource
 
-__all__ = ["FORMATS", "read_any", "read_file"]
+__all__ = ["FORMATS", "read_any", "read_file", "with_folder"]
 
-FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors")
+FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors", "sharded")
 
 _HEAD = 4096
 
@@ -40,6 +43,8 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     CheckpointError
         If it is a checkpoint that cannot be read.
     """
+    if isinstance(source, FolderSource):
+        return _read_folder(source, reading)
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
         return _read_zip(source, reading)
@@ -55,6 +60,24 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     if plain_pickle.looks_like(source, head):
         return plain_pickle.read(source, reading)
     raise foreign or describe_foreign(source)
+
+
+def with_folder(source: ByteSource) -> ByteSource:
+    """Return a source on disk as it is; for the index of a set, its folder, from which the set is read."""
+    if not isinstance(source, PathSource | OpenedSource) or source.size == 0 or not sharded.looks_like_index(source):
+        return source
+    source.close()
+    folder, name = os.path.split(source.name)
+    return FolderSource(LocalFolder(folder), name)
+
+
+def _read_folder(source: FolderSource, reading: Reading) -> Contents:
+    if source.index is not None:
+        return sharded.read(source, source.index, reading)
+    index = sharded.find_index(source.names())
+    if index is None:
+        raise describe_folder(source.name)
+    return sharded.read(source, index, reading)
 
 
 # Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.

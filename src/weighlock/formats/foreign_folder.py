@@ -49,9 +49,6 @@ def _describe(path: str, names: list[str]) -> tuple[str, str, str]:
         name = os.path.basename(os.path.abspath(path))
         hint = f"Pack it again, uncompressed, from the folder above it: zip -0 -r model.pt {safe_text(name)}"
         return "unzipped-folder", "this is the content of a checkpoint that was unpacked, a folder", hint
-    if any(name.endswith(".index.json") for name in names):
-        hint = f"Load its parts one by one: {listed}." if listed else "The parts that its index names are missing."
-        return "sharded-folder", "this is a folder with a sharded checkpoint", hint
     if "config.json" in known and checkpoints:
         return "transformers-folder", "this is a model's folder", f"Load the file inside: {listed}."
     if checkpoints:

@@ -1,4 +1,4 @@
-"""safetensors files: a JSON header of names, types, shapes and byte ranges, and the bytes: row-major, and no aliases."""
+"""safetensors files: a JSON header of names, types, shapes and byte ranges, and the bytes: row-major, no aliases."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final

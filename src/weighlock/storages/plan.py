@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
 
+from weighlock.storages.folders import PartSource, SliceSource
 from weighlock.storages.source import ByteSource, BytesSource, PathSource
 
 __all__ = ["Task", "read_extents", "run_in_order", "thread_count"]
@@ -15,13 +16,14 @@ Task = Callable[[], None]
 _PIECE: Final = 8 << 20
 _WORTH_THREADS: Final = 8 << 20
 _MOST_THREADS: Final = 4
+_AT_ONCE: Final = (PathSource, BytesSource, PartSource, SliceSource)
 _SMALL: Final = 256 << 10
 _OFFSET: Final = itemgetter(0)
 
 
 def thread_count(source: ByteSource, nbytes: int) -> int:
     """Return how many threads to read this much with: one for little, and for sources with one file pointer."""
-    if nbytes <= _WORTH_THREADS or not isinstance(source, PathSource | BytesSource):
+    if nbytes <= _WORTH_THREADS or not isinstance(source, _AT_ONCE):
         return 1
     return min(_MOST_THREADS, os.cpu_count() or 1)
 
