@@ -62,8 +62,6 @@ FILES = {
     "lz4": (b"\x04\x22\x4d\x18" + bytes(20), "lz4", ["lz4 -d"]),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(20), "7z", ["7z x"]),
     "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(20), "rar", ["unrar"]),
-    "npy": (b"\x93NUMPY\x01\x00v\x00{'descr'" + bytes(100), "npy", ["numpy.load"]),
-    "npz": (zip_of("weights.npy", "bias.npy"), "npz", ["numpy.load", "weights.npy, bias.npy"]),
     "keras": (zip_of("metadata.json", "config.json", "model.weights.h5"), "keras", ["Keras"]),
     "docx": (zip_of("[Content_Types].xml", "word/document.xml"), "office", ["office document"]),
     "odt": (zip_of("mimetype", "content.xml"), "office", ["office document"]),

@@ -79,10 +79,11 @@ def save(
         Whose arrays are saved.
     durable : bool
         Wait until the file and its name are on the disk, so that it survives a power failure.
-    format : {"torch-zip", "torch-legacy", "safetensors"}
+    format : {"torch-zip", "torch-legacy", "safetensors", "npz"}
         What is written; PyTorch's zip archive by default, whatever the file is called. A dictionary of tensors makes
         the same safetensors file as the safetensors package does; of other objects, and of tensors that share memory,
-        the metadata say what `weighlock.load` needs to give them back.
+        the metadata say what `weighlock.load` needs to give them back. An npz file holds arrays by name, and nothing
+        else.
     metadata : mapping of str to str
         What stands in the metadata of a safetensors file.
     max_shard_size : int or str

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from weighlock.errors import ArgumentError, SaveError, UnsupportedTypeError
+from weighlock.errors import ArgumentError, SaveError
 from weighlock.flattening import named_leaves
 from weighlock.formats.flat import shared_storages, views_of_others
 
@@ -73,7 +73,8 @@ def split(obj: Mapping[str, Any], most: int, framework: str) -> Shards:
     UnsupportedTypeError
         If it is no dictionary of tensors.
     """
-    leaves = _checked_leaves(obj, framework)
+    hint = "Save the state_dict by itself, and the rest without max_shard_size."
+    leaves = named_leaves(obj, framework, "only a dictionary of tensors can be cut into files", hint)
     storages = shared_storages(list(leaves.values()))
     first: dict[int, str] = {}
     shards: list[list[str]] = []
@@ -99,19 +100,6 @@ def split(obj: Mapping[str, Any], most: int, framework: str) -> Shards:
         shards.append(current)
     whole = [[held for name in shard for held in (name, *followers.get(name, ()))] for shard in shards]
     return Shards(whole, total, views_of_others(leaves))
-
-
-def _checked_leaves(obj: Any, framework: str) -> dict[str, Any]:
-    hint = "Save the state_dict by itself, and the rest without max_shard_size."
-    if not isinstance(obj, Mapping):
-        raise UnsupportedTypeError("only a dictionary of tensors can be cut into files", got=type(obj).__name__,
-                                   hint=hint)  # fmt: skip
-    leaves = named_leaves(obj, framework)
-    for name, leaf in leaves.items():
-        if type(name) is not str or leaf is None:
-            what = "only a dictionary of tensors can be cut into files"
-            raise UnsupportedTypeError(what, got=type(obj[name]).__name__, object_path=str(name), hint=hint)
-    return leaves
 
 
 def save_shards(
@@ -143,6 +131,8 @@ def save_shards(
     SaveError
         If the files cannot be written. Those that were there before are untouched.
     """
+    if format not in _DEFAULT_NAMES:
+        raise ArgumentError("files of this format are not cut into several", got=repr(format))
     if path is None:
         raise ArgumentError("a set of files needs a path, not a file object")
     if os.path.isdir(path):

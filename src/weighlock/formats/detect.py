@@ -3,7 +3,7 @@
 import os
 
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import plain_pickle, safetensors, sharded, torch_legacy, torch_tar, torch_zip, torchscript
+from weighlock.formats import npy, plain_pickle, safetensors, sharded, torch_legacy, torch_tar, torch_zip, torchscript
 from weighlock.formats.foreign import describe_folder, describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
@@ -12,7 +12,7 @@ from weighlock.storages.source import ByteSource, BytesSource, OpenedSource, Pat
 
 __all__ = ["FORMATS", "read_any", "read_file", "with_folder"]
 
-FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors", "sharded")
+FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors", "npy", "npz", "sharded")
 
 _HEAD = 4096
 
@@ -48,6 +48,8 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
         return _read_zip(source, reading)
+    if head[:6] == npy.MAGIC:
+        return npy.read_npy(source, reading)
     if torch_legacy.matches(head):
         return torch_legacy.read(source, reading)
     if torch_tar.matches(head):
@@ -99,6 +101,8 @@ def _read_zip(source: ByteSource, reading: Reading) -> Contents:
             raise ScriptArchiveError("the file is a TorchScript archive", path=source.name)
         return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
+    if npy.is_npz([record.name for record in files]):
+        return npy.read_npz(source, directory, reading)
     if len(files) == 1:
         return _read_only_member(source, directory, reading)
     raise describe_foreign(source)
