@@ -204,7 +204,6 @@ def test_amount(count, text):
 
 
 FOLDERS = {
-    "dcp": ([".metadata", "__0_0.distcp"], "dcp-folder", ["distributed checkpoint", "dcp_to_torch"]),
     "savedmodel": (["saved_model.pb", "variables/x"], "tensorflow-folder", ["SavedModel"]),
     "unzipped": (["data.pkl", "data/0", "version"], "unzipped-folder", ["unpacked", "zip -0 -r"]),
     "unzipped inside": (["archive/data.pkl", "archive/data/0"], "unzipped-folder", ["unpacked", "archive"]),

@@ -116,7 +116,8 @@ class TestNpy:
 
     @pytest.mark.parametrize(
         "text",
-        ["{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", "{'descr':'<f4','shape':(2L,),'fortran_order':False}",
+        ["{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}",
+         "{'descr':'<f4','shape':(2L,),'fortran_order':False}",
          '{"shape": (2,), "fortran_order": True, "descr": "<f4", }   '],
     )  # fmt: skip
     def test_other_spellings(self, text):

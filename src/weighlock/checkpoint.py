@@ -79,6 +79,11 @@ class Checkpoint:
         if extent is not None:
             source: ByteSource = ref.reader.source  # type: ignore[attr-defined]
             return source.read_at(extent.offset + start, count)
+        read_range = getattr(ref.reader, "read_range", None)
+        if read_range is not None:  # a tensor in parts: only those that are touched are read
+            data = bytearray(count)
+            read_range(ref, start, memoryview(data))
+            return bytes(data)
         whole = bytearray(ref.nbytes)
         ref.reader.read([(ref, memoryview(whole))], verify=True)
         return bytes(whole[start : start + count])

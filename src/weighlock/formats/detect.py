@@ -3,7 +3,17 @@
 import os
 
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import npy, plain_pickle, safetensors, sharded, torch_legacy, torch_tar, torch_zip, torchscript
+from weighlock.formats import (
+    dcp,
+    npy,
+    plain_pickle,
+    safetensors,
+    sharded,
+    torch_legacy,
+    torch_tar,
+    torch_zip,
+    torchscript,
+)
 from weighlock.formats.foreign import describe_folder, describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
@@ -12,7 +22,18 @@ from weighlock.storages.source import ByteSource, BytesSource, OpenedSource, Pat
 
 __all__ = ["FORMATS", "read_any", "read_file", "with_folder"]
 
-FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors", "npy", "npz", "sharded")
+FORMATS = (
+    "torch-zip",
+    "torch-legacy",
+    "torch-tar",
+    "torchscript",
+    "pickle",
+    "safetensors",
+    "npy",
+    "npz",
+    "sharded",
+    "dcp",
+)
 
 _HEAD = 4096
 
@@ -76,10 +97,15 @@ def with_folder(source: ByteSource) -> ByteSource:
 def _read_folder(source: FolderSource, reading: Reading) -> Contents:
     if source.index is not None:
         return sharded.read(source, source.index, reading)
-    index = sharded.find_index(source.names())
-    if index is None:
-        raise describe_folder(source.name)
-    return sharded.read(source, index, reading)
+    names = source.names()
+    if dcp.METADATA in names:
+        return dcp.read(source, reading)
+    index = sharded.find_index(names)
+    if index is not None:
+        return sharded.read(source, index, reading)
+    if dcp.is_hub_form(names):
+        return dcp.read_hub_form(source, reading)
+    raise describe_folder(source.name)
 
 
 # Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.

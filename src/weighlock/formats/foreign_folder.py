@@ -39,10 +39,6 @@ def _describe(path: str, names: list[str]) -> tuple[str, str, str]:
     checkpoints = [name for name in names if name.lower().endswith(_ENDINGS)]
     listed = ", ".join(safe_text(name, limit=60) for name in checkpoints[:_SHOWN])
     listed += f" and {len(checkpoints) - _SHOWN} more" if len(checkpoints) > _SHOWN else ""
-    if ".metadata" in known:
-        command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt"
-        hint = f"PyTorch turns it into one file: {command}"
-        return "dcp-folder", "this is a distributed checkpoint, a folder", hint
     if "saved_model.pb" in known:
         return "tensorflow-folder", "this is a TensorFlow SavedModel, a folder", "TensorFlow reads it."
     if "data.pkl" in known:
