@@ -75,7 +75,6 @@ FILES = {
     "an empty zip": (zip_of(), "zip", ["empty zip"]),
     "onnx": (onnx(), "onnx", ["ONNX", "onnx.load"]),
     "tflite": (b"\x1c\0\0\0TFL3" + bytes(50), "tflite", ["TensorFlow Lite"]),
-    "gguf": (b"GGUF\x03\0\0\0" + bytes(50), "gguf", ["GGUF"]),
     "ggml": (b"tjgg\x03\0\0\0" + bytes(50), "ggml", ["GGML", "llama.cpp"]),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "hdf5", ["h5py"]),
     "hdf5 behind a user block": (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(50), "hdf5", ["h5py"]),

@@ -3,17 +3,7 @@
 import os
 
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import (
-    dcp,
-    npy,
-    plain_pickle,
-    safetensors,
-    sharded,
-    torch_legacy,
-    torch_tar,
-    torch_zip,
-    torchscript,
-)
+from weighlock.formats import plain_pickle, safetensors, sharded, torch_legacy, torch_tar, torch_zip, torchscript
 from weighlock.formats.foreign import describe_folder, describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
@@ -31,6 +21,7 @@ FORMATS = (
     "safetensors",
     "npy",
     "npz",
+    "gguf",
     "sharded",
     "dcp",
 )
@@ -69,8 +60,14 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
         return _read_zip(source, reading)
-    if head[:6] == npy.MAGIC:
-        return npy.read_npy(source, reading)
+    if head[:6] == b"\x93NUMPY":
+        from weighlock.formats.npy import read_npy
+
+        return read_npy(source, reading)
+    if head[:4] == b"GGUF":
+        from weighlock.formats.gguf import read as read_gguf
+
+        return read_gguf(source, reading)
     if torch_legacy.matches(head):
         return torch_legacy.read(source, reading)
     if torch_tar.matches(head):
@@ -97,6 +94,8 @@ def with_folder(source: ByteSource) -> ByteSource:
 def _read_folder(source: FolderSource, reading: Reading) -> Contents:
     if source.index is not None:
         return sharded.read(source, source.index, reading)
+    from weighlock.formats import dcp
+
     names = source.names()
     if dcp.METADATA in names:
         return dcp.read(source, reading)
@@ -108,6 +107,7 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
     raise describe_folder(source.name)
 
 
+# The formats of other programs are imported when a file is one: looking at a checkpoint of PyTorch's starts sooner.
 # Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.
 _COULD_BE_PICKLES = frozenset({None, "text", "unknown", "python"})
 
@@ -127,8 +127,10 @@ def _read_zip(source: ByteSource, reading: Reading) -> Contents:
             raise ScriptArchiveError("the file is a TorchScript archive", path=source.name)
         return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
-    if npy.is_npz([record.name for record in files]):
-        return npy.read_npz(source, directory, reading)
+    if files and all(record.name.endswith(".npy") for record in files):
+        from weighlock.formats.npy import read_npz
+
+        return read_npz(source, directory, reading)
     if len(files) == 1:
         return _read_only_member(source, directory, reading)
     raise describe_foreign(source)

@@ -22,9 +22,9 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import TensorSpec
 
-__all__ = ["MAGIC", "NpyHeader", "is_npz", "parse_header", "read_npy", "read_npz"]
+__all__ = ["NpyHeader", "parse_header", "read_npy", "read_npz"]
 
-MAGIC: Final = b"\x93NUMPY"
+_MAGIC: Final = b"\x93NUMPY"
 
 # Enough for nearly every header; NumPy's own are 118 bytes long.
 _USUAL: Final = 192
@@ -74,7 +74,7 @@ class NpyHeader(NamedTuple):
 
 def header_length(head: bytes) -> int:
     """Return how many bytes stand before the data; `head` is the first twelve or more bytes."""
-    if head[:6] != MAGIC or len(head) < 12:
+    if head[:6] != _MAGIC or len(head) < 12:
         raise DamagedError("no NumPy array: its first bytes are others", got=repr(head[:8]))
     if head[6] not in (1, 2, 3):
         raise UnsupportedError("an .npy file of an unknown version", expected="1 to 3", got=f"{head[6]}.{head[7]}")
@@ -215,11 +215,6 @@ def read_npy(source: ByteSource, reading: Reading) -> Contents:
 
 
 # ------------------------------------------------------------------------------------------------- many of them
-
-
-def is_npz(names: Sequence[str]) -> bool:
-    """Whether a zip archive with these entries is NumPy's."""
-    return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 class _Members:
