@@ -24,6 +24,7 @@ FORMATS = (
     "gguf",
     "sharded",
     "dcp",
+    "deepspeed",
 )
 
 _HEAD = 4096
@@ -94,7 +95,7 @@ def with_folder(source: ByteSource) -> ByteSource:
 def _read_folder(source: FolderSource, reading: Reading) -> Contents:
     if source.index is not None:
         return sharded.read(source, source.index, reading)
-    from weighlock.formats import dcp
+    from weighlock.formats import dcp, deepspeed
 
     names = source.names()
     if dcp.METADATA in names:
@@ -104,6 +105,12 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
         return sharded.read(source, index, reading)
     if dcp.is_hub_form(names):
         return dcp.read_hub_form(source, reading)
+    tag = None if deepspeed.is_zero(names) else deepspeed.find_tag(source, names)
+    if tag is not None:
+        inside = source.folder.below(tag)
+        return deepspeed.read(source, [] if inside is None else inside.names(), f"{tag}/", reading)
+    if deepspeed.is_zero(names):
+        return deepspeed.read(source, names, "", reading)
     raise describe_folder(source.name)
 
 

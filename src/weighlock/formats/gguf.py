@@ -1,8 +1,8 @@
 """GGUF files, as llama.cpp writes them: tensors by name behind a header of metadata. Versions 2 and 3.
 
 Source: the GGUF specification in the ggml project, and the block sizes of its `gguf` package 0.19. Dimensions are
-listed from the fastest to the slowest; here they are row-major, as everywhere. Tensors in blocks (Q4_K and the like) are
-listed with their type, and their bytes can be read; their values are not decoded.
+listed from the fastest to the slowest; here they are row-major, as everywhere. Tensors in blocks (Q4_K and the like)
+are listed with their type, and their bytes can be read; their values are not decoded.
 """
 
 import struct
