@@ -244,7 +244,7 @@ class TestRefused:
 
 
 def one_rank(folder):
-    """What FSDP saved as a sharded state_dict before there was DTensor: a pickled ShardedTensor, one file per process."""
+    """What FSDP saved as a sharded state_dict before there was DTensor: pickled ShardedTensors, a file per process."""
     stub = Stub(GlobalRef("torch.distributed._shard.sharded_tensor.api", "ShardedTensor"))
     stub.state = (np.zeros(2),)
     wl.save({"w": stub}, folder / "rank0.pt")
