@@ -172,12 +172,24 @@ class TestStorages:
                 with pytest.raises(RuntimeError, match="Cannot save multiple tensors or storages that view the"):
                     pt.save(obj, io.BytesIO(), _use_new_zipfile_serialization=zipped)
 
-    def test_different_types_without_memory(self, pt, torch):
+    @BOTH_FORMATS
+    @BOTH_MODES
+    def test_different_types_without_memory(self, pt, torch, zipped, weights_only):
         a = torch.tensor([], dtype=torch.float32)
         s = torch.TypedStorage(wrap_storage=a.untyped_storage(), dtype=torch.int64, _internal=True)
-        loaded = pt.load(saved(pt, [a, s, torch.tensor([], dtype=torch.bool)]))
+        obj = [a, s, torch.tensor([], dtype=torch.bool), s]
+        loaded = pt.load(saved(pt, obj, _use_new_zipfile_serialization=zipped), weights_only=weights_only)
         assert loaded[0].numel() == 0
         assert loaded[1].dtype is torch.int64
+        assert loaded[3].dtype is torch.int64
+
+    def test_the_first_storage_of_a_file_by_itself_and_as_an_argument(self, pt, torch):
+        a = torch.arange(3.0)
+        for obj in ([a.storage(), a], [a, a.storage()], (a.storage(),), {"s": a.storage(), "a": a}):
+            loaded = pt.load(saved(pt, obj))
+            first, *others = loaded.values() if isinstance(loaded, dict) else loaded
+            assert not others or first.data_ptr() == others[0].data_ptr()
+            assert not isinstance(first, torch.storage.TypedStorage) or first.tolist() == [0.0, 1.0, 2.0]
 
 
 class TestSources:

@@ -81,7 +81,7 @@ class TorchLeaves(SpecialLeaves):
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
-        self._fake = torch._guards.detect_fake_mode(None) is not None
+        self._fake = _is_faking()
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
@@ -116,18 +116,19 @@ class TorchLeaves(SpecialLeaves):
 
     def storage(self, ref: StorageRef) -> Any:
         storage = TorchStorage(ref)
+        reader = ref.reader
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and getattr(reader, "source", None) is self._source:
             storage.untyped = self._part_of_map(ref)
             return storage
         if self._without_data:
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign.append(storage)
-        if ref.nbytes <= _SMALL and ref.reader is not None:
-            place = ref.reader.window_of(ref)
+        if ref.nbytes <= _SMALL and reader is not None:
+            place = reader.window_of(ref)
             if place is not None:
                 window, storage.start = place
                 group = self._windows.get(window)
@@ -335,11 +336,7 @@ class TorchLeaves(SpecialLeaves):
         chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
         for window, storages in self._windows.items():
             if window not in self._filled:
-                targets = {
-                    storage.start: memory_at(storage.address(), storage.ref.nbytes)
-                    for storage in storages if storage.has_memory
-                }  # fmt: skip
-                chosen.setdefault(window.contents[0].reader, []).append((window, targets))
+                chosen.setdefault(window.contents[0].reader, []).append((window, _targets(storages)))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
@@ -399,6 +396,17 @@ class TorchLeaves(SpecialLeaves):
         return numpy_pickles.build(target, state, self.charge)
 
 
+def _targets(storages: list[TorchStorage]) -> dict[int, memoryview]:
+    """Return the memory of those that have any, by the place of their bytes in their window."""
+    found = {}
+    for storage in storages:
+        # Nearly always the tensor; a call less for each.
+        owner = storage.tensor if storage.tensor is not None else storage.untyped
+        if owner is not None:
+            found[storage.start] = memory_at(owner.data_ptr(), storage.ref.nbytes)
+    return found
+
+
 def _like(untyped: Any) -> Any:
     """Return another storage without data, that says the same of itself."""
     made = torch.UntypedStorage(untyped.nbytes(), device="meta")
@@ -413,6 +421,14 @@ def _sparse_to_validate() -> Any:
     """Return PyTorch's list of the sparse tensors that a load has made: from 2.14 on, one for each thread."""
     found = getattr(torch._utils, "_get_sparse_tensors_to_validate", None)
     return torch._utils._sparse_tensors_to_validate if found is None else found()
+
+
+def _is_faking() -> bool:
+    """Whether tensors are to be fake: asked of PyTorch only where there is a mode or a trace, since that takes long."""
+    guards = torch._guards
+    if not torch._C._len_torch_dispatch_stack() and guards.TracingContext.try_get() is None:
+        return False
+    return guards.detect_fake_mode(None) is not None
 
 
 def _modes() -> bool:
