@@ -9,6 +9,7 @@ import collections
 import copy
 import dataclasses
 import datetime
+import errno
 import gzip
 import io
 import mmap
@@ -288,6 +289,19 @@ class TestSources:
         with pytest.raises(TypeError):
             pt.save("foo", x)
 
+    def test_a_file_object_that_fails(self, pt):
+        class Full(io.BytesIO):
+            def write(self, data):
+                raise OSError(errno.ENOSPC, "no space left")
+
+        with pytest.raises(OSError, match="no space left") as full:
+            pt.save({"a": 1}, Full())
+        assert full.value.errno == errno.ENOSPC
+        closed = io.BytesIO()
+        closed.close()
+        with pytest.raises(ValueError, match="closed file"):
+            pt.save({"a": 1}, closed)
+
     def test_paths_of_other_scripts(self, pt, torch, tmp_path):
         folder = tmp_path / "非ASCIIパス"
         folder.mkdir()
@@ -301,8 +315,11 @@ class TestSources:
         assert torch.equal(pt.load(saved(pt, t, _use_new_zipfile_serialization=False)), t)
 
     def test_wrong_files(self, pt, tmp_path):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as missing:
             pt.load(tmp_path / "missing.pt")
+        assert (missing.value.errno, missing.value.filename) == (errno.ENOENT, str(tmp_path / "missing.pt"))
+        with pytest.raises(IsADirectoryError):
+            pt.load(tmp_path)
         for data, kind in ((b"", EOFError), (b"PK\x03\x04garbage", RuntimeError), (b"\x80\x02", EOFError),
                            (b"no checkpoint", pickle.UnpicklingError)):  # fmt: skip
             with pytest.raises(kind):
@@ -655,7 +672,7 @@ class TestEnvironment:
     def test_a_legacy_file_is_not_mapped(self, pt, torch, tmp_path):
         path = tmp_path / "legacy.pt"
         pt.save(torch.ones(3), path, _use_new_zipfile_serialization=False)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="mmap can only be used with files saved with `torch.save"):
             pt.load(path, mmap=True)
 
     def test_private_and_shared_maps(self, pt, torch, tmp_path):

@@ -2,18 +2,21 @@
 
 from typing import Final
 
-from weighlock.errors import PickleStreamError, UnsafeGlobalError, WeighlockError
+from weighlock.errors import PickleStreamError, UnsafeGlobalError, UnsupportedError, WeighlockError
 from weighlock.pickling.user_globals import BLOCKED_MODULES, python3_name
 
 __all__ = ["say_as_torch"]
 
 _FAILED: Final = "Weights only load failed."
+_MAPPED: Final = "mmap can only be used with files saved with `torch.save(..., _use_new_zipfile_serialization=True)`"
 _NESTED: Final = "``torch.nested`` and ``torch._dynamo`` must be imported to load nested jagged tensors (NJTs)"
 _DTENSOR: Final = "``torch.distributed.tensor`` must be imported to load DTensors"
 
 
 def say_as_torch(error: WeighlockError, *, weights_only: bool) -> None:
     """Put PyTorch's phrases into the message of an error, where programs that expect PyTorch look for them."""
+    if isinstance(error, UnsupportedError) and error.what.startswith("a legacy stream cannot be mapped"):
+        error.what = f"{_MAPPED}: {error.what}"
     if not weights_only or not isinstance(error, PickleStreamError) or error.what.startswith(_FAILED):
         return
     if isinstance(error, UnsafeGlobalError):
