@@ -20,6 +20,7 @@ import types
 import warnings
 import zipfile
 import zoneinfo
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -860,6 +861,22 @@ class TestLocations:
         file.seek(0)
         with pytest.raises(RuntimeError, match="don't know how to restore data location"):
             pt.load(file, map_location="nowhere")
+
+    def test_views_of_each_type_with_and_without_modes(self, pt, torch, tmp_path):
+        names = ("float64", "float16", "bfloat16", "int8", "bool", "complex64", "uint16", "float8_e5m2")
+        obj = {name: torch.zeros(6, dtype=getattr(torch, name))[2:5] for name in names}
+        obj["grad"] = torch.nn.Parameter(torch.zeros(6)[1:3])
+        pt.save(obj, tmp_path / "views.pt")
+        for context in (nullcontext(), torch.inference_mode(), torch.device("meta"), torch.no_grad(), nullcontext()):
+            with context:
+                loaded = pt.load(tmp_path / "views.pt")
+                mapped = pt.load(tmp_path / "views.pt", mmap=True)
+            for name in obj:
+                for tensor in (loaded[name], mapped[name]):
+                    assert (tensor.dtype, tensor.device.type) == (obj[name].dtype, "cpu")
+                    assert (tensor.shape, tensor.storage_offset()) == (obj[name].shape, obj[name].storage_offset())
+                    assert tensor.requires_grad == (name == "grad")
+                    assert tensor.is_inference() == isinstance(context, torch.inference_mode)
 
     def test_meta_reads_nothing(self, pt, torch):
         data = bytearray(saved(pt, {"t": torch.ones(1000)}).getvalue())

@@ -47,6 +47,10 @@ def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return span
 
 
+# An empty tensor of each type, made where no mode was active.
+_blanks: Final[dict[DType, Any]] = {}
+
+
 class TorchLeaves(SpecialLeaves):
     """Builds PyTorch's tensors.
 
@@ -78,6 +82,7 @@ class TorchLeaves(SpecialLeaves):
         self._placement = Placement(map_location)
         self._mapped, self._source = mapped, source
         self._overall: Any = None
+        self._shared: bool | None = None
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
@@ -184,8 +189,12 @@ class TorchLeaves(SpecialLeaves):
         """Return a storage that is a part of the mapped file."""
         reader: Any = ref.reader
         extent = reader.extent(ref)
-        shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
-        if extent is None or (shared and ref.byteorder != sys.byteorder):
+        shared = self._shared
+        if shared is None:  # asked once for a file: PyTorch looks it up in its configuration, which takes long
+            shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
+            self._shared = shared
+        is_foreign = ref.byteorder != sys.byteorder
+        if extent is None or (shared and is_foreign):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
                 f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
@@ -198,7 +207,8 @@ class TorchLeaves(SpecialLeaves):
         if end > self._overall.nbytes():
             raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
         part = self._overall[extent.offset : end]
-        swap(part, ref)
+        if is_foreign:
+            swap(part, ref)
         return part
 
     def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
@@ -275,9 +285,16 @@ class TorchLeaves(SpecialLeaves):
         if untyped.device.type == "meta" and self._alone:
             # PyTorch cuts a storage without data to what its tensor spans, so no two tensors can share one.
             untyped = _like(untyped)
-        made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
+        if self._free and untyped.device == _CPU:
+            blank = _blanks.get(dtype)
+            if blank is None:
+                blank = _blanks[dtype] = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=_CPU)
+            made = blank.new()  # a third of the time of asking for an empty tensor by its type
+        else:
+            made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
         made.set_(untyped, offset, shape, stride)
-        made.requires_grad = requires_grad
+        if requires_grad:
+            made.requires_grad = True
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def tensor(self, spec: TensorSpec) -> Any:
