@@ -871,10 +871,11 @@ class TestLocations:
             with context:
                 loaded = pt.load(tmp_path / "views.pt")
                 mapped = pt.load(tmp_path / "views.pt", mmap=True)
-            for name in obj:
+            for name, saved_tensor in obj.items():
                 for tensor in (loaded[name], mapped[name]):
-                    assert (tensor.dtype, tensor.device.type) == (obj[name].dtype, "cpu")
-                    assert (tensor.shape, tensor.storage_offset()) == (obj[name].shape, obj[name].storage_offset())
+                    assert (tensor.dtype, tensor.device.type) == (saved_tensor.dtype, "cpu")
+                    assert tensor.shape == saved_tensor.shape
+                    assert tensor.storage_offset() == saved_tensor.storage_offset()
                     assert tensor.requires_grad == (name == "grad")
                     assert tensor.is_inference() == isinstance(context, torch.inference_mode)
 

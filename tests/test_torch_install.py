@@ -224,6 +224,15 @@ class TestScripts:
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.endswith("No module named other.module\n")
 
+    def test_what_must_be_imported_first_is_said_first(self, torch, folder):
+        code = "import sys, torch; print(torch.load(sys.argv[1]).is_nested)"
+        torch.save(torch.nested.nested_tensor([[1, 2], [3]], layout=torch.jagged), folder / "njt.pt")
+        done = self.run("-c", code, "njt.pt", cwd=folder)
+        assert done.returncode == 1
+        assert "Weights only load failed. ``torch.nested`` and ``torch._dynamo`` must be imported" in done.stderr
+        done = self.run("-c", f"import torch._dynamo; {code}", "njt.pt", cwd=folder)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+
     def test_code_on_the_command_line_and_from_standard_input(self, folder):
         code = "import sys, helper, torch; print(torch.load.__module__, sys.argv, __name__, helper.VALUE)"
         done = self.run("-c", code, "x", cwd=folder / "code")

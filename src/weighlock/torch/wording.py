@@ -20,8 +20,11 @@ def say_as_torch(error: WeighlockError, *, weights_only: bool) -> None:
     if not weights_only or not isinstance(error, PickleStreamError) or error.what.startswith(_FAILED):
         return
     if isinstance(error, UnsafeGlobalError):
-        lines = [_line(name) for name in error.globals]
-        error.what = "\n".join([f"{_FAILED} {error.what}", *dict.fromkeys(lines)])
+        lines = list(dict.fromkeys(map(_line, error.globals)))
+        # What must be imported first says PyTorch right at the beginning.
+        imports = [line for line in lines if line in (_NESTED, _DTENSOR)]
+        others = [line for line in lines if line not in imports]
+        error.what = " ".join([_FAILED, *(f"{line}." for line in imports), "\n".join([error.what, *others])])
         error.hint = (
             "To look at them as inert data: weighlock.load(..., on_unknown='stub'). If one is plain data that should "
             "be known, please file an issue with the following so that we can make `weights_only=True` read it: "
