@@ -119,8 +119,8 @@ class Host:
             server.shutdown()
             server.server_close()
 
-    def _serve(self, role):
-        handler = type("Bound", (_Handler,), {"host": self, "role": role})
+    def _serve(self, role, kind=None):
+        handler = type("Bound", (kind or _Handler,), {"host": self, "role": role})
 
         class Server(http.server.ThreadingHTTPServer):
             request_queue_size = 128
@@ -251,6 +251,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send(300, b"choose")
                 return
             self._send(302, b"", Location=f"{self.host.files}/codeload/{name}/{ref}")
+        elif rest[:2] == ["releases", "download"]:
+            self._send(302, b"", Location=f"{self.host.files}{self.path}")
         elif rest[0] == "tree":
             git(repository.folder, "rev-parse", "--verify", f"{rest[1]}^{{commit}}")
             self._send(200, b"<html>")

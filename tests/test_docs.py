@@ -13,22 +13,29 @@ import pytest
 
 import weighlock
 from tests.conftest import HAS_TORCH
+from tests.hub_world import HOME
 from tests.markdown_blocks import blocks, run_page
 from weighlock.dtypes import DTYPES
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "hub").glob("*.md"))]
+NEEDS_HUB = "<!-- needs the hub's hosts -->"
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(blocks(page.read_text("utf-8")))], ids=lambda page: page.name
+    "page", [page for page in PAGES if any(blocks(page.read_text("utf-8")))], ids=lambda page: page.relative_to(ROOT).as_posix()
 )
-def test_examples_run(page, tmp_path, monkeypatch):
+def test_examples_run(page, tmp_path, monkeypatch, request):
     """The blocks of a page run one after the other, beside the example files."""
+    folder, shown_as = tmp_path, {}
+    if NEEDS_HUB in page.read_text("utf-8"):
+        request.getfixturevalue("world")
+        folder, shown_as = tmp_path / "home" / "work", {str(tmp_path / "home"): HOME}
+        folder.mkdir()
     for example in (ROOT / "examples").glob("*.pt"):
-        shutil.copy(example, tmp_path)
+        shutil.copy(example, folder)
     found = frozenset({"torch"}) if HAS_TORCH else frozenset()
-    ran = run_page(page, tmp_path, monkeypatch, available=found)
+    ran = run_page(page, folder, monkeypatch, available=found, shown_as=shown_as)
     assert ran > 0 or all(block.needs for block in blocks(page.read_text("utf-8")))
 
 
