@@ -274,10 +274,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         protocol = self.headers.get("Git-Protocol") or ""
         if self.command == "GET":
             data = git(repository.folder, "upload-pack", "--stateless-rpc", "--advertise-refs", ".", protocol=protocol)
-            self._send(200, b"001e# service=git-upload-pack\n0000" + data)
+            kind = {"Content-Type": "application/x-git-upload-pack-advertisement"}
+            self._send(200, b"001e# service=git-upload-pack\n0000" + data, **kind)
             return
         data = git(repository.folder, "upload-pack", "--stateless-rpc", ".", data=self.body, protocol=protocol)
-        self._send(200, data)
+        self._send(200, data, **{"Content-Type": "application/x-git-upload-pack-result"})
 
     def _api(self, parts):
         if not self.host.api_works:

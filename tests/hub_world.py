@@ -115,6 +115,7 @@ class World(Host):
             "http_proxy": self.proxy,
             "https_proxy": self.proxy,
             "SSL_CERT_FILE": str(self.certificate),
+            "GIT_SSL_CAINFO": str(self.certificate),
             "GIT_CONFIG_GLOBAL": str(config),
             "GIT_CONFIG_SYSTEM": os.devnull,
         }
