@@ -10,7 +10,6 @@ from tests.hub_host import Host
 from tests.hub_world import World
 from weighlock.hub import set_dir
 
-
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 

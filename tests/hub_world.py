@@ -29,6 +29,8 @@ WEIGHTS: Final = "our-group/digits/releases/download/v1/digits-1fbec7d6.pt"
 class _Proxy(_Handler):
     """Answers an https request as the host would that it is for."""
 
+    host: World
+
     def do_CONNECT(self):
         self.send_response(200)
         self.end_headers()

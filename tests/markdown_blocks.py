@@ -1,7 +1,7 @@
 """Examples in Markdown pages: finding the blocks of a page that can be run, and running them as a reader would.
 
-A block is tagged in its first line. ```` ```python ```` is Python, ```` ```sh ```` are commands of a shell, and behind that
-stands
+A block is tagged in its first line. ```` ```python ```` is Python, ```` ```sh ```` are commands of a shell, and behind
+that stands
 
 - `gpu` or `torch` for a block that needs one;
 - `file:NAME` for the content of a file, in any language: it is written where it says;
@@ -52,6 +52,8 @@ class Block:
     file: str | None = None
     """The file that it is the content of."""
     code_of_exit: int = 0
+    output_at: tuple[int, int] = (0, 0)
+    """Where in the page the output begins and ends."""
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -69,25 +71,27 @@ def blocks(text: str) -> Iterator[Block]:
             output=match["output"],
             file=named.get("file"),
             code_of_exit=int(named.get("exit", 0)),
+            output_at=match.span("output"),
         )
 
 
 def run_page(
     page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, available: AbstractSet[str] = frozenset(),
-    shown_as: Mapping[str, str] | None = None,
+    shown_as: Mapping[str, str] | None = None, update: bool = False,
 ) -> int:  # fmt: skip
     """Run the blocks of a page one after the other in `folder`; return how many ran.
 
     A block that needs what is not `available` is compiled only. The Python blocks are one script, the module
     `__main__`, so that classes that it defines can be pickled and found again, and line numbers in a traceback are
     those of the page. Each shell block is a shell of its own. `shown_as` says what the page writes in the place of a
-    text that is another one on each machine.
+    text that is another one on each machine. `update` writes what the blocks print into the page.
     """
     script = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", script)
     monkeypatch.chdir(folder)
-    ran = 0
-    for block in blocks(page.read_text("utf-8")):
+    text = page.read_text("utf-8")
+    printed_by: list[tuple[Block, str]] = []
+    for block in blocks(text):
         if block.file is not None:
             _write(Path(os.path.expanduser(block.file)), block.code)
             continue
@@ -98,10 +102,21 @@ def run_page(
         printed = _run_shell(block, folder, where) if code is None else _run_python(code, script)
         for real, shown in (shown_as or {}).items():
             printed = printed.replace(real, shown)
-        if block.output is not None:
+        printed_by.append((block, printed))
+        if block.output is not None and not update:
             assert printed == block.output, f"{where}: the block prints otherwise"
-        ran += 1
-    return ran
+    if update:
+        page.write_text(_with_outputs(text, printed_by), "utf-8")
+    return len(printed_by)
+
+
+def _with_outputs(text: str, printed_by: list[tuple[Block, str]]) -> str:
+    """Return a page that says what its blocks print."""
+    for block, printed in reversed(printed_by):
+        if block.output is not None:
+            start, end = block.output_at
+            text = text[:start] + printed + text[end:]
+    return text
 
 
 def _write(path: Path, text: str) -> None:
