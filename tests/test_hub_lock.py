@@ -314,6 +314,9 @@ class TestCommands:
         url = host.put("net.pth", weights())
         text = f"import weighlock\ndef net():\n    return weighlock.hub.load_state_dict_from_url({url!r})\n"
         host.repository("o/n", {"hubconf.py": text})
+        code, _, err = call("hub", "lock")
+        assert (code, "nothing was named to be locked" in err) == (2, True)
+        assert not Path("weighlock.lock").exists()
         assert call("hub", "trust", "add", "o/n")[:2] == (0, "github.com/o/n\n")
         assert len(call_json("hub", "lock", "o/n", "--entry", "net")["lock"]["weights"]) == 1
         assert call("hub", "lock", "--check")[0] == 0
