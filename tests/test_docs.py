@@ -134,3 +134,45 @@ def test_the_example_of_the_publish_page_is_the_one_in_the_examples():
     page = (ROOT / "docs" / "hub" / "publish.md").read_text("utf-8")
     shown = next(block.code for block in blocks(page) if block.file == "digits/hubconf.py")
     assert (ROOT / "examples" / "hub" / "digits" / "hubconf.py").read_text("utf-8").startswith(shown)
+
+
+PAGE = """
+```sh file:words.txt
+a word
+```
+
+```sh exit:3
+cat words.txt; weighlock --version | cut -c 1-9; exit 3
+```
+
+```text
+a word
+weighlock
+```
+
+```python
+print("one")
+```
+```text
+one
+```
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("one\n```\n", "two\n```\n"), ("a word\nweigh", "weigh"), ("exit:3", ""), ('"one")', '"one"')]
+)
+def test_a_page_that_is_wrong_is_noticed(tmp_path, monkeypatch, old, new):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    assert run_page(page, tmp_path, monkeypatch) == 2
+    page.write_text(PAGE.replace(old, new))
+    with pytest.raises((AssertionError, SyntaxError)):
+        run_page(page, tmp_path, monkeypatch)
+
+
+def test_what_blocks_print_can_be_written_into_the_page(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("one\n```\n", "two\nthree\n```\n").replace("a word\nweigh", "weigh"))
+    run_page(page, tmp_path, monkeypatch, update=True)
+    assert page.read_text() == PAGE
