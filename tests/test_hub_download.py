@@ -41,11 +41,6 @@ class TestWhole:
         assert (tmp_path / "a").read_bytes() == DATA
         assert leftovers(tmp_path) == []
 
-    def test_a_file_in_the_current_folder(self, host, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        hub.download_url_to_file(host.put("a.bin", DATA), "a")
-        assert (tmp_path / "a").read_bytes() == DATA
-
     @pytest.mark.parametrize("kind", ["truncate", "reset"])
     @pytest.mark.parametrize("after", [0, 1, 100_000, len(DATA) - 1])
     def test_a_body_that_ends_too_early_is_continued(self, host, tmp_path, kind, after):
