@@ -41,6 +41,11 @@ class TestWhole:
         assert (tmp_path / "a").read_bytes() == DATA
         assert leftovers(tmp_path) == []
 
+    def test_a_path_without_a_folder(self, host, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        hub.download_url_to_file(host.put("a.bin", DATA), "a")
+        assert (tmp_path / "a").read_bytes() == DATA
+
     @pytest.mark.parametrize("kind", ["truncate", "reset"])
     @pytest.mark.parametrize("after", [0, 1, 100_000, len(DATA) - 1])
     def test_a_body_that_ends_too_early_is_continued(self, host, tmp_path, kind, after):
@@ -107,6 +112,18 @@ class TestWhole:
         assert int(host.log[0][3]["Range"].removeprefix("bytes=").rstrip("-")) >= 300_000
         assert leftovers(tmp_path) == []
 
+    def test_the_same_process_continues_too(self, host, tmp_path):
+        url = host.put("a.bin", DATA)
+        host.fail("a.bin", "truncate", 1, after=3_000_000)
+        host.fail("a.bin", "status", 100, code=503)
+        with pytest.raises(wl.StatusError):
+            hub.download_url_to_file(url, tmp_path / "a")
+        host.faults.clear()
+        host.log.clear()
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert int(host.log[0][3]["Range"].removeprefix("bytes=").rstrip("-")) == 3_000_000
+        assert leftovers(tmp_path) == []
+
     def test_a_damaged_beginning_does_not_survive_the_digest(self, host, tmp_path):
         url = host.put("a.bin", DATA, digest=True)
         host.fail("a.bin", "truncate", 1, after=300_000)
@@ -166,7 +183,8 @@ class TestWhole:
 
     def test_a_server_that_stalls(self, host, tmp_path):
         url = host.put("a.bin", DATA)
-        host.fail("a.bin", "stall", 100, after=10, seconds=20)
+        host.fail("a.bin", "stall", 1, after=10, seconds=20)
+        host.fail("a.bin", "stall", 100, after=0, seconds=20)
         with hub.configured(read_timeout=0.2, retries=0), pytest.raises(wl.NetworkError):
             hub.download_url_to_file(url, tmp_path / "a")
 

@@ -23,8 +23,10 @@ from weighlock.errors import (
     PinError,
 )
 from weighlock.hub.directories import Store, is_file, signature
+from weighlock.hub.fetched import Expected
 from weighlock.hub.lock_file import WeightsPin, load_lock
 from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
+from weighlock.hub.other_schemes import check_digest, fetch_otherwise, needs_no_network
 from weighlock.hub.settings import Settings
 from weighlock.hub.usage import note_weights
 
@@ -89,12 +91,20 @@ def find_weights(store: Store, weights: Weights, settings: Settings) -> str:
     if prefix is None and pin is not None:
         prefix = pin.sha256
     finder = _Finder(store, weights, settings, url, name, prefix, pin)
-    path = finder.find()
-    if not weights.force and path is not None:
+    path = None if weights.force else finder.find()
+    if path is not None:
         return path
     with held(store, "weights", os.path.realpath(finder.folder), url):
-        path = None if weights.force else finder.find()
-        return path if path is not None else finder.fetch()
+        path = finder.find()
+        if path is not None and not weights.force:
+            return path
+        try:
+            return finder.fetch()
+        except DownloadError as error:
+            if path is None:
+                raise
+            warnings.warn(f"{error}; what is in the cache is used: {path}", stacklevel=2)
+            return path
 
 
 def local_path(url: str) -> str | None:
@@ -170,7 +180,7 @@ class _Finder:
                     self._note(path, record["sha256"])
                     return path
                 self._set_aside(path, "it is no longer what was fetched")
-        if place_record(self.store, self.path) is None and is_file(self.path):
+        if not self.weights.force and place_record(self.store, self.path) is None and is_file(self.path):
             return self._adopted()
         return None
 
@@ -242,9 +252,12 @@ class _Finder:
 
     def fetch(self) -> str:
         """Fetch the file."""
-        if self.settings.offline:
+        if self.settings.offline and not needs_no_network(self.url):
+            there = "cannot be fetched again" if self.weights.force and os.path.exists(self.path) else (
+                "are not in the cache, and nothing may be fetched"
+            )  # fmt: skip
             raise OfflineError(
-                "these weights are not in the cache, and nothing may be fetched: offline",
+                f"these weights {there}: offline",
                 url=self.url, path=self.folder,
                 hint=f"weighlock hub prefetch --url {self.url} fetches them where there is a network.",
             )  # fmt: skip
@@ -273,14 +286,18 @@ def fetch_to(
     *, weights: bool = True,
 ) -> Any:  # fmt: skip
     """Fetch a URL into a path, with a bar on the terminal; return what `transfer.fetch_file` says of it."""
-    from weighlock.hub.download import Client
-    from weighlock.hub.progress import shown
-    from weighlock.hub.transfer import Expected, fetch_file
-
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    if settings.offline and not needs_no_network(url):
+        # Before anything is imported that looks at the network: urllib3 opens a socket to see whether there is IPv6.
+        raise OfflineError("nothing may be fetched: offline", url=url, hint="WEIGHLOCK_OFFLINE=0 allows it.")
+    path = os.path.abspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        return _fetch_otherwise(path, url, prefix, settings)
+        return fetch_otherwise(path, url, prefix, settings.read_timeout)
+    from weighlock.hub.download import Client
+    from weighlock.hub.progress import shown
+    from weighlock.hub.transfer import fetch_file
+
     _logger.info("downloading %s to %s", url, path)
     expected = Expected(prefix, pin.size if pin else None, weights)
     with shown(progress, os.path.basename(path)) as report:
@@ -289,48 +306,6 @@ def fetch_to(
         except FileNotFoundError:
             # Another process, where locks do not work, took the unfinished file for an orphan. Once more, alone.
             return fetch_file(Client(settings), url, path, expected, report)
-
-
-def _fetch_otherwise(path: str, url: str, prefix: str | None, settings: Settings) -> Any:
-    """Fetch ``data:``, ``file:`` and ``ftp:`` URLs, which torch.hub takes too."""
-    from weighlock.hub.download import open_other
-    from weighlock.hub.transfer import Fetched
-
-    if settings.offline and not url.startswith(("data:", "file:")):
-        raise OfflineError("nothing may be fetched: offline", url=url)
-    temporary = os.path.join(
-        os.path.dirname(os.path.abspath(path)), "." + private_name(os.path.basename(path)) + ".part"
-    )
-    digest = hashlib.sha256()
-    try:
-        with open_other(url, settings.read_timeout) as source, open(temporary, "xb") as target:
-            while piece := source.read(1 << 20):
-                digest.update(piece)
-                target.write(piece)
-        if prefix is not None:
-            check_digest(digest.hexdigest(), prefix, path)
-        size = os.path.getsize(temporary)
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, HashMismatchError):
-            raise
-        raise DownloadError(f"the address cannot be read: {error}", url=url[:200]) from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-    return Fetched(digest.hexdigest(), size, None, None, None)
-
-
-def check_digest(digest: str, prefix: str, path: str) -> None:
-    """Compare a SHA-256 with its expected beginning.
-
-    Raises
-    ------
-    HashMismatchError
-        If it is another.
-    """
-    if digest[: len(prefix)] != prefix:
-        raise HashMismatchError(f'invalid hash value (expected "{prefix}", got "{digest}")', path=path)
 
 
 def download_to(store: Store, url: str, dst: str, prefix: str | None, progress: Any, settings: Settings) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass, urlopen
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -40,6 +40,9 @@ _LONGEST_WAIT: Final = 120.0
 
 _WHOLE: Final = 256 << 20
 """Bytes: what `Client.fetch` holds in memory at most."""
+
+
+_END: Final = 1 << 16
 
 
 class Answer:
@@ -161,6 +164,24 @@ class Client:
         finally:
             answer.close()
 
+    def end_of(self, url: str) -> bytes:
+        """Return the last bytes of an answer of any size.
+
+        Raises
+        ------
+        DownloadError
+            If it does not come, or is an error.
+        """
+        answer = self.open("GET", url)
+        try:
+            end = b""
+            while data := answer.read(1 << 20):
+                end = (end + data)[-_END:]
+            answer.done()
+            return end
+        finally:
+            answer.close()
+
     def open(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
@@ -257,7 +278,7 @@ class Client:
             raise ArgumentError("only http and https addresses are fetched here", got=parts.scheme or url[:60])
         proxies = getproxies()
         proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy and proxy_bypass(parts.hostname or ""):
+        if proxy and proxy_bypass(parts.netloc.rpartition("@")[2]):
             proxy = None
         return _pools(os.getpid(), proxy, _certificates())
 
@@ -267,19 +288,6 @@ class Client:
             text = answer.read(2000)
         answer.close()
         return _status_error(answer, text.decode("utf-8", "replace"), refused=refused)
-
-
-def open_other(url: str, timeout: float) -> Any:
-    """Open a ``data:``, ``file:`` or ``ftp:`` URL, as a file.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be opened.
-    """
-    if urlsplit(url).scheme not in ("data", "file", "ftp", "ftps"):
-        raise ArgumentError("this kind of address is not known", got=url[:60])
-    return urlopen(url, timeout=timeout)  # noqa: S310 - the schemes are those above
 
 
 _GIT_USERS: Final = {"github": "x-access-token", "gitlab": "oauth2", "bitbucket": "x-token-auth", "huggingface": "user"}

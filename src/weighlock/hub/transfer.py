@@ -7,7 +7,6 @@ size and SHA-256 of the lock file, the hash in the file's name. A body that ends
 import base64
 import binascii
 import contextlib
-import dataclasses
 import hashlib
 import os
 import re
@@ -18,46 +17,14 @@ from typing import Any, Final
 from weighlock.errors import DownloadError, HashMismatchError, NetworkError, NotWeightsError, StatusError
 from weighlock.hub.directories import free_bytes
 from weighlock.hub.download import Answer, Client
+from weighlock.hub.fetched import Expected, Fetched, Progress
 from weighlock.hub.parts import Part, orphans, usable
 
-__all__ = ["Expected", "Fetched", "Progress", "fetch_file"]
-
-Progress = Callable[[int, int | None], object]
-"""Called with the bytes that are there, and the file's length where it is known."""
+__all__ = ["fetch_file"]
 
 _BLOCK: Final = 1 << 20
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Expected:
-    """What a file must be.
-
-    Attributes
-    ----------
-    prefix : str or None
-        The first digits of its SHA-256.
-    size : int or None
-        Bytes.
-    weights : bool
-        It must not be a page.
-    """
-
-    prefix: str | None = None
-    size: int | None = None
-    weights: bool = True
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fetched:
-    """What was fetched: its SHA-256, its size in bytes, and how the server names this version."""
-
-    sha256: str
-    size: int
-    etag: str | None
-    modified: str | None
-    declared: str | None
 
 
 def fetch_file(client: Client, url: str, target: str, expected: Expected, progress: Progress | None = None) -> Fetched:
