@@ -54,8 +54,9 @@ class Repository:
         folder.mkdir(parents=True)
         self.folder = folder
         git(folder, "init", "-q", "-b", branch)
-        for name in ("allowFilter", "allowAnySHA1InWant"):
-            git(folder, "config", f"uploadpack.{name}", "true")
+        with (folder / ".git" / "config").open("a") as file:
+            file.write("[uploadpack]\nallowFilter = true\nallowAnySHA1InWant = true\n[gc]\nauto = 0\n")
+            file.write("[maintenance]\nauto = false\n")
 
     def commit(self, files, tag=None, annotated=None, branch=None) -> str:
         if branch:
@@ -76,6 +77,10 @@ class Repository:
         if annotated:
             git(self.folder, "tag", "-a", "-m", "x", annotated)
         return text_of(self.folder, "rev-parse", "HEAD")
+
+
+_BREAKS = ("truncate", "reset", "stall")
+"""Faults that end a body before its end."""
 
 
 @dataclasses.dataclass
@@ -106,6 +111,7 @@ class Host:
         self.lock = threading.Lock()
         self.released = threading.Event()
         self.closing = threading.Event()
+        self._stopping: list[threading.Thread] = []
         self._servers = [self._serve(role) for role in ("web", "api", "files")]
         self.web, self.api, self.files = [f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers]
 
@@ -115,8 +121,12 @@ class Host:
     def __exit__(self, *_):
         self.closing.set()
         self.released.set()
+        for thread in [threading.Thread(target=server.shutdown) for server in self._servers]:
+            thread.start()
+            self._stopping.append(thread)
+        while self._stopping:
+            self._stopping.pop().join()
         for server in self._servers:
-            server.shutdown()
             server.server_close()
 
     def _serve(self, role):
@@ -358,11 +368,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/zip")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        cut = self.fault is not None and self.fault.kind == "truncate"
+        cut = self.fault if self.fault and self.fault.kind in _BREAKS else None
         piece = data[: len(data) // 2] if cut else data
         self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
         if cut:
-            self.close_connection = True
+            self._break_off(cut)
             return
         self.wfile.write(b"0\r\n\r\n")
         with self.host.lock:
@@ -380,14 +390,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         kind = fault.kind if fault and status < 300 else ""
         options: dict[str, Any] = fault.options if fault else {}
         after = options.get("after", len(data) // 2)
-        if kind in ("truncate", "reset", "stall"):
+        if fault and kind in _BREAKS:
             self.wfile.write(data[:after])
-            self.wfile.flush()
-            if kind == "stall":
-                self.host.closing.wait(options.get("seconds", 30))
-            if kind == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
+            self._break_off(fault)
             return
         if kind == "drip":
             for at in range(0, len(data), options["piece"]):
@@ -400,3 +405,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if status < 300:
             with self.host.lock:
                 self.host.whole.append(self.path)
+
+    def _break_off(self, fault):
+        """End a body before its end, as the fault wants."""
+        self.wfile.flush()
+        if fault.kind == "stall":
+            self.host.closing.wait(fault.options.get("seconds", 30))
+        if fault.kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import pickle
 import subprocess
@@ -14,6 +15,9 @@ from typing import ClassVar
 import pytest
 
 import weighlock as wl
+import weighlock.hub.download
+import weighlock.hub.refs
+import weighlock.hub.settings
 from tests.hub_host import git, text_of
 
 hub = wl.hub
@@ -144,10 +148,56 @@ class TestRefs:
         host.repository("o/n", files())
         host.git_works = False
         host.quota = 0
+        host.fail("zipball", "status", 100, code=503)
         with pytest.raises(wl.RateLimitError, match="rate limit exceeded until .*UTC") as caught:
             hub.load("o/n", "net", trust_repo=True)
         assert caught.value.reset is not None
         assert caught.value.status == 403
+
+    @pytest.mark.parametrize("ref", ["", ":v1", ":refs/tags/v1", ":with/slash", ":SHORT"])
+    def test_the_archive_says_it_where_neither_git_nor_the_api_answers(self, host, ref):
+        repository = host.repository("o/n")
+        commit = repository.commit(files("v1"), tag="v1", branch="with/slash")
+        git(repository.folder, "checkout", "-q", "-B", "trunk")
+        host.git_works = host.api_works = False
+        name = "o/n" + ref.replace("SHORT", commit[:10])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "whether .* belongs to o/n")
+            assert hub.load(name, "net", trust_repo=True).version == "v1"
+        assert hub.load(f"o/n:{commit}", "net", offline=True, trust_repo=True).version == "v1"
+
+    def test_the_api_may_be_out_of_quota_too(self, host):
+        host.repository("o/n", files())
+        host.git_works = False
+        host.quota = 0
+        assert hub.load("o/n", "net", trust_repo=True).version == "v1"
+
+    def test_one_ref_is_asked_for_and_no_others(self, host):
+        repository = host.repository("o/n", files("v1"), tag="v1")
+        for number in range(50):
+            git(repository.folder, "branch", f"other/{number}")
+        client = weighlock.hub.download.Client(weighlock.hub.settings.current())
+        for ref, most in ((None, 1), ("v1", 1), ("other/1", 11), ("refs/heads/other/2", 11)):
+            found = weighlock.hub.refs.ask_refs(client, host.web + "/o/n.git", ref)
+            assert len(found.commits) <= most
+            assert found.find(ref)
+
+    def test_an_archive_that_is_not_there_is_asked_for_once(self, host):
+        """The host may have no archive of a commit that git has: who waits and asks again waits for nothing."""
+        host.repository("o/n", files())
+        host.fail("zipball", "status", 100, code=404)
+        assert hub.load("o/n", "net", trust_repo=True).version == "v1"
+        assert host.count("zipball") == 1
+
+    def test_a_ref_is_resolved_once(self, host):
+        repository = host.repository("o/n", files("v1"))
+        with hub.configured(refresh=1000):
+            hub.load("o/n:trunk", "net", trust_repo=True)
+            asked = git_posts(host)
+            repository.commit(files("v2"))
+            assert [hub.load("o/n:trunk", "net").version for _ in range(3)] == ["v1"] * 3
+            assert hub.list("o/n:trunk") == ["fails", "net", "version", "voice"]
+        assert git_posts(host) == asked == 2, "the ref, and the commit's tree"
 
 
 def _only_version_0(self, repository):
@@ -275,6 +325,15 @@ class TestCache:
         monkeypatch.setenv("TORCH_HUB", "/old")
         with pytest.warns(UserWarning, match="TORCH_HUB is deprecated"):
             hub.get_dir()
+
+    def test_a_record_that_was_lost_comes_back(self, host, store):
+        host.repository("o/n", files())
+        hub.load("o/n", "net", trust_repo=True)
+        (record,) = Path(store.root).rglob("meta/*.json")
+        before = record.read_text()
+        record.unlink()
+        hub.load("o/n", "net", force_reload=True)
+        assert json.loads(record.read_text())["files"] == json.loads(before)["files"]
 
     def test_a_cache_that_cannot_be_written_is_still_read(self, host, store):
         host.repository("o/n", files())

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from weighlock.errors import ArchiveError, DownloadError, HubError, OfflineError
+from weighlock.errors import ArchiveError, HubError, NetworkError, OfflineError
 from weighlock.hub import archive, git_pack, git_tree, refs
 from weighlock.hub.hosts import Host, find_host
 from weighlock.hub.locks import forget
@@ -138,7 +138,7 @@ def save_archive(client: "Client", url: str, path: str) -> None:
                     if total > archive.MOST_BYTES:
                         raise ArchiveError("the archive is larger than can be meant", url=url)
             answer.done()
-        except DownloadError:
+        except NetworkError:
             if attempt == client.settings.retries:
                 raise
             client.wait(attempt)

@@ -89,7 +89,7 @@ def lines(data: bytes) -> Iterator[bytes | None]:
 def ls_refs_request(ref: str | None) -> bytes:
     """Return what to post in order to learn a ref's commit (protocol 2); None asks for the default branch."""
     if ref is None:
-        prefixes = ["HEAD", "refs/heads/"]
+        prefixes = ["HEAD"]
     elif ref.startswith("refs/"):
         prefixes = [ref]
     else:
