@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import itertools
 import os
+import socket
 import threading
 import zipfile
 from pathlib import Path
@@ -25,9 +27,10 @@ def sha(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def weights(value=1.0):
+def weights(value=1.0, size=3000):
+    """Weights of 3000 equal values, and zeros behind them."""
     file = io.BytesIO()
-    wl.save({"weight": np.full(3000, value, "float32")}, file)
+    wl.save({"weight": np.where(np.arange(size) < 3000, np.float32(value), np.float32(0))}, file)
     return file.getvalue()
 
 
@@ -144,6 +147,8 @@ class TestWhole:
     @pytest.mark.parametrize("connections", [2, 4])
     def test_a_large_file_comes_over_several_connections(self, host, tmp_path, monkeypatch, connections):
         monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
+        monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
+        monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
         url = host.put("a.bin", DATA, digest=True)
         host.fail("a.bin", "truncate", 1, after=1 << 10)
         with hub.configured(parallel_from=1 << 20, connections=connections):
@@ -153,6 +158,8 @@ class TestWhole:
 
     def test_ranges_of_another_version_are_not_mixed(self, host, tmp_path, monkeypatch):
         monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
+        monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
+        monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
         url = host.put("a.bin", DATA)
         other = DATA[::-1]
         seen: list[tuple[int, int]] = []
@@ -182,11 +189,34 @@ class TestWhole:
         assert caught.value.reset
 
     def test_a_server_that_stalls(self, host, tmp_path):
+        """The server ends the body itself after a while: a longer wait than was allowed would see that end."""
         url = host.put("a.bin", DATA)
-        host.fail("a.bin", "stall", 1, after=10, seconds=20)
-        host.fail("a.bin", "stall", 100, after=0, seconds=20)
-        with hub.configured(read_timeout=0.2, retries=0), pytest.raises(wl.NetworkError):
+        host.fail("a.bin", "stall", 100, after=0, seconds=4)
+        patience = hub.configured(connect_timeout=60, read_timeout=0.2, retries=0)
+        with patience, pytest.raises(wl.NetworkError, match="[Tt]imed out|timeout=0.2"):
             hub.download_url_to_file(url, tmp_path / "a")
+
+    def test_a_host_that_takes_no_connection(self, host, tmp_path):
+        with socket.socket() as listening, contextlib.ExitStack() as waiting:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(0)
+            for _ in range(3):
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    one.connect(listening.getsockname())
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/a"
+            patience = hub.configured(connect_timeout=0.2, read_timeout=60, retries=0)
+            with patience, pytest.raises(wl.NetworkError, match=r"connect timeout=0\.2"):
+                hub.download_url_to_file(url, tmp_path / "a")
+
+    def test_what_arrived_before_a_break_counts(self, host, tmp_path):
+        """A line that breaks every few hundred kilobytes gets there in the end: each attempt goes on from the last."""
+        url = host.put("a.bin", DATA)
+        host.fail("a.bin", "stall", 100, after=400_000, seconds=20)
+        with hub.configured(read_timeout=0.2, retries=0):
+            hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert 1 + len(DATA) // 400_000 <= host.count("a.bin") <= 2 + len(DATA) // 300_000
 
     def test_an_address_that_does_not_answer(self, host, tmp_path):
         with hub.configured(retries=0), pytest.raises(wl.NetworkError) as caught:

@@ -248,7 +248,7 @@ class Client:
                 response = self._pool(url).urlopen(
                     method, _without_user(url), body=body, headers=headers, redirect=False, retries=False,
                     preload_content=False, decode_content=False,
-                    timeout=urllib3.Timeout(self.settings.connect_timeout, self.settings.read_timeout),
+                    timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=self.settings.read_timeout),
                 )  # fmt: skip
             except urllib3.exceptions.HTTPError as error:
                 translated = _network_error(error, url)

@@ -7,7 +7,6 @@ import hashlib
 import os
 from typing import Final
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from weighlock.errors import DownloadError, HashMismatchError
 from weighlock.hub.fetched import Fetched
@@ -36,6 +35,8 @@ def fetch_otherwise(path: str, url: str, prefix: str | None, timeout: float) -> 
     """
     if urlsplit(url).scheme not in _LOCAL + _REMOTE:
         raise DownloadError("this kind of address is not known", url=url[:60])
+    from urllib.request import urlopen
+
     temporary = os.path.join(os.path.dirname(path), "." + private_name(os.path.basename(path)) + ".part")
     digest = hashlib.sha256()
     try:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -23,6 +24,13 @@ from weighlock.hub.parts import Part, orphans, usable
 __all__ = ["fetch_file"]
 
 _BLOCK: Final = 1 << 20
+_BLOCKS: Final = 6
+_TRIAL: Final = 1.0
+_TRIAL_BYTES: Final = 32 << 20
+"""Seconds and bytes after which one connection has shown how fast it is."""
+_FAST: Final = 200e6
+"""Bytes a second."""
+_PIECE: Final = 1 << 16
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
 
@@ -112,10 +120,9 @@ class _Transfer:
             if self.expected.weights and self.part.size == 0:
                 _refuse_page(answer)
             self._check_space()
-            if self._may_divide(answer):
+            if not self._read(answer, stop_if_slow=self._may_divide(answer)):
                 answer.close()
                 return self._in_parallel()
-            self._read(answer)
             answer.done()
         finally:
             answer.close()
@@ -207,24 +214,37 @@ class _Transfer:
         self._restart()
         return False
 
-    def _read(self, answer: Answer) -> None:
-        """Read the body: one thread receives, another hashes and writes."""
-        with _writer(self.part, self.hash) as put:
-            done = self.part.size
+    def _read(self, answer: Answer, *, stop_if_slow: bool) -> bool:
+        """Read the body: one thread receives, another hashes and writes. Return False where it stopped as too slow.
+
+        One connection that is as fast as the hash gains nothing from others: they are opened where it is slower.
+        """
+        done = begin = self.part.size
+        started = time.monotonic()
+        with _writer(self.part, self.hash) as (take, put):
             while True:
-                block = bytearray(_BLOCK)
-                count = _filled(answer, memoryview(block))
+                block = take()
+                count, failure = _filled(answer, memoryview(block))
                 if not count:
-                    return
+                    if failure is not None:
+                        raise failure
+                    return True
                 if done == 0 and self.expected.weights:
                     _refuse_page_text(bytes(block[:1024]), self.url)
                 if self.length is not None and done + count > self.length:
                     raise NetworkError(
                         "the answer is longer than it says", expected=f"{self.length} bytes", url=self.url
                     )
-                put(memoryview(block)[:count])
+                put(block, count)
                 done += count
                 self.progress(done, self.length)
+                if failure is not None:
+                    raise failure
+                taken = time.monotonic() - started
+                if stop_if_slow and (taken > _TRIAL or done - begin >= _TRIAL_BYTES):
+                    if done - begin < _FAST * taken:
+                        return False
+                    stop_if_slow = False
 
     def _checked(self) -> Fetched:
         digest = self.hash.hexdigest()
@@ -242,46 +262,63 @@ class _Transfer:
         return Fetched(digest, size, note.get("etag"), note.get("modified"), self.declared)
 
 
-def _filled(answer: Answer, view: memoryview) -> int:
-    """Fill memory from a body; return how much of it."""
+def _filled(answer: Answer, view: memoryview) -> tuple[int, NetworkError | None]:
+    """Fill memory from a body; return how much of it, and why it is not more if the body broke off.
+
+    In pieces, since what a single read had when it broke off is lost.
+    """
     at = 0
     while at < len(view):
-        count = answer.readinto(view[at:])
+        try:
+            count = answer.readinto(view[at : at + _PIECE])
+        except NetworkError as error:
+            return at, error
         if not count:
             break
         at += count
-    return at
+    return at, None
+
+
+_Writer = tuple[Callable[[], bytearray], Callable[[bytearray, int], None]]
 
 
 @contextlib.contextmanager
-def _writer(part: Part, digest: Any) -> Iterator[Callable[[memoryview], None]]:
-    """Hash and write in a thread of its own; what fails there is raised here."""
+def _writer(part: Part, digest: Any) -> Iterator[_Writer]:
+    """Hash and write in a thread of its own; what fails there is raised here.
+
+    Gives two functions: one for an empty block, one for handing it over with the bytes that are in it. There are a few
+    blocks, used again and again: new memory for each would cost as much as the hash.
+    """
     import queue
 
-    blocks: queue.Queue[memoryview | None] = queue.Queue(8)
+    empty: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+    full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
     failures: list[BaseException] = []
+    for _ in range(_BLOCKS):
+        empty.put(bytearray(_BLOCK))
 
     def work() -> None:
-        while (block := blocks.get()) is not None:
-            if failures:
-                continue
+        while (item := full.get()) is not None:
+            block, count = item
             try:
-                part.write(block)
-                digest.update(block)
+                if not failures:
+                    part.write(memoryview(block)[:count])
+                    digest.update(memoryview(block)[:count])
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
                 failures.append(error)
+            empty.put(block)
 
-    def put(block: memoryview) -> None:
+    def put(block: bytearray, count: int) -> None:
         if failures:
             raise failures[0]
-        blocks.put(block)
+        full.put((block, count))
 
     thread = threading.Thread(target=work, name="weighlock-hub-writer", daemon=True)
     thread.start()
     try:
-        yield put
+        yield empty.get, put
     finally:
-        blocks.put(None)
+        full.put(None)
         thread.join()
     if failures:
         raise failures[0]
