@@ -195,6 +195,10 @@ def ask_refs(client: "Client", url: str, ref: str | None) -> git_wire.Refs:
         if isinstance(error, DownloadError) and not isinstance(error, StatusError):
             raise
         first = client.fetch("GET", f"{url}/info/refs?service=git-upload-pack", {"Git-Protocol": "version=2"})
+        names = git_wire.object_format(first)
+        if names != "sha1":
+            raise HubError("the repository names its objects in a way that is not known here", expected="sha1",
+                           got=names, url=url) from error  # fmt: skip
         if git_wire.advertised_version(first) == 2:
             return git_wire.read_refs(_post(client, url, git_wire.ls_refs_request(ref)))
         return git_wire.v0_refs(first)
