@@ -31,8 +31,7 @@ http {{
     root {root};
     location /slow/ {{ alias {root}/; limit_rate {rate}; }}
     location /whole/ {{ alias {root}/; max_ranges 0; }}
-    location /weak/ {{ alias {root}/; gzip on; gzip_min_length 1; gzip_types *; gzip_proxied any; }}
-    location /gone/ {{ return 503; }}
+    location /packed/ {{ alias {root}/; gzip on; gzip_min_length 1; gzip_types *; }}
   }}
 }}
 """

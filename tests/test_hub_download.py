@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import errno
 import hashlib
 import io
@@ -10,6 +11,7 @@ import itertools
 import os
 import socket
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -173,20 +175,56 @@ class TestWhole:
             hub.download_url_to_file(url, tmp_path / "a", progress=report)
         assert (tmp_path / "a").read_bytes() == other
 
-    def test_retries_and_retry_after(self, host, tmp_path, monkeypatch):
-        waits = []
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    @pytest.mark.parametrize("code", [429, 503])
+    def test_retries_and_retry_after(self, host, tmp_path, monkeypatch, form, code):
+        waits: list[float | None] = []
         monkeypatch.setattr(
             "weighlock.hub.download.Client.wait", lambda self, attempt, seconds=None: waits.append(seconds)
         )
+
+        def later(seconds):
+            text = str(seconds) if form == "seconds" else email.utils.formatdate(time.time() + seconds, usegmt=True)
+            return {"Retry-After": text}
+
         url = host.put("a.bin", DATA)
-        host.fail("a.bin", "status", 1, code=503)
-        host.fail("a.bin", "status", 1, code=429, headers={"Retry-After": "7"})
+        host.fail("a.bin", "status", 1, code=500)
+        host.fail("a.bin", "status", 1, code=code, headers=later(70))
         hub.download_url_to_file(url, tmp_path / "a")
-        assert waits == [None, 7.0]
-        host.fail("a.bin", "status", 1, code=429, headers={"Retry-After": "7200"})
-        with pytest.raises(wl.RateLimitError) as caught:
+        assert waits[0] is None, "nobody said how long"
+        assert len(waits) == 2
+        assert 60 < (waits[1] or 0) <= 70
+        host.fail("a.bin", "status", 1, code=code, headers=later(7200))
+        with pytest.raises(wl.RateLimitError if code == 429 else wl.StatusError) as caught:
             hub.download_url_to_file(url, tmp_path / "a")
-        assert caught.value.reset
+        assert len(waits) == 2, "two hours are not waited"
+        if code == 429:
+            assert 7100 < caught.value.reset - time.time() <= 7200  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize(
+        ("code", "headers", "body", "kind", "text"),
+        [
+            (401, {}, b"", wl.AuthenticationError, "the server refuses .*401.*token is missing"),
+            (403, {}, b"", wl.AuthenticationError, "the server refuses .*403"),
+            (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4102444800"}, b"", wl.RateLimitError,
+             "403: rate limit exceeded until 2100-01-01"),
+            (403, {}, b"You have exceeded a secondary rate limit", wl.RateLimitError, "rate limit exceeded"),
+            (404, {}, b"", wl.StatusError, "HTTP Error 404: Not Found.*private one answers like this"),
+            (407, {}, b"", wl.AuthenticationError, "the proxy asks who you are"),
+            (410, {}, b"", wl.StatusError, "HTTP Error 410"),
+            (429, {"Retry-After": "9999"}, b"", wl.RateLimitError, "429: rate limit exceeded until"),
+            (451, {}, b"", wl.StatusError, "HTTP Error 451"),
+            (500, {}, b"", wl.StatusError, "HTTP Error 500"),
+        ],
+    )  # fmt: skip
+    def test_each_refusal_has_a_class_and_a_text(self, host, tmp_path, code, headers, body, kind, text):
+        host.fail("a.bin", "status", 100, code=code, headers=headers, body=body)
+        with pytest.raises(wl.StatusError, match=text) as caught:
+            hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a")
+        assert type(caught.value) is kind
+        assert caught.value.status == code
+        assert caught.value.url == host.files + "/a.bin"
+        assert host.count("a.bin") == (3 if code == 500 else 1), "what will not change is asked once"
 
     def test_a_server_that_stalls(self, host, tmp_path):
         """The server ends the body itself after a while: a longer wait than was allowed would see that end."""
@@ -268,8 +306,12 @@ class TestWhole:
             hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "no" / "a")
 
     def test_a_full_disk_is_seen_before_anything_is_written(self, host, tmp_path, monkeypatch):
-        monkeypatch.setattr("weighlock.hub.transfer.free_bytes", lambda _: 1000)
-        with pytest.raises(wl.DownloadError, match=f"{len(DATA) - 1000:,} bytes too few"):
+        real = os.statvfs(tmp_path)
+        parts = list(real)
+        parts[4] = 1000 // real.f_frsize if real.f_frsize <= 1000 else 0  # blocks that a user may still write
+        free = parts[4] * real.f_frsize
+        monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result(parts))
+        with pytest.raises(wl.DownloadError, match=f"{len(DATA) - free:,} bytes too few"):
             hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a")
         assert leftovers(tmp_path) == []
 
