@@ -100,6 +100,7 @@ class Host:
         self.files_held: dict[str, dict[str, Any]] = {}
         self.archives: dict[str, bytes] = {}
         self.renamed: dict[str, str] = {}
+        self.releases: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.token = ""
         self.quota: int | None = None
@@ -216,7 +217,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault.kind == "html":
             self._send(200, b"<!DOCTYPE html><html>sign in</html>", **{"Content-Type": "text/html; charset=utf-8"})
         elif fault.kind == "redirect":
-            self._send(302, b"", Location=options["to"])
+            self._send(302, b"", Location=options["to"], **options.get("headers", {}))
         elif fault.kind == "hold":
             self.host.released.wait(30)
             return False
@@ -261,6 +262,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send(300, b"choose")
                 return
             self._send(302, b"", Location=f"{self.host.files}/codeload/{name}/{ref}")
+        elif rest[:2] == ["releases", "download"] or rest[:2] == ["releases", "latest"]:
+            self._send(302, b"", Location=f"{self.host.files}/signed/{rest[-1]}")
         elif rest[0] == "tree":
             git(repository.folder, "rev-parse", "--verify", f"{rest[1]}^{{commit}}")
             self._send(200, b"<html>")
@@ -315,6 +318,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             merged = text_of(folder, "merge-base", base, other)
             status = "behind" if merged == text_of(folder, "rev-parse", other) else "diverged"
             self._send(200, json.dumps({"status": status}).encode())
+        elif parts[3] == "releases":
+            assets = self.host.releases[parts[-1]].items()
+            rows = [{"name": name, "digest": "sha256:" + hashlib.sha256(data).hexdigest()} for name, data in assets]
+            self._send(200, json.dumps({"assets": rows}).encode())
         elif parts[3] in ("branches", "tags"):
             kind = {"branches": "heads", "tags": "tags"}[parts[3]]
             rows = text_of(
@@ -347,6 +354,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {"ETag": etag, "Content-Type": held.get("type", "application/octet-stream")}
         if held["ranges"]:
             headers["Accept-Ranges"] = "bytes"
+        headers |= held.get("headers", {})
         if held.get("digest"):
             headers["Repr-Digest"] = "sha-256=:" + base64.b64encode(hashlib.sha256(data).digest()).decode() + ":"
         wanted = re.match(r"bytes=(\d+)-(\d*)\Z", self.headers.get("Range") or "")

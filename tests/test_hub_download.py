@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email.utils
 import errno
@@ -293,13 +294,51 @@ class TestWhole:
             hub.download_url_to_file(url, tmp_path / "a", hash_prefix="00ff")
         assert list(tmp_path.glob("a*")) == leftovers(tmp_path) == []
 
-    def test_what_a_server_declares(self, host, tmp_path, monkeypatch):
-        url = host.put("a.bin", DATA, digest=True)
-        host.files_held["a.bin"]["data"] = DATA + b"x"
-        real = hashlib.sha256
-        monkeypatch.setattr("tests.hub_host.hashlib.sha256", lambda data=b"": real(b"another" if data else b""))
-        with pytest.raises(wl.HashMismatchError, match="declares"):
+    @pytest.mark.parametrize("right", [True, False])
+    @pytest.mark.parametrize("way", ["Repr-Digest", "Digest", "several", "X-Checksum-Sha256", "X-Linked-Etag"])
+    def test_what_a_server_declares(self, host, tmp_path, way, right):
+        said = hashlib.sha256(DATA if right else b"another file").digest()
+        text = base64.b64encode(said).decode()
+        headers = {
+            "Repr-Digest": {"Repr-Digest": f"sha-256=:{text}:"},
+            "Digest": {"Digest": f"SHA-256={text}"},
+            "several": {"Repr-Digest": f"sha-512=:{'A' * 86}==:, sha-256=:{text}:"},
+            "X-Checksum-Sha256": {"X-Checksum-Sha256": said.hex()},
+            "X-Linked-Etag": {},
+        }[way]
+        url = host.put("a.bin", DATA, headers=headers)
+        if way == "X-Linked-Etag":
+            host.fail("start", "redirect", 9, to=url, headers={"X-Linked-Etag": f'"{said.hex()}"'})
+            url = host.files + "/start"
+        if right:
             hub.download_url_to_file(url, tmp_path / "a")
+            return
+        with pytest.raises(wl.HashMismatchError, match="not what the server declares"):
+            hub.download_url_to_file(url, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+        assert leftovers(tmp_path) == []
+
+    def test_a_size_that_hugging_face_declares(self, host, tmp_path):
+        host.fail("start", "redirect", 9, to=host.put("a.bin", DATA), headers={"X-Linked-Size": str(len(DATA) + 1)})
+        with pytest.raises(wl.HashMismatchError, match="another size"):
+            hub.download_url_to_file(host.files + "/start", tmp_path / "a")
+
+    @pytest.mark.parametrize("place", ["download/v1", "latest/download"])
+    def test_what_github_knows_of_a_file_of_a_release(self, host, tmp_path, place):
+        host.repository("o/n", {"hubconf.py": ""})
+        host.put("signed/net.pth", DATA)
+        url = f"{host.web}/o/n/releases/{place}/net.pth"
+        hub.download_url_to_file(url, tmp_path / "unknown")
+        host.releases[place.removesuffix("/download").rpartition("/")[2]] = {"net.pth": DATA}
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert host.count("/releases/", role="api") == 2
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert host.count("/releases/", role="api") == 2, "who knows it all needs not ask"
+        host.put("signed/net.pth", DATA[::-1])
+        with pytest.raises(wl.HashMismatchError, match="not what the server declares"):
+            hub.download_url_to_file(url, tmp_path / "b")
+        host.quota = 0
+        hub.download_url_to_file(url, tmp_path / "b")
 
     def test_a_folder_that_is_missing(self, host, tmp_path):
         with pytest.raises(FileNotFoundError):
@@ -483,8 +522,6 @@ class TestWeights:
             hub.load_state_dict_from_url(f"file://{tmp_path}/nothing.pth")
 
     def test_data_in_the_url(self, host):
-        import base64
-
         url = "data:application/octet-stream;base64," + base64.b64encode(weights(6)).decode()
         assert hub.load_state_dict_from_url(url, file_name="d.pth")["weight"][0] == 6
 

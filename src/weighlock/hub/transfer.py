@@ -1,11 +1,9 @@
 """One file from one URL: resumed, hashed on the way, checked against everything that is known of it, then published.
 
-What can be known: the length that the server gives, the digest that a server declares (RFC 9530, Hugging Face), the
-size and SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
+What can be known: the length that the server gives, the digest that a server declares (`digests`), the size and
+SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
 """
 
-import base64
-import binascii
 import contextlib
 import hashlib
 import os
@@ -16,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from weighlock.errors import DownloadError, HashMismatchError, NetworkError, NotWeightsError, StatusError
+from weighlock.hub.digests import asset_sha256, declared_sha256
 from weighlock.hub.directories import free_bytes
 from weighlock.hub.download import Answer, Client
 from weighlock.hub.fetched import Expected, Fetched, Progress
@@ -32,7 +31,6 @@ _FAST: Final = 200e6
 """Bytes a second."""
 _PIECE: Final = 1 << 16
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
-_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 
 def fetch_file(client: Client, url: str, target: str, expected: Expected, progress: Progress | None = None) -> Fetched:
@@ -175,7 +173,7 @@ class _Transfer:
         modified = None if answer.packed else answer.header("Last-Modified")
         if answer.status == 200:
             self.part.describe(etag=strong, modified=modified, length=self.length)
-        self.declared = _declared(answer) or self.declared
+        self.declared = declared_sha256(answer) or self.declared
         wanted = self.expected.size
         linked = next((hop.get("X-Linked-Size") for hop in answer.hops if hop.get("X-Linked-Size")), None)
         if wanted is None and linked and linked.isdigit():
@@ -255,6 +253,8 @@ class _Transfer:
         prefix = self.expected.prefix
         if prefix is not None and digest[: len(prefix)] != prefix.lower():
             raise HashMismatchError(f'invalid hash value (expected "{prefix}", got "{digest}")', url=self.url)
+        if self.declared is None and (prefix is None or len(prefix) < 64):
+            self.declared = asset_sha256(self.client, self.url)
         if self.declared is not None and digest != self.declared:
             raise HashMismatchError("the file is not what the server declares", expected=self.declared, got=digest,
                                     url=self.url)  # fmt: skip
@@ -332,23 +332,6 @@ def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
             raise DownloadError("the unfinished download was cut off while it was read")
         at += len(piece)
         yield piece
-
-
-def _declared(answer: Answer) -> str | None:
-    """Return the SHA-256 that a server declares for the whole file, if it does."""
-    for hop in answer.hops:
-        linked = (hop.get("X-Linked-Etag") or "").strip('"')
-        if _SHA256.match(linked):
-            return linked.lower()
-    if answer.packed:
-        return None
-    for name in ("Repr-Digest", "Digest"):
-        found = re.search(r"sha-256=:?([A-Za-z0-9+/=]{44}):?", answer.header(name) or "", re.IGNORECASE)
-        if found:
-            with contextlib.suppress(binascii.Error, ValueError):
-                digest = base64.b64decode(found[1], validate=True).hex()
-                return digest if _SHA256.match(digest) else None
-    return None
 
 
 def _refuse_page(answer: Answer) -> None:
