@@ -201,8 +201,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
         place = os.path.join(temporary, private_name("tree"))
         os.makedirs(place)
         try:
-            tree = wanted.pin.tree if wanted.pin else None
-            found = fetching.fetch_tree(repository, commit, tree, settings, os.path.join(place, "new"))
+            found = fetching.fetch_tree(repository, commit, wanted.pin, settings, os.path.join(place, "new"))
             publish(store, repository, commit, os.path.join(place, "new"), found)
         finally:
             forget(place)
