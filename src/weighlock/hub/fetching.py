@@ -107,7 +107,7 @@ def _from_archive(client: "Client", url: str, folder: str, commit: str) -> dict[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Judge:
-    """Says whether files are a commit's: by the id of the tree that it should have, the lock file, the commit itself."""
+    """Says whether files are a commit's: by the id of its tree, the lock file, and what the commit says of itself."""
 
     repository: Repository
     client: "Client"
