@@ -6,6 +6,7 @@ import base64
 import contextlib
 import email.utils
 import errno
+import gzip
 import hashlib
 import io
 import itertools
@@ -248,6 +249,26 @@ class TestWhole:
             patience = hub.configured(connect_timeout=0.2, read_timeout=60, retries=0)
             with patience, pytest.raises(wl.NetworkError, match=r"connect timeout=0\.2"):
                 hub.download_url_to_file(url, tmp_path / "a")
+
+    def test_a_body_without_a_length_that_breaks_off(self, host, tmp_path):
+        """Chunked, as archives that are made at once: the missing last chunk is the only sign."""
+        host.repository("o/n", {"hubconf.py": "x = 1\n" * 1000})
+        url = host.files + "/codeload/o/n/trunk"
+        host.fail("codeload", "truncate", 1)
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert zipfile.ZipFile(tmp_path / "a").testzip() is None
+        host.fail("codeload", "truncate", 100)
+        with pytest.raises(wl.NetworkError, match="broke off"):
+            hub.download_url_to_file(url, tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+
+    def test_a_body_that_is_packed_unasked(self, host, tmp_path):
+        packed = gzip.compress(DATA)
+        url = host.put("a.bin", packed, headers={"Content-Encoding": "gzip"})
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        host.fail("a.bin", "truncate", 1, after=len(packed) // 2)
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert not any("Range" in row[3] for row in host.log), "a range would be of the packed bytes"
 
     def test_what_arrived_before_a_break_counts(self, host, tmp_path):
         """A line that breaks every few hundred kilobytes gets there in the end: each attempt goes on from the last."""

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,40 @@ def test_thirty_processes_and_one_download(host, store, lying):
         assert host.bodies("codeload") == 1
         assert host.bodies("net.pth") == 1
     _assert_whole(store)
+
+
+@pytest.mark.parametrize("error", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks(host, store, error):
+    """Every lock is an error, as on some network file systems: no lock, no marker that a killed process would leave."""
+    host.repository("o/n", files("right"))
+    url = host.put("net.pth", weights())
+    broken = f"""
+import errno, fcntl
+def refuse(*_):
+    raise OSError(errno.{error}, "no locks here")
+fcntl.flock = fcntl.lockf = refuse
+"""
+    done = finish([start(broken + load_code(host, "o/n", url)) for _ in range(3)])
+    assert [row[0] for row in done] == ["right 3000.0\n"] * 3, done
+    _assert_whole(store)
+
+
+def test_a_lock_whose_holder_hangs_is_gone_without(host, store, monkeypatch):
+    from weighlock.hub import locks
+
+    monkeypatch.setattr(locks, "_SLOW", 0.05)
+    monkeypatch.setattr(locks, "_PATIENCE", 0.1)
+    reached = threading.Event()
+
+    def other():
+        with locks.held(store, "thing"):
+            reached.set()
+
+    with locks.held(store, "thing"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert reached.wait(30)
+    thread.join()
 
 
 @pytest.mark.parametrize("lying", [False, True])

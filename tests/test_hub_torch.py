@@ -376,10 +376,17 @@ class TestBetter:
             assert type(pickle.loads(pickle.dumps(made))) is type(made)
 
     def test_a_dataclass_in_a_hubconf(self, hub, host, torch):
-        text = (
-            "from __future__ import annotations\nimport dataclasses\nfrom typing import ClassVar\n"
-            "@dataclasses.dataclass\nclass Net:\n    kind: ClassVar[int] = 3\n    width: int = 1\ndef net():\n    return Net().width\n"
-        )
+        text = """
+from __future__ import annotations
+import dataclasses
+from typing import ClassVar
+@dataclasses.dataclass
+class Net:
+    kind: ClassVar[int] = 3
+    width: int = 1
+def net():
+    return Net().width
+"""
         host.repository("o/n", {"hubconf.py": text}, branch="main")
         if hub is torch.hub:
             with pytest.raises(AttributeError, match="__dict__"):
