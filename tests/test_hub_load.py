@@ -19,6 +19,7 @@ import weighlock.hub.download
 import weighlock.hub.refs
 import weighlock.hub.settings
 from tests.hub_host import git, text_of
+from tests.test_hub_download import weights
 
 hub = wl.hub
 
@@ -229,6 +230,79 @@ class TestTokens:
         sent = {row[0] for row in host.log if "Authorization" in row[3]}
         assert sent == {"web"}
         assert host.count(role="files") == 2
+
+    @pytest.mark.parametrize("way", ["netrc", "url"])
+    def test_a_password_stays_with_the_address_it_is_for(self, host, monkeypatch, tmp_path, way):
+        start = host.web + "/o/n/to-files"
+        host.fail("/to-files", "redirect", to=host.put("w.bin", b"x" * 100))
+        if way == "netrc":
+            (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+            monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        else:
+            start = start.replace("http://", "http://me:secret@")
+        hub.download_url_to_file(start, tmp_path / "w")
+        sent = {row[0]: row[3].get("Authorization") for row in host.log}
+        assert sent == {"web": "Basic bWU6c2VjcmV0", "files": None}, "another port is another server"
+
+    def test_a_password_in_an_address_is_written_nowhere(self, host, tmp_path, monkeypatch, caplog):
+        """Not into the cache, the lock file, a bundle, a log, or a message; and it is no part of what is cached."""
+        monkeypatch.chdir(tmp_path)
+        caplog.set_level("DEBUG")
+        host.repository("o/n", files())
+        host.private.add("o/n")
+        host.token = "secret"
+        web, held = (base.replace("://", "://me:secret@") for base in (host.web, host.files))
+        host.put("net.pth", weights(2))
+        host.put("net.zip", git(host.repositories["o/n"].folder, "archive", "--format=zip", "trunk"))
+        repositories = [f"git+{web}/o/n.git", f"{held}/net.zip"]
+        for name in repositories:
+            assert hub.load(name, "net", trust_repo=True, verbose=False).version == "v1"
+        assert hub.load_state_dict_from_url(f"{held}/net.pth")["weight"][0] == 2
+        hub.download_url_to_file(f"{held}/net.pth", "copy")
+        hub.lock(*repositories, urls=[f"{held}/net.pth"])
+        hub.write_bundle("all.bundle", *repositories, urls=[f"{held}/net.pth"])
+        assert hub.load_state_dict_from_url(f"{host.files}/net.pth", locked=True, offline=True)["weight"][0] == 2
+        assert hub.load(f"{host.files}/net.zip", "net", locked=True, offline=True).version == "v1"
+        host.faults.clear()
+        said = [caplog.text]
+        host.fail("", "status", 100, code=503)
+        for call in (
+            lambda: hub.load(f"git+{web}/o/x.git", "net", trust_repo=True),
+            lambda: hub.load(f"{held}/x.zip", "net", trust_repo=True),
+            lambda: hub.load(f"{held}/x.zip", "net", locked=True),
+            lambda: hub.load(f"{held}/y.zip", "net"),
+            lambda: hub.load_state_dict_from_url(f"{held}/x.pth"),
+            lambda: hub.load_state_dict_from_url(f"{held}/x.pth", offline=True),
+            lambda: hub.load_state_dict_from_url(f"{held}/x.pth", locked=True),
+            lambda: hub.download_url_to_file(f"{held}/x.pth", "x"),
+            lambda: hub.download_url_to_file(f"{held}/x.pth", "x", offline=True),
+        ):
+            with pytest.raises(wl.HubError) as caught:
+                call()
+            said.append(str(caught.value))
+        written = [path for path in tmp_path.rglob("*") if path.is_file() and "host" not in path.parts]
+        assert len(written) > 20
+        said += [path.read_bytes().decode("latin-1") for path in written]
+        assert [text for text in said if "secret" in text] == []
+
+    def test_a_token_does_not_go_to_mirrors(self, host, monkeypatch):
+        repository = host.repository("o/n", files())
+        host.token = "right"
+        monkeypatch.setenv("GITHUB_TOKEN", "right")
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        host.put(f"{commit}.zip", git(repository.folder, "archive", "--format=zip", "--prefix=n/", commit))
+        with hub.configured(mirrors=(host.files + "/{commit}.zip",)):
+            hub.load("o/n", "net", trust_repo=True)
+        assert host.count(".zip", role="files") == 1
+        assert {row[0] for row in host.log if "Authorization" in row[3]} == {"web"}
+
+    def test_a_bad_token_for_a_private_repository_is_named(self, host, monkeypatch):
+        host.repository("o/n", files())
+        host.private.add("o/n")
+        host.token = "right"
+        monkeypatch.setenv("GITHUB_TOKEN", "wrong")
+        with pytest.raises(wl.NotInRepositoryError, match="token that was sent was refused"):
+            hub.load("o/n", "net", trust_repo=True)
 
     def test_a_bad_token_does_not_keep_anyone_from_a_public_repository(self, host, monkeypatch):
         host.repository("o/n", files())

@@ -203,6 +203,21 @@ def other():
         with pytest.raises(wl.HashMismatchError):
             hub.load_state_dict_from_url(local.resolve().as_uri(), locked=True)
 
+    def test_a_shorter_hash_does_not_weaken_the_lock(self, host, store, project):
+        """The user's own check of a few digits comes beside the lock's check of all of them."""
+        data = weights(1)
+        url = host.put(f"net-{sha(data)[:8]}.pth", data)
+        hub.lock(urls=[url])
+        lock_file = Path("weighlock.lock")
+        lock_file.write_text(lock_file.read_text().replace(sha(data), sha(data)[:8] + "0" * 56))
+        shutil.rmtree(store.hub)
+        with pytest.raises(wl.HashMismatchError, match="0000"):
+            hub.load_state_dict_from_url(url, check_hash=True, locked=True)
+        with pytest.raises(wl.HashMismatchError, match="0000"):
+            hub.download_url_to_file(url, "copy", hash_prefix=sha(data)[:8], locked=True)
+        with pytest.raises(wl.HashMismatchError, match='expected "ffff"'):
+            hub.download_url_to_file(url, "copy", hash_prefix="ffff", locked=True)
+
     def test_the_variable_locks_every_thread(self, host, project, monkeypatch):
         host.repository("o/n", files())
         monkeypatch.setenv("WEIGHLOCK_HUB_LOCKED", "1")

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -28,7 +28,7 @@ from weighlock.errors import (
     RateLimitError,
     StatusError,
 )
-from weighlock.hub.hosts import Host, host_of_url
+from weighlock.hub.hosts import Host, host_of_url, without_user
 from weighlock.hub.settings import Settings
 
 __all__ = ["Answer", "Client"]
@@ -137,6 +137,7 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._refused: set[str] = set()
+        self._users: dict[str, str] = {}
 
     def fetch(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -192,6 +193,7 @@ class Client:
         DownloadError
             If no answer comes, or an error.
         """
+        url = self.address(url)
         if self.settings.offline:
             raise OfflineError("nothing may be fetched: offline", url=url, hint="WEIGHLOCK_OFFLINE=0 allows it.")
         host = host_of_url(url, self.settings)
@@ -206,9 +208,18 @@ class Client:
             raise self._failed(answer, refused=_origin(url) in self._refused)
         return answer
 
+    def address(self, url: str) -> str:
+        """Return a URL without the user in it, who is remembered for that server: no message and no file names them."""
+        parts = urlsplit(url)
+        if parts.username is not None:
+            self._users[_origin(url)] = _basic(unquote(parts.username), unquote(parts.password or ""))
+        return without_user(url)
+
     def _authorization(self, host: Host | None, url: str) -> str | None:
         if _origin(url) in self._refused:
             return None
+        if _origin(url) in self._users:
+            return self._users[_origin(url)]
         token = host.token() if host else None
         if token and host:
             if url.endswith(("/git-upload-pack", "/info/refs?service=git-upload-pack")):
@@ -246,7 +257,7 @@ class Client:
             last = attempt + 1 == attempts
             try:
                 response = self._pool(url).urlopen(
-                    method, _without_user(url), body=body, headers=headers, redirect=False, retries=False,
+                    method, url, body=body, headers=headers, redirect=False, retries=False,
                     preload_content=False, decode_content=False,
                     timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=self.settings.read_timeout),
                 )  # fmt: skip
@@ -304,8 +315,8 @@ def _pools(process: int, proxy: str | None, certificates: str | None) -> Any:
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = None
     if parts.username is not None:
-        headers = urllib3.make_headers(proxy_basic_auth=f"{parts.username}:{parts.password or ''}")
-    return urllib3.ProxyManager(_without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
+        headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
+    return urllib3.ProxyManager(without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
 
 
 def _certificates() -> str | None:
@@ -315,13 +326,6 @@ def _certificates() -> str | None:
         if path:
             return path
     return None
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _origin(url: str) -> str:
@@ -337,10 +341,8 @@ _netrc_lock: Final = threading.Lock()
 
 
 def _from_netrc(url: str) -> str | None:
-    """Return what the URL itself or ~/.netrc says about who asks."""
+    """Return what ~/.netrc says about who asks."""
     parts = urlsplit(url)
-    if parts.username is not None:
-        return _basic(parts.username, parts.password or "")
     path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))
     if not os.path.isfile(path):
         return None
@@ -355,7 +357,7 @@ def _from_netrc(url: str) -> str | None:
 
 
 def _checked_redirect(url: str, target: str) -> str:
-    onward = urljoin(url, target)
+    onward = without_user(urljoin(url, target))
     old, new = urlsplit(url).scheme, urlsplit(onward).scheme
     if new not in ("http", "https") or (old == "https" and new == "http"):
         raise DownloadError(f"a redirect leads from {old} to {new}", url=onward, hint="It is not followed.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from weighlock.errors import ArchiveError, HubError, NetworkError, OfflineError
 from weighlock.hub import archive, differences, git_pack, git_tree, refs
-from weighlock.hub.hosts import Host, find_host
+from weighlock.hub.hosts import Host, find_host, without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget
 from weighlock.hub.settings import Settings
@@ -49,7 +49,7 @@ def fetch_tree(repository: Repository, commit: str, pin: Pin | None, settings: S
     for url, trusted in _addresses(repository, commit, host, settings):
         try:
             facts = _from_archive(client, url, folder, commit)
-            return {**facts, "source": url, **judge.judge(folder, facts["tree"], trusted=trusted)}
+            return {**facts, "source": without_user(url), **judge.judge(folder, facts["tree"], trusted=trusted)}
         except OfflineError:
             raise
         except HubError as error:
@@ -205,7 +205,7 @@ def _from_git(repository: Repository, client: "Client", commit: str, folder: str
     tree = git_pack.commit_tree(objects, commit)
     os.makedirs(folder)
     write_objects(objects, tree, folder, url)
-    return {"source": url, "tree": tree, "tree_checked": True, "archive_commit": None}
+    return {"source": without_user(url), "tree": tree, "tree_checked": True, "archive_commit": None}
 
 
 def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -> None:

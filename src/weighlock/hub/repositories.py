@@ -21,6 +21,7 @@ from weighlock.errors import (
 )
 from weighlock.hub import fetching, git_tree, refs
 from weighlock.hub.directories import Store
+from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget, held, private_name, read_record, write_record
 from weighlock.hub.settings import Settings
@@ -289,7 +290,7 @@ def _archive(store: Store, repository: Repository, settings: Settings, wanted: W
         known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
     if known is None or not _published(store, repository, known.commit):
         wanted.allow(repository, None, None)
-        with held(store, "archive", str(repository.url)):
+        with held(store, "archive", without_user(str(repository.url))):
             commit = _fetch_archive(store, repository, settings)
         known = refs.Resolved("refs/tags/archive", commit, time.time())
         refs.remember(store, repository.at("archive"), known)
@@ -312,7 +313,7 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         fetching.save_archive(Client(settings), str(repository.url), packed)
         facts = fetching.unpack(packed, new, None)
         commit = str(facts.get("archive_commit") or fetching.file_digest(packed))
-        publish(store, repository, commit, new, {"source": str(repository.url), **facts})
+        publish(store, repository, commit, new, {"source": without_user(str(repository.url)), **facts})
     finally:
         forget(place)
     return commit
