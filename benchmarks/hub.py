@@ -55,7 +55,8 @@ _taken = [time.perf_counter() - _begin]
 def net():
     begin = time.perf_counter()
     value = utils.VALUE
-    taken = _taken[0] + time.perf_counter() - begin
+    taken = sum(_taken) + time.perf_counter() - begin
+    _taken.clear()  # the hubconf is not run again
     return lambda: taken
 """
 LIST = """

@@ -29,7 +29,7 @@ _TRIAL_BYTES: Final = 32 << 20
 """Seconds and bytes after which one connection has shown how fast it is."""
 _FAST: Final = 200e6
 """Bytes a second."""
-_PIECE: Final = 1 << 16
+_PIECE: Final = 1 << 17
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
 
 
