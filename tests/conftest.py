@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import hub_nginx
 
 pytest_plugins = ["tests.hub_fixtures"]
 
@@ -29,6 +32,8 @@ CAPABILITIES: Final = {
     "requires_safetensors": (HAS_SAFETENSORS, "safetensors is not installed"),
     "requires_ml_dtypes": (HAS_ML_DTYPES, "ml_dtypes is not installed"),
     "requires_isal": (HAS_ISAL, "isal is not installed"),
+    "requires_nginx": (hub_nginx.PROGRAM is not None, "nginx is not installed (apt-get install nginx-light)"),
+    "requires_openssl": (shutil.which("openssl") is not None, "the command openssl is not installed"),
 }
 """Marker: (is it there, why the test is skipped)."""
 

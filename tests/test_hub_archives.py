@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import stat
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -131,13 +134,88 @@ def test_links_and_the_executable_bit_are_kept_and_the_tree_id_is_right(host, st
     assert '"tree_checked": true' in meta
 
 
-@pytest.mark.parametrize("attributes", ["*.md export-ignore", "hubconf.py export-subst"])
-def test_archives_that_git_itself_makes_differ(host, store, attributes):
-    host.repository(
-        "o/n", {"hubconf.py": HUBCONF + "# $Format:%H$\n", "a.md": "x", ".gitattributes": attributes + "\n"}
-    )
-    assert hub.load("o/n", "net", trust_repo=True) == 1
-    assert '"tree_differs": ".gitattributes' in next(Path(store.root).rglob("meta/*.json")).read_text()
+def meta_of(store):
+    return json.loads(next(Path(store.root).rglob("meta/*.json")).read_text())
+
+
+class TestDifferences:
+    """An archive that is not its commit is taken only where the commit says why."""
+
+    FILES: ClassVar[dict[str, Any]] = {"hubconf.py": HUBCONF, "a.md": "x", "docs/a/b.txt": "y", "c.txt": "z"}
+
+    @pytest.mark.parametrize(
+        "rules", ["*.md export-ignore", "/docs export-ignore", "docs/** export-ignore", "docs/a/b.txt export-ignore",
+                  "docs/ export-ignore\n*.md export-ignore"],
+    )  # fmt: skip
+    def test_what_git_leaves_out(self, host, store, rules):
+        host.repository("o/n", {**self.FILES, ".gitattributes": f"# rules\n{rules}\n"})
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_differs"] == ".gitattributes leaves files out of archives"
+        assert "zipball" in meta_of(store)["source"]
+
+    @pytest.mark.parametrize("attributes", ["c.txt export-subst", ".gitattributes export-ignore\n*.md export-ignore"])
+    def test_what_cannot_be_looked_up_comes_from_git(self, host, store, attributes):
+        files = {**self.FILES, "c.txt": "$Format:%H$", ".gitattributes": attributes + "\n"}
+        repository = host.repository("o/n", files)
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_checked"]
+        assert meta_of(store)["tree"] == text_of(repository.folder, "rev-parse", "HEAD^{tree}")
+
+    def test_files_that_lfs_points_to(self, host, store):
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+        files = {**self.FILES, "w.bin": pointer, ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}
+        host.repository("o/n", files)
+        host.archives["o/n"] = archive([(f"top/{name}", text) for name, text in {**files, "w.bin": "big"}.items()])
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_differs"] == "files stand where Git LFS has pointers"
+        assert next(Path(store.root).rglob("w.bin")).read_text() == "big"
+
+    def test_a_submodule(self, host, store):
+        repository = host.repository("o/n", {**self.FILES, ".gitmodules": "[submodule 's']\n"})
+        git(repository.folder, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub/s")
+        git(repository.folder, "commit", "-q", "-m", "x")
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_differs"] == "submodules are empty in an archive"
+
+    @pytest.mark.parametrize("evil", [
+        {"hubconf.py": HUBCONF.replace("1", "666")},
+        {"hubconf.py": HUBCONF.replace("1", "666"), ".gitattributes": "*.md export-ignore\n*.py export-subst\n"},
+        {"hubconf.py": HUBCONF.replace("1", "666"), ".gitattributes": "*.py filter=lfs\n"},
+        {"new.py": ""},
+        {"new.py": "", ".gitmodules": ""},
+        {"c.txt": None},
+        {"a.md": "not left out, but changed"},
+    ])  # fmt: skip
+    def test_an_excuse_does_not_cover_anything_else(self, host, store, evil):
+        files = {**self.FILES, ".gitattributes": "*.md export-ignore\n"}
+        host.repository("o/n", files)
+        served = {name: text for name, text in {**files, "a.md": None, **evil}.items() if text is not None}
+        host.archives["o/n"] = archive([(f"top/{name}", text) for name, text in served.items()])
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_checked"], "from git itself"
+        assert "git" in meta_of(store)["source"]
+        assert (next(Path(store.root).rglob("hubconf.py")).parent / "a.md").read_text() == "x"
+
+    def test_a_mirror_may_leave_out_what_git_leaves_out(self, host, store):
+        files = {**self.FILES, ".gitattributes": "*.md export-ignore\n"}
+        repository = host.repository("o/n", files)
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        host.put(f"{commit}.zip", git(repository.folder, "archive", "--format=zip", "--prefix=any/", commit))
+        with hub.configured(mirrors=(host.files + "/{commit}.zip",)):
+            assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert host.count("zipball") == 0
+
+    def test_what_was_locked_is_taken_where_git_is_silent(self, host, store, tmp_path):
+        host.repository("o/n", {**self.FILES, ".gitattributes": "*.md export-ignore\n"})
+        with hub.configured(lock_file=str(tmp_path / "weighlock.lock")):
+            hub.lock("o/n")
+            shutil.rmtree(store.root)
+            host.git_works = host.api_works = False
+            assert hub.load("o/n", "net", locked=True, trust_repo=True) == 1
+            shutil.rmtree(store.root)
+            host.archives["o/n"] = archive([("top/hubconf.py", HUBCONF.replace("1", "666"))])
+            with pytest.raises(wl.ArchiveError, match="does not hold the commit's files"):
+                hub.load("o/n", "net", locked=True, trust_repo=True)
 
 
 class TestMirrors:

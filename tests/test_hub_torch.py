@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import io
 import os
+import pickle
 import subprocess
 import sys
 import urllib.error
@@ -305,6 +306,187 @@ class TestBetter:
                 hub.load("o/n", "net", trust_repo=True)
         else:
             assert hub.load("o/n", "net", trust_repo=True) == 1
+
+    def test_a_full_branch_name(self, hub, host, torch):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        if hub is torch.hub:
+            with pytest.raises(Exception, match="Cannot find|Authorization"):
+                hub.load("o/n:refs/heads/main", "net", trust_repo=True)
+        else:
+            assert hub.load("o/n:refs/heads/main", "net", trust_repo=True) == 1
+
+    def test_no_quota_left(self, hub, host, torch, monkeypatch):
+        monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        host.quota = 0
+        if hub is torch.hub:
+            with pytest.raises(KeyError, match="Authorization"):
+                hub.load("o/n:main", "net", trust_repo=True)
+        else:
+            assert hub.load("o/n:main", "net", trust_repo=True) == 1
+
+    def test_a_cached_default_branch_needs_no_request(self, hub, host, torch):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        hub.load("o/n", "net", trust_repo=True)
+        host.log.clear()
+        assert [hub.load("o/n", "net", verbose=False) for _ in range(3)] == [1, 1, 1]
+        assert len(host.log) == (3 if hub is torch.hub else 0)
+
+    @pytest.mark.parametrize("code", [403, 429, 503])
+    def test_a_refusal_although_there_is_a_copy(self, hub, host, torch, code):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        hub.load("o/n", "net", trust_repo=True)
+        host.fail("", "status", 100, code=code)
+        if hub is torch.hub:
+            with pytest.raises(urllib.error.HTTPError, match=str(code)):
+                hub.load("o/n", "net")
+        else:
+            assert hub.load("o/n", "net") == 1
+            with pytest.warns(UserWarning, match="in the cache is used"):
+                assert hub.load("o/n", "net", force_reload=True) == 1
+
+    def test_two_refs_that_share_a_folder(self, hub, host, torch):
+        repository = host.repository("o/n", {"hubconf.py": "def net():\n    return 'x/y'\n"}, branch="x/y")
+        repository.commit({"hubconf.py": "def net():\n    return 'x_y'\n"}, branch="x_y")
+        found = [hub.load(f"o/n:{ref}", "net", trust_repo=True) for ref in ("x/y", "x_y")]
+        assert found == (["x/y", "x/y"] if hub is torch.hub else ["x/y", "x_y"])
+
+    def test_nobody_is_there_to_be_asked(self, hub, host, torch, monkeypatch):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        monkeypatch.setattr("sys.stdin", io.StringIO(""))
+        with pytest.raises(EOFError if hub is torch.hub else wl.UntrustedRepositoryError) as caught:
+            hub.load("o/n:main", "net")
+        assert ("weighlock hub trust add" in str(caught.value)) == (hub is not torch.hub)
+
+    def test_links_and_the_executable_bit(self, hub, host, torch):
+        text = (
+            "import os\nhere = os.path.dirname(__file__)\ndef net():\n    link = os.path.join(here, 'link')\n"
+            "    return os.path.islink(link), os.access(os.path.join(here, 'run.sh'), os.X_OK)\n"
+        )
+        host.repository("o/n", {"hubconf.py": text, "run.sh": "true\n", "link": ("run.sh",)}, branch="main")
+        assert hub.load("o/n:main", "net", trust_repo=True) == ((False, False) if hub is torch.hub else (True, True))
+
+    def test_objects_of_a_hubconfs_class(self, hub, host, torch):
+        host.repository("o/n", {"hubconf.py": "class Net:\n    pass\ndef net():\n    return Net()\n"}, branch="main")
+        made = hub.load("o/n:main", "net", trust_repo=True)
+        if hub is torch.hub:
+            with pytest.raises(pickle.PicklingError):
+                pickle.dumps(made)
+        else:
+            assert type(pickle.loads(pickle.dumps(made))) is type(made)
+
+    def test_a_dataclass_in_a_hubconf(self, hub, host, torch):
+        text = """
+from __future__ import annotations
+import dataclasses
+from typing import ClassVar
+@dataclasses.dataclass
+class Net:
+    kind: ClassVar[int] = 3
+    width: int = 1
+def net():
+    return Net().width
+"""
+        host.repository("o/n", {"hubconf.py": text}, branch="main")
+        if hub is torch.hub:
+            with pytest.raises(AttributeError, match="__dict__"):
+                hub.load("o/n:main", "net", trust_repo=True)
+        else:
+            assert hub.load("o/n:main", "net", trust_repo=True) == 1
+
+    def test_packages_are_looked_for_before_anything_runs(self, hub, host, torch, tmp_path):
+        text = f"dependencies = ['no_such_package']\nopen({str(tmp_path / 'ran')!r}, 'w').close()\ndef net(): pass\n"
+        host.repository("o/n", {"hubconf.py": text}, branch="main")
+        with pytest.raises(RuntimeError, match="Missing dependencies: no_such_package"):
+            hub.load("o/n:main", "net", trust_repo=True)
+        assert (tmp_path / "ran").exists() == (hub is torch.hub)
+
+    def test_a_file_name_that_leads_out(self, hub, host, torch, tmp_path):
+        url = host.put("net.pth", saved(torch, 1))
+        (tmp_path / "m").mkdir()
+        try:
+            hub.load_state_dict_from_url(url, model_dir=str(tmp_path / "m"), file_name="../out.pth")
+        except ValueError:
+            assert hub is not torch.hub
+        assert (tmp_path / "out.pth").exists() == (hub is torch.hub)
+
+    def test_an_address_that_ends_in_a_slash(self, hub, host, torch):
+        host.put("", saved(torch, 3))
+        if hub is torch.hub:
+            with pytest.raises(IsADirectoryError):
+                hub.load_state_dict_from_url(host.files + "/")
+        else:
+            assert hub.load_state_dict_from_url(host.files + "/")["layer.weight"].item() == 3
+
+    def test_a_damaged_copy(self, hub, host, torch):
+        data = saved(torch, 1)
+        name = f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth"
+        url = host.put(name, data)
+        hub.load_state_dict_from_url(url, check_hash=True)
+        path = Path(hub.get_dir(), "checkpoints", name)
+        path.write_bytes(saved(torch, 666))
+        if hub is torch.hub:
+            assert hub.load_state_dict_from_url(url, check_hash=True)["layer.weight"].item() == 666
+        else:
+            with pytest.warns(UserWarning, match="set aside"):
+                assert hub.load_state_dict_from_url(url, check_hash=True)["layer.weight"].item() == 1
+
+    def test_a_hash_behind_a_version(self, hub, host, torch):
+        data = saved(torch, 1)
+        url = host.put(f"yolo-3.1-{hashlib.sha256(data).hexdigest()[:8]}.pth", data)
+        good = hub is not torch.hub or hashlib.sha256(data).hexdigest().startswith("3")
+        if good:
+            assert hub.load_state_dict_from_url(url, check_hash=True)["layer.weight"].item() == 1
+        else:
+            with pytest.raises(RuntimeError, match='invalid hash value .expected "3"'):
+                hub.load_state_dict_from_url(url, check_hash=True)
+
+    def test_a_check_that_cannot_be_made_is_not_passed_over(self, hub, host, torch):
+        url = host.put("net.pth", saved(torch, 1))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            hub.load_state_dict_from_url(url, check_hash=True)
+        assert any("the file is not checked" in str(one.message) for one in said) == (hub is not torch.hub)
+
+    def test_a_web_page_instead_of_weights(self, hub, host, torch):
+        url = host.put("net.pth", b"<!DOCTYPE html><html>sign in</html>", type="text/html")
+        for _ in range(2):
+            with pytest.raises(Exception, match="web page" if hub is not torch.hub else ".") as caught:
+                hub.load_state_dict_from_url(url)
+            assert isinstance(caught.value, wl.NotWeightsError) == (hub is not torch.hub)
+        there = Path(hub.get_dir(), "checkpoints", "net.pth").exists()
+        assert there == (hub is torch.hub), "what is no file of weights is not kept as one"
+
+    def test_nothing_is_printed(self, hub, host, torch, capsys):
+        host.repository("o/n", {"hubconf.py": "def net():\n    return 1\n"}, branch="main")
+        hub.load("o/n:main", "net", trust_repo=True, verbose=False)
+        assert (capsys.readouterr().out == "") == (hub is not torch.hub)
+
+    def test_another_repositorys_archive_in_between(self, hub, host, torch, monkeypatch):
+        """What a second process does between two steps of the first: torch.hub names both archives main.zip."""
+        for name in ("one", "two"):
+            host.repository(f"o/{name}", {"hubconf.py": f"def net():\n    return {name!r}\n"}, branch="main")
+        if hub is torch.hub:
+            real = torch.hub.download_url_to_file
+
+            def interrupted(url, dst, **options):
+                real(url, dst, **options)
+                real(url.replace("o/one", "o/two"), dst, **options)
+
+            monkeypatch.setattr(torch.hub, "download_url_to_file", interrupted)
+            assert hub.load("o/one:main", "net", trust_repo=True) == "two", "the code of another repository ran"
+        else:
+            from weighlock.hub import fetching
+
+            save = fetching.save_archive
+
+            def between(client, url, path):
+                save(client, url, path)
+                monkeypatch.setattr(fetching, "save_archive", save)
+                assert hub.load("o/two:main", "net", trust_repo=True) == "two"
+
+            monkeypatch.setattr(fetching, "save_archive", between)
+            assert hub.load("o/one:main", "net", trust_repo=True) == "one"
 
     def test_six_processes_at_once(self, host, torch, tmp_path):
         from tests.test_hub_processes import files as many

@@ -83,6 +83,13 @@ def commit_of(archive: zipfile.ZipFile) -> str | None:
     return archive.comment.decode("ascii") if _COMMIT.match(archive.comment) else None
 
 
+def commit_at_end(tail: bytes) -> str | None:
+    """Return the commit in the comment of an archive of which only the end is there (at least 62 bytes)."""
+    at = tail.rfind(b"PK\5\6")
+    comment = tail[at + 22 :] if at >= 0 else b""
+    return comment.decode("ascii") if _COMMIT.match(comment) else None
+
+
 def _check_sizes(infos: list[zipfile.ZipInfo], path: str) -> None:
     total = packed = 0
     for info in infos:

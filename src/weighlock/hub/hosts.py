@@ -8,12 +8,12 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from weighlock.errors import ArgumentError
 from weighlock.hub.settings import Settings
 
-__all__ = ["HOSTS", "KINDS", "Host", "Kind", "find_host", "host_of_url"]
+__all__ = ["HOSTS", "KINDS", "Host", "Kind", "find_host", "host_of_url", "without_user"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,6 +146,14 @@ def hosts(settings: Settings) -> Iterator[Host]:
 def host_of_url(url: str, settings: Settings) -> Host | None:
     """Return the host whose addresses a URL begins with; None for any other."""
     return next((host for host in hosts(settings) if host.owns(url)), None)
+
+
+def without_user(url: str) -> str:
+    """Return a URL without the user and password in it: what may be written down, compared and shown."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _configured(name: str, known: Host | None, given: dict[str, Any]) -> Host:

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from weighlock.errors import ArgumentError, RepositoryNameError
-from weighlock.hub.hosts import HOSTS, find_host, host_of_url
+from weighlock.hub.hosts import HOSTS, find_host, host_of_url, without_user
 from weighlock.hub.settings import Settings
 
 __all__ = ["SOURCES", "Repository", "is_commit", "parse"]
@@ -58,7 +58,7 @@ class Repository:
             return self.url or ""
         text = f"{self.owner}/{self.name}" if self.host == "github.com" else self.full_name
         if self.kind != "hosted" and self.url:
-            text = self.url
+            text = without_user(self.url)
         return text if self.ref is None else f"{text}:{self.ref}"
 
     @property
@@ -193,6 +193,6 @@ def _foreign(url: str, ref: str | None, kind: str) -> Repository:
     parts = urlsplit(url)
     stem = os.path.basename(parts.path.rstrip("/")).removesuffix(".zip").removesuffix(".git")
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).strip(".") or "repository"
-    digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256(without_user(url).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     host = re.sub(r"[^a-z0-9.-]", "-", (parts.hostname or "").lower()) or parts.scheme or "local"
     return Repository(host, digest, name, ref, url, kind)
