@@ -302,7 +302,8 @@ class Space:
     def changed(self) -> bool:
         """Whether a file of a module that is loaded is another one than it was."""
         loaded = [module for name, module in sys.modules.items() if name.startswith(self.name + ".")]
-        return any(_stamp(module) != vars(module).get("__weighlock_stamp__") for module in loaded)
+        stamped = [module for module in loaded if "__weighlock_stamp__" in vars(module)]
+        return any(_stamp(module) != vars(module)["__weighlock_stamp__"] for module in stamped)
 
 
 @dataclasses.dataclass(slots=True)
@@ -362,11 +363,9 @@ def _parts(path: str) -> list[str]:
 
 
 def _stamp(module: types.ModuleType) -> tuple[int, int] | None:
-    path = getattr(module, "__file__", None)
-    if not path or "__weighlock_stamp__" not in vars(module):
-        return vars(module).get("__weighlock_stamp__")
+    """Return what changes when a module's file does."""
     try:
-        found = os.stat(path)
+        found = os.stat(str(getattr(module, "__file__", None)))
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
@@ -392,7 +391,6 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         self._space.prepared(module)
-        module.__dict__["__weighlock_stamp__"] = (0, 0)
         module.__dict__["__weighlock_stamp__"] = _stamp(module)
         super().exec_module(module)
         self._space.finished(module)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from weighlock.hub.static.report import Effect, Url
 from weighlock.hub.static.scopes import Scope
-from weighlock.hub.static.syntax import dotted, text
+from weighlock.hub.static.syntax import dotted, run_at_import, text
 
 __all__ = ["effects_of", "packages_of", "plain_names_of", "urls_of"]
 
@@ -90,7 +90,7 @@ def _catches_imports(handler: ast.ExceptHandler) -> bool:
 
 def effects_of(scope: Scope) -> Iterator[Effect]:
     """Give what happens as soon as a module is imported, beside definitions."""
-    for node in _run_at_import(scope.module.body):
+    for node in run_at_import(scope.module.body):
         if isinstance(node, ast.Call):
             what = _what_call(scope.full_name(node.func))
             if what:
@@ -117,23 +117,6 @@ def _what_assigned(scope: Scope, target: Any) -> Iterator[Effect]:
         top = name.partition(".")[0]
         if top in scope.imports and scope.tree.path_of(scope.imports[top].partition(".")[0]) is None:
             yield Effect(f"changes another package: {name}", scope.file, target.lineno)
-
-
-def _run_at_import(body: list[Any]) -> Iterator[ast.AST]:
-    """Give every node that runs on import: not the bodies of functions, nor what only a script does."""
-    waiting: list[ast.AST] = list(reversed(body))
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            waiting.extend(node.decorator_list)
-            continue
-        if isinstance(node, ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
-            waiting.extend(reversed(node.orelse))
-            continue
-        yield node
-        waiting.extend(reversed(list(ast.iter_child_nodes(node))))
 
 
 _BY_TEXT: Final = (

@@ -49,7 +49,7 @@ def read_report(root: str) -> Report:
         for name, binding in sorted(hubconf.names.items())
         if binding.is_callable and not name.startswith("_")
     )
-    reasons = list(tree.reasons)
+    reasons = [*hubconf.all_reasons(), *tree.unread]
     at_import = list(_used(hubconf))
     everywhere = _everything(tree, at_import)
     declared = _dependencies(hubconf)
@@ -75,7 +75,7 @@ def _hubconf(root: str) -> Scope:
     tree = Tree(root)
     scope = tree.scope(path)
     if scope is None:
-        raise EntryPointError(f"the hubconf cannot be read: {next(iter(tree.reasons), 'no reason')}", path=path)
+        raise EntryPointError(f"the hubconf cannot be read: {next(iter(tree.unread), 'no reason')}", path=path)
     return scope
 
 

@@ -4,7 +4,18 @@ import ast
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["dotted", "is_module", "is_namespace", "mentions", "own_returns", "target_names", "text"]
+__all__ = [
+    "dotted",
+    "is_module",
+    "is_namespace",
+    "is_namespace_used",
+    "looks_constant",
+    "mentions",
+    "own_returns",
+    "run_at_import",
+    "target_names",
+    "text",
+]
 
 
 def dotted(node: Any) -> str:
@@ -51,8 +62,38 @@ def own_returns(function: Any) -> Iterator[ast.Return]:
 def is_namespace(node: Any) -> bool:
     """Whether an expression is ``globals()``, or what is the same at the top of a module."""
     return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "locals", "vars")
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("globals", "locals", "vars")
+        and not node.args
     )
+
+
+def is_namespace_used(node: Any) -> bool:
+    """Whether ``globals()`` or the like stands anywhere in a node."""
+    return any(is_namespace(inner) for inner in ast.walk(node))
+
+
+def looks_constant(name: str) -> bool:
+    """Whether a name of another package is spelled like a constant: ``TYPE_CHECKING``; ``VGG`` may be a class."""
+    return name.startswith("__") or (name.isupper() and ("_" in name or len(name) > 6))
+
+
+def run_at_import(body: list[Any]) -> Iterator[ast.AST]:
+    """Give every node that runs on import: not the bodies of functions, nor what only a script does."""
+    waiting: list[ast.AST] = list(reversed(body))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting.extend(node.decorator_list)
+            continue
+        if isinstance(node, ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            waiting.extend(reversed(node.orelse))
+            continue
+        yield node
+        waiting.extend(reversed(list(ast.iter_child_nodes(node))))
 
 
 def is_module(module: str, name: str) -> bool:
