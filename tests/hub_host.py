@@ -234,7 +234,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return name, None
         return name, self.host.repositories[name]
 
+    def _without_groups(self, parts):
+        """Put the groups that a repository is in into one part, as if they were its owner."""
+        for length in range(3, len(parts)):
+            name = "/".join(parts[:length]).removesuffix(".git")
+            if name in self.host.repositories:
+                return ["/".join(parts[: length - 1]), *parts[length - 1 :]]
+        return parts
+
     def _web(self, parts):
+        parts = self._without_groups(parts)
         name, repository = self._find(parts[0], parts[1])
         if not self._allowed(name):
             return

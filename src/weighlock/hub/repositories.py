@@ -20,7 +20,7 @@ from weighlock.hub.locks import forget, held, private_name, read_record, write_r
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
 
-__all__ = ["Working", "Wanted", "find", "stored_commits"]
+__all__ = ["Working", "Wanted", "find", "folder_at", "stored_commits"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,6 +92,18 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
         wanted.allow(repository, None, old[0] if old[1] else None)
         return Working(old[0], repository, None, "torch.hub")
     return _at_commit(store, repository, settings, wanted, resolved)
+
+
+def folder_at(store: Store, repository: Repository, settings: Settings, commit: str) -> str:
+    """Return the folder of a commit, fetched where it is not there: to be read, not to be run.
+
+    Raises
+    ------
+    HubError
+        If it cannot be had.
+    """
+    wanted = Wanted(lambda *_: None)
+    return _at_commit(store, repository, settings, wanted, refs.Resolved("", commit, time.time())).root
 
 
 def _resolved(
@@ -263,7 +275,7 @@ def _archive(store: Store, repository: Repository, settings: Settings, wanted: W
     if wanted.pin is not None:
         known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
     if known is None or not _published(store, repository, known.commit):
-        wanted.allow(repository, None, None)
+        # Only when it is here can be said which code it is that would run; fetching it runs nothing.
         with held(store, "archive", str(repository.url)):
             commit = _fetch_archive(store, repository, settings)
         known = refs.Resolved("refs/tags/archive", commit, time.time())
