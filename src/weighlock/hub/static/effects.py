@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from weighlock.hub.static.report import Effect, Url
 from weighlock.hub.static.scopes import Scope
-from weighlock.hub.static.syntax import dotted, run_at_import, text
+from weighlock.hub.static.syntax import dotted, is_for_others, run_at_import, text
 
 __all__ = ["effects_of", "packages_of", "plain_names_of", "urls_of"]
 
@@ -70,6 +70,8 @@ def _imports(scope: Scope, node: ast.AST, *, optional: bool) -> Iterator[tuple[s
                 yield from _package(scope, alias.name, optional=optional)
         elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
             yield from _package(scope, child.module, optional=optional)
+        elif isinstance(child, ast.If) and is_for_others(child.test):
+            yield from _imports(scope, ast.Module(child.orelse, []), optional=optional)
         elif isinstance(child, ast.Try) and any(_catches_imports(handler) for handler in child.handlers):
             yield from _imports(scope, child, optional=True)
         else:

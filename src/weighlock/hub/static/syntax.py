@@ -6,6 +6,7 @@ from typing import Any, Final
 
 __all__ = [
     "dotted",
+    "is_for_others",
     "is_module",
     "is_namespace",
     "is_namespace_used",
@@ -84,16 +85,23 @@ def run_at_import(body: list[Any]) -> Iterator[ast.AST]:
     waiting: list[ast.AST] = list(reversed(body))
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            waiting.extend(node.decorator_list)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting.extend([*node.args.defaults, *(value for value in node.args.kw_defaults if value is not None)])
+            # A decorator is called.
+            decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
+            waiting.extend(ast.copy_location(ast.Call(one, [], []), one) for one in decorators)
             continue
-        if isinstance(node, ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and is_for_others(node.test):
             waiting.extend(reversed(node.orelse))
             continue
         yield node
         waiting.extend(reversed(list(ast.iter_child_nodes(node))))
+
+
+def is_for_others(test: ast.expr) -> bool:
+    """Whether a condition holds only in a script, or for a checker of types."""
+    text = ast.unparse(test)
+    return "__main__" in text or text.endswith("TYPE_CHECKING")
 
 
 def is_module(module: str, name: str) -> bool:
