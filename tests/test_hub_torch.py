@@ -594,9 +594,9 @@ class TestRouting:
 
         url = host.put("net.pth", saved(torch, 4))
         inner = (
-            "import torch.utils.model_zoo as zoo\nfrom torch.hub import get_dir\nimport torch\n"
-            "def net():\n"
-            "    return zoo.load_url({url!r}), get_dir(), torch.hub.list('o/inner'), torch.hub.help('o/inner', 'net')\n"
+            "import torch.utils.model_zoo as zoo\nfrom torch.hub import get_dir\nimport torch\ndef net():\n"
+            f"    found = zoo.load_url({url!r})\n"
+            "    return found, get_dir(), torch.hub.list('o/inner'), torch.hub.help('o/inner', 'net')\n"
         )
         host.repository("o/inner", {"hubconf.py": inner})
         host.repository("o/outer", {"hubconf.py": "import torch\ndef net():\n"

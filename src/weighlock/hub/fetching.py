@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from weighlock.errors import ArchiveError, DownloadError, HubError, OfflineError
 from weighlock.hub import archive, git_pack, git_tree, refs
-from weighlock.hub.hosts import Host, find_host
+from weighlock.hub.hosts import Host, find_host, mirror_url
 from weighlock.hub.locks import forget
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository
@@ -80,7 +80,7 @@ def _addresses(
     }  # fmt: skip
     if repository.kind == "hosted":
         for template in settings.mirrors:
-            yield template.format(**fields), False
+            yield mirror_url(template, fields), False
     if host is not None:
         for url in host.archive_urls(repository.owner, repository.name, commit):
             yield url, True

@@ -217,7 +217,9 @@ class Space:
         with _turn_over:
             _turn_over.wait_for(lambda: not _turns or _turns[-1].lets_in(self, me, alone=alone))
             if not _turns or _turns[-1].space is not self:
-                before = {name: module for name, module in sys.modules.items() if self.owns(name.partition(".")[0])}
+                before = {
+                    name: module for name, module in sys.modules.copy().items() if self.owns(name.partition(".")[0])
+                }
                 _turns.append(_Turn(self, me, before, list(sys.path)))
                 for name in before:
                     del sys.modules[name]
@@ -244,7 +246,7 @@ class Space:
         sys.path[:] = [entry for entry in sys.path if not self._is_inside(entry)]
         for at, entry in given:
             sys.path.insert(at, entry)
-        mine = {name: module for name, module in sys.modules.items() if self.owns(name.partition(".")[0])}
+        mine = {name: module for name, module in sys.modules.copy().items() if self.owns(name.partition(".")[0])}
         self._plain = {**self._plain, **mine}
         for name in mine:
             del sys.modules[name]
@@ -296,12 +298,12 @@ class Space:
         self._plain.clear()
         self._owned.clear()
         self._tops = None
-        for name in [name for name in sys.modules if name == self.name or name.startswith(self.name + ".")]:
+        for name in [name for name in sys.modules.copy() if name == self.name or name.startswith(self.name + ".")]:
             del sys.modules[name]
 
     def changed(self) -> bool:
         """Whether a file of a module that is loaded is another one than it was."""
-        loaded = [module for name, module in sys.modules.items() if name.startswith(self.name + ".")]
+        loaded = [module for name, module in sys.modules.copy().items() if name.startswith(self.name + ".")]
         stamped = [module for module in loaded if "__weighlock_stamp__" in vars(module)]
         return any(_stamp(module) != vars(module)["__weighlock_stamp__"] for module in stamped)
 
