@@ -112,7 +112,9 @@ def overlapping():
 DAMAGED = {
     "longer than it says": lambda: lying(archive([BASE, ("top/x", "x" * 10000)]), 24, 3),
     "packed size that lies": lambda: lying(archive([BASE]), 20, 1 << 31),
-    "encrypted": lambda: patched(archive([BASE]), b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"),
+    "encrypted": lambda: patched(
+        archive([BASE]), b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"
+    ),
     "unknown method": lambda: patched(archive([BASE]), b"\x08\x00", b"\x63\x00"),
     "wrong sum": lambda: lying(archive([BASE]), 16, 12345),
     "overlapping": overlapping,
@@ -154,7 +156,8 @@ def test_what_is_kept_and_what_is_not(host, store):
         ("top/open", "x", stat.S_IFREG | 0o666), ("top/dir/link", "../run", LINK), ("top/dirs", "dir", LINK),
         ("top/Ünïcode/名前.py", "x"), ("top/with space", "x"), ("top/.hidden", "x"), ("top/.github/x", "x"),
         ("top/.gitignore", "x"), ("top/con.py", "x"), ("top/" + "b" * 200, "x"),
-        ("top/itself", "itself", LINK), ("top/there", "back", LINK), ("top/back", "there", LINK), ("top/gone", "nothing", LINK),
+        ("top/itself", "itself", LINK), ("top/there", "back", LINK), ("top/back", "there", LINK),
+        ("top/gone", "nothing", LINK),
     ]  # fmt: skip
     host.repository("o/n", {"hubconf.py": HUBCONF})
     host.archives["o/n"] = archive(members)
@@ -186,7 +189,8 @@ FILE = (b"100644", b"hubconf.py")
     [
         [FILE, (b"100644", b"../evil")], [FILE, (b"100644", b"..")], [FILE, (b"100644", b".git")],
         [FILE, (b"100644", b".GIT")], [FILE, (b"100644", b"/tmp/evil")], [FILE, (b"100644", b"a\\evil")],
-        [FILE, (b"100644", b"HubConf.py")], [FILE, FILE], [FILE, (b"120000", b"evil")], [FILE, (b"100644", b"a\x1b[31m")],
+        [FILE, (b"100644", b"HubConf.py")], [FILE, FILE], [FILE, (b"120000", b"evil")],
+        [FILE, (b"100644", b"a\x1b[31m")],
         [FILE, (b"40000", b"evil")], [FILE, (b"100644", b"git~1")], [FILE, (b"100644", b"C:evil")],
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ from weighlock.errors import (
     OfflineError,
     PinError,
 )
-from weighlock.hub.directories import Store, is_file, signature
+from weighlock.hub.directories import Store, is_file, require_writable, signature
 from weighlock.hub.lock_file import WeightsPin, load_lock
 from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
 from weighlock.hub.settings import Settings
@@ -253,6 +253,7 @@ class _Finder:
         if record is not None and record.get("url") != self.url and os.path.exists(path):
             # Another URL's file has this name (torch.hub would hand that one out).
             path = self.other
+        require_writable(self.folder, self.url)
         found = fetch_to(path, self.url, self.settings, self.prefix, self.pin, self.weights.progress)
         facts = {"sha256": found.sha256, "url": self.url, "etag": found.etag, "modified": found.modified,
                  "declared": found.declared is not None}  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from weighlock.errors import DownloadError, HubError, NotInRepositoryError, OfflineError, PinError
 from weighlock.hub import fetching, git_tree, refs
-from weighlock.hub.directories import Store
+from weighlock.hub.directories import Store, require_writable
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget, held, private_name, read_record, write_record
 from weighlock.hub.settings import Settings
@@ -183,6 +183,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
             hint=f"weighlock hub prefetch {repository} fetches it where there is a network.",
         )  # fmt: skip
     folder = _commit_folder(store, repository, commit)
+    require_writable(store.root, f"{repository} at {commit[:12]}")
     with held(store, "commit", repository.full_name, commit):
         if not wanted.force and os.path.isdir(folder):
             return
@@ -258,6 +259,8 @@ def _local(store: Store, repository: Repository) -> Working:
 
 def _local_archive(store: Store, repository: Repository, path: str) -> Working:
     digest = fetching.file_digest(path)
+    if not _published(store, repository, digest):
+        require_writable(store.root, path)
     with held(store, "commit", path, digest):
         if not _published(store, repository, digest):
             place = os.path.join(store.folder("tmp"), private_name("tree"))
@@ -292,6 +295,7 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         raise OfflineError(f"{repository} is not in the cache, and nothing may be fetched: offline", path=store.hub)
     from weighlock.hub.download import Client
 
+    require_writable(store.root, str(repository))
     place = os.path.join(store.folder("tmp"), private_name("tree"))
     os.makedirs(place)
     try:
