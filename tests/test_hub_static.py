@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import weighlock as wl
 from tests.test_hub_isolation import put
+from weighlock.cli import run
 
 hub = wl.hub
 
@@ -318,3 +320,51 @@ class TestHelp:
         report = hub.inspect(folder, source="local")
         assert not report.complete
         assert any("deeper" in reason for reason in report.reasons)
+
+
+class TestRunningIt:
+    """`execute=True`: in a process of its own."""
+
+    def test_whatever_a_hubconf_prints_or_does_with_the_process(self, host, tmp_path):
+        text = (
+            "import atexit, os, sys\nprint('noise')\nsys.stdout.write('no end of line')\n"
+            "atexit.register(print, 'bye')\n"
+            "os.environ['HUB_STATIC_TEST'] = 'x'\nsys.path.insert(0, '/nowhere')\n"
+            "def net():\n    'Doc \u00fc.'\nglobals()['made' + str(1)] = net\n"
+        )
+        folder = put(tmp_path / "r", {"hubconf.py": text})
+        before = list(sys.path)
+        assert hub.list(folder, source="local", execute=True) == ["made1", "net"]
+        assert hub.help(folder, "net", source="local", execute=True) == "Doc \u00fc."
+        assert sys.path == before
+        assert "HUB_STATIC_TEST" not in os.environ
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [("raise KeyError('x')\n", "KeyError"), ("import sys\nprint('[]')\nsys.exit(0)\n", "no answer"),
+         ("import os\nos._exit(3)\n", "no answer"), ("import no_such_thing_anywhere\n", "ModuleNotFoundError")],
+    )  # fmt: skip
+    def test_a_hubconf_that_fails(self, host, tmp_path, text, why):
+        folder = put(tmp_path / "r", {"hubconf.py": text})
+        with pytest.raises(wl.EntryPointError, match=f"the hubconf fails: .*{why}"):
+            hub.list(folder, source="local", execute=True)
+
+    def test_what_holds_here_holds_there(self, host, tmp_path, monkeypatch):
+        url = host.put("net.pth", b"x")
+        text = f"import weighlock\nweighlock.hub.load_state_dict_from_url({url!r})\ndef net(): pass\n"
+        folder = put(tmp_path / "r", {"hubconf.py": text})
+        with pytest.raises(wl.EntryPointError, match="OfflineError"):
+            hub.list(folder, source="local", execute=True, offline=True)
+        (tmp_path / "weighlock.lock").write_text("version = 1\n")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(wl.EntryPointError, match="PinError"):
+            hub.list(folder, source="local", execute=True, locked=True)
+        assert not host.log
+
+    def test_the_command_line(self, host, tmp_path, capsys):
+        folder = put(tmp_path / "r", {"hubconf.py": "import models.a\nglobals().update(vars(models.a))\n", **MODELS})
+        assert run(("hub", "list", folder, "--source", "local", "--json")) == 3
+        assert not json.loads(capsys.readouterr().out)["complete"]
+        assert run(("hub", "list", folder, "--source", "local", "--execute", "--json")) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert [row["name"] for row in document["entries"]] == ["other", "small"]

@@ -23,7 +23,7 @@ from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import load_lock
 from weighlock.hub.locks import read_record, write_record
 from weighlock.hub.repositories import Wanted, Working, find, folder_at
-from weighlock.hub.settings import Settings
+from weighlock.hub.settings import Settings, current
 from weighlock.hub.sources import Repository, parse
 from weighlock.hub.usage import note_repository, running
 from weighlock.text import safe_text
@@ -313,9 +313,23 @@ def executed_names(working: Working) -> Iterator[tuple[str, str | None]]:
         working.commit or "",
         str(working.repository),
     ]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=600)  # noqa: S603 - ourselves
+    done = subprocess.run(command, capture_output=True, check=False, timeout=600, env=_child())  # noqa: S603 - ourselves
     lines = done.stdout.decode("utf-8", "replace").splitlines()
-    if done.returncode or not lines:
+    answers = [line.removeprefix(ANSWER) for line in lines if line.startswith(ANSWER)]
+    if not answers:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise EntryPointError(f"the hubconf fails: {why[-1] if why else 'no answer'}", path=working.root)
-    yield from (tuple(row) for row in json.loads(lines[-1]))
+        raise EntryPointError(f"the hubconf fails: {safe_text(why[-1]) if why else 'no answer'}", path=working.root)
+    yield from (tuple(row) for row in json.loads(answers[-1]))
+
+
+ANSWER: Final = "weighlock-hub-names: "
+"""Begins the one line that is the answer: a hubconf may print whatever it likes."""
+
+
+def _child() -> dict[str, str]:
+    """Return the environment of a process that runs a hubconf: what holds for this call holds there, too."""
+    settings = current()
+    told = {"WEIGHLOCK_OFFLINE": settings.offline, "WEIGHLOCK_HUB_LOCKED": settings.locked}
+    home = os.path.dirname(find_store().hub)
+    named = {"TORCH_HOME": home} if os.path.basename(find_store().hub) == "hub" else {}
+    return {**os.environ, **named, **{name: "1" for name, value in told.items() if value}}
