@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 _ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
@@ -245,7 +246,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return name, None
         return name, self.host.repositories[name]
 
+    def _without_groups(self, parts):
+        """Put the groups that a repository is in into one part, as if they were its owner."""
+        for length in range(3, len(parts)):
+            name = "/".join(parts[:length]).removesuffix(".git")
+            if name in self.host.repositories:
+                return ["/".join(parts[: length - 1]), *parts[length - 1 :]]
+        return parts
+
+    def _other_api(self, parts):
+        """Tell a ref's commit as the APIs of GitLab, Gitea, Bitbucket and Hugging Face do."""
+        words = [unquote(part) for part in parts]
+        if words[:3] == ["api", "v4", "projects"]:
+            name, ref, key = words[3], words[6], "id"
+        elif words[:3] == ["api", "v1", "repos"]:
+            name, ref, key = "/".join(words[3:5]), "/".join(words[7:]), "sha"
+        elif words[:2] == ["2.0", "repositories"]:
+            name, ref, key = "/".join(words[2:4]), "/".join(words[5:]), "hash"
+        else:
+            name, ref, key = "/".join(words[2:4]), words[5], "sha"
+        if not self._allowed(name):
+            return
+        folder = self.host.repositories[name].folder
+        self._send(200, json.dumps({key: text_of(folder, "rev-parse", "--verify", f"{ref}^{{commit}}")}).encode())
+
     def _web(self, parts):
+        if parts[0] in ("api", "2.0"):
+            self._other_api(parts)
+            return
+        parts = self._without_groups(parts)
         name, repository = self._find(parts[0], parts[1])
         if not self._allowed(name):
             return

@@ -23,7 +23,7 @@ from weighlock.errors import (
     OfflineError,
     PinError,
 )
-from weighlock.hub.directories import Store, is_file, signature
+from weighlock.hub.directories import Store, is_file, require_writable, signature
 from weighlock.hub.fetched import Expected
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import WeightsPin, load_lock
@@ -283,6 +283,7 @@ class _Finder:
         if record is not None and record.get("url") != self.url and os.path.exists(path):
             # Another URL's file has this name (torch.hub would hand that one out).
             path = self.other
+        require_writable(self.folder, self.url)
         found = fetch_to(
             path, urldefrag(self.weights.url).url, self.settings, self.prefix, self.pin, self.weights.progress
         )
