@@ -6,15 +6,15 @@ are listed with their type, and their bytes can be read; their values are not de
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, LimitError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.formats.extents import ExtentReader
 from weighlock.formats.reading import Contents, Reading
 from weighlock.limits import Limits
-from weighlock.storages.plan import read_extents
-from weighlock.storages.refs import Extent, StorageRef, Window
+from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import TensorSpec
@@ -185,27 +185,6 @@ def _check_places(header: _Header, size: int) -> None:
             )  # fmt: skip
 
 
-class _Tensors:
-    """The byte ranges of one file: a storage's handle is where its bytes begin."""
-
-    ready: Final = True
-
-    def __init__(self, source: ByteSource) -> None:
-        self.source = source
-
-    def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        read_extents(self.source, [(ref.handle, target) for ref, target in wanted])
-
-    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
-        return None
-
-    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
-        """Nothing to do: there are none."""
-
-    def extent(self, ref: StorageRef) -> Extent | None:
-        return Extent(ref.handle, ref.nbytes)
-
-
 def read(source: ByteSource, reading: Reading) -> Contents:
     """Read a GGUF file as a dictionary of tensors, in the order of the header.
 
@@ -223,7 +202,7 @@ def read(source: ByteSource, reading: Reading) -> Contents:
         if isinstance(error, WeighlockError):
             raise
         raise DamagedError(f"the header is malformed: {error}", path=source.name) from error
-    tensors, leaves = _Tensors(source), reading.leaves
+    tensors, leaves = ExtentReader(source), reading.leaves
     made: dict[str, Any] = {}
     storages: dict[str, StorageRef] = {}
     for name, kind, shape, offset, nbytes in header.tensors:

@@ -11,12 +11,12 @@ from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, LimitError, TensorBoundsError, UnsupportedError, WeighlockError
+from weighlock.formats.extents import ExtentReader
 from weighlock.formats.npz_records import read_members
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset
 from weighlock.formats.zip_records import first_bytes
 from weighlock.limits import Limits
-from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
@@ -169,27 +169,6 @@ def _ref(key: str, header: NpyHeader, reader: Any, handle: Any) -> StorageRef:
     return StorageRef(key, row, header.nbytes // row.itemsize, "cpu", reader, key, handle, order)
 
 
-class _File:
-    """An .npy file: its one storage."""
-
-    ready: Final = True
-
-    def __init__(self, source: ByteSource) -> None:
-        self.source = source
-
-    def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        read_extents(self.source, [(ref.handle, target) for ref, target in wanted])
-
-    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
-        return None
-
-    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
-        """Nothing to do: there are none."""
-
-    def extent(self, ref: StorageRef) -> Extent | None:
-        return Extent(ref.handle, ref.nbytes)
-
-
 def read_npy(source: ByteSource, reading: Reading) -> Contents:
     """Read one array from the start of `source`; several may follow each other.
 
@@ -208,7 +187,7 @@ def read_npy(source: ByteSource, reading: Reading) -> Contents:
     end = header.data_start + header.nbytes
     if end > source.size:
         raise TensorBoundsError("the file is shorter than its array", expected=f"{end} bytes", got=str(source.size))
-    ref = _ref("array", header, _File(source), header.data_start)
+    ref = _ref("array", header, ExtentReader(source), header.data_start)
     storages = {ref.key: ref} if header.row is not None else {}
     notes = {"dtype": header.code, "trailing_bytes": source.size - end}
     return Contents(_array(header, ref, reading), "npy", end, lambda: notes, storages)

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from weighlock.dtypes import UINT8
+from weighlock.formats.extents import ExtentReader
 from weighlock.formats.flat import DOCUMENT, restore
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.safetensors_header import SafetensorsHeader, read_header
 from weighlock.storages.plan import read_extents
-from weighlock.storages.refs import Extent, StorageRef, Window
+from weighlock.storages.refs import StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import TensorSpec
@@ -36,18 +37,13 @@ class _Stretch(Window):
         self.contents = [self]
 
 
-class _Tensors:
-    """The byte ranges of one file: a storage's handle is where its bytes begin."""
-
-    ready: Final = True
+class _Tensors(ExtentReader):
+    """The byte ranges of one file, small ones read together."""
 
     def __init__(self, source: ByteSource, header: SafetensorsHeader) -> None:
-        self.source = source
+        super().__init__(source)
         self._header = header
         self._windows: dict[int, tuple[Window, int]] | None = None
-
-    def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        read_extents(self.source, [(ref.handle, target) for ref, target in wanted])
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return the stretch that a small tensor is read with, and its place in it."""
@@ -68,9 +64,6 @@ class _Tensors:
                 found[offset] = stretch, offset - stretch.offset
         return found
 
-    def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
-        read_extents(self.source, [(window.offset, window.memory) for window in windows if window.memory is not None])
-
     def scatter(self, windows: Sequence[tuple[Window, Mapping[int, memoryview]]], *, verify: bool) -> list[Window]:
         """Read small storages straight to where they belong."""
         read_extents(
@@ -78,9 +71,6 @@ class _Tensors:
             [(window.offset + place, target) for window, targets in windows for place, target in targets.items()],
         )
         return []
-
-    def extent(self, ref: StorageRef) -> Extent | None:
-        return Extent(ref.handle, ref.nbytes)
 
 
 def read(source: ByteSource, reading: Reading) -> Contents:
