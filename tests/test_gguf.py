@@ -11,6 +11,7 @@ import weighlock as wl
 from tests.goldens.make_gguf_goldens import ARRAYS, VALUES, tensors
 from weighlock.errors import CheckpointError, DamagedError, LimitError, TruncatedError, UnsupportedError
 from weighlock.inspection.inventory import tensors as rows_of
+from weighlock.inspection.summary import summarize
 from weighlock.inspection.values import read_values
 from weighlock.limits import Limits
 
@@ -42,6 +43,9 @@ class TestGoldens:
             assert checkpoint.storage_bytes(spec.ref) == (GOLDENS / "q8_0.bin").read_bytes()
             (row,) = (row for row in rows_of(checkpoint) if row.key == "q8")
             assert (row.leaf.dtype, row.leaf.shape, row.leaf.nbytes) == ("Q8_0", (2, 32), 68)
+            summary = summarize(checkpoint)
+            assert summary.totals.unreferenced_bytes == 0
+            assert "Q8_0" in summary.verdict
         with pytest.raises(UnsupportedError, match="Q8_0.*read_checkpoint"):
             wl.load(path)
 

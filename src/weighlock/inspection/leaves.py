@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from weighlock.dtypes import UINT8
 from weighlock.pickling.inert import repr_shallow
 from weighlock.tensors.layout import is_contiguous
 from weighlock.tensors.spec import (
@@ -113,7 +114,9 @@ def _meta(spec: MetaSpec) -> Leaf:
 
 
 def _opaque(spec: OpaqueSpec) -> Leaf:
-    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape))
+    # Its bytes as a tensor: who shares them and who uses them is found out as for any other.
+    raw = TensorSpec(spec.storage, UINT8, 0, (spec.nbytes,), (1,))
+    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape), parts=(("", raw),))
 
 
 def _uninitialized(spec: UninitializedSpec) -> Leaf:
