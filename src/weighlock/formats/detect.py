@@ -3,7 +3,7 @@
 import os
 
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import plain_pickle, safetensors, sharded, torch_legacy, torch_tar, torch_zip, torchscript
+from weighlock.formats import plain_pickle, torch_legacy, torch_tar, torch_zip, torchscript
 from weighlock.formats.foreign import describe_folder, describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
@@ -73,8 +73,10 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
         return torch_legacy.read(source, reading)
     if torch_tar.matches(head):
         return _read_tar(source, reading)
-    if safetensors.matches(head, source.size):
-        return safetensors.read(source, reading)
+    if _is_safetensors(head, source.size):
+        from weighlock.formats.safetensors import read as read_safetensors
+
+        return read_safetensors(source, reading)
     foreign = describe_foreign(source) if head[:1] != b"\x80" else None
     if foreign is not None and getattr(foreign, "kind", None) not in _COULD_BE_PICKLES:
         raise foreign
@@ -83,9 +85,22 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     raise foreign or describe_foreign(source)
 
 
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file begins with the length of a JSON object that fits into it."""
+    length = int.from_bytes(head[:8], "little")
+    return len(head) > 8 and 2 <= length <= size - 8 and head[8:9] == b"{"
+
+
 def with_folder(source: ByteSource) -> ByteSource:
     """Return a source on disk as it is; for the index of a set, its folder, from which the set is read."""
-    if not isinstance(source, PathSource | OpenedSource) or source.size == 0 or not sharded.looks_like_index(source):
+    if not isinstance(source, PathSource | OpenedSource):
+        return source
+    # Asked of every file that is opened: nearly all are none.
+    if source.read_at(0, min(source.size, 16)).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b""):
+        return source
+    from weighlock.formats.sharded import looks_like_index
+
+    if not looks_like_index(source):
         return source
     source.close()
     folder, name = os.path.split(source.name)
@@ -93,10 +108,10 @@ def with_folder(source: ByteSource) -> ByteSource:
 
 
 def _read_folder(source: FolderSource, reading: Reading) -> Contents:
+    from weighlock.formats import dcp, deepspeed, sharded
+
     if source.index is not None:
         return sharded.read(source, source.index, reading)
-    from weighlock.formats import dcp, deepspeed
-
     names = source.names()
     if dcp.METADATA in names:
         return dcp.read(source, reading)

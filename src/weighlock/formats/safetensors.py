@@ -14,16 +14,10 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import TensorSpec
 
-__all__ = ["matches", "read"]
+__all__ = ["read"]
 
 _SMALL: Final = 64 << 10
 _WINDOW: Final = 1 << 20
-
-
-def matches(head: bytes, size: int) -> bool:
-    """Whether the file begins with the length of a JSON object that fits into it."""
-    length = int.from_bytes(head[:8], "little")
-    return len(head) > 8 and 2 <= length <= size - 8 and head[8:9] == b"{"
 
 
 class _Stretch(Window):

@@ -22,7 +22,6 @@ _INDEX: Final = re.compile(r".+\.index(\.[\w-]{1,40})?\.json")
 _PREFERRED: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PART: Final = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w{1,20})")
 _MARK: Final = b'"weight_map"'
-_OPENS: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(\{|\Z)")
 _LOOK: Final = 64 << 10
 _LONGEST: Final = 512 << 20
 _SHOWN: Final = 4
@@ -30,8 +29,6 @@ _SHOWN: Final = 4
 
 def looks_like_index(source: ByteSource) -> bool:
     """Whether a file is the index of a set, and no tensors."""
-    if not _OPENS.match(source.read_at(0, min(source.size, 16))):  # asked of every file that is opened
-        return False
     head = source.read_at(0, min(source.size, _LOOK))
     if not re.match(rb'(\xef\xbb\xbf)?\s*\{\s*"', head):
         return False
