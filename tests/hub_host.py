@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 _ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
@@ -246,7 +247,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return name, None
         return name, self.host.repositories[name]
 
+    def _without_groups(self, parts):
+        """Put the groups that a repository is in into one part, as if they were its owner."""
+        for length in range(3, len(parts)):
+            name = "/".join(parts[:length]).removesuffix(".git")
+            if name in self.host.repositories:
+                return ["/".join(parts[: length - 1]), *parts[length - 1 :]]
+        return parts
+
+    def _other_api(self, parts):
+        """Tell a ref's commit as the APIs of GitLab, Gitea, Bitbucket and Hugging Face do."""
+        words = [unquote(part) for part in parts]
+        if words[:3] == ["api", "v4", "projects"]:
+            name, ref, key = words[3], words[6], "id"
+        elif words[:3] == ["api", "v1", "repos"]:
+            name, ref, key = "/".join(words[3:5]), "/".join(words[7:]), "sha"
+        elif words[:2] == ["2.0", "repositories"]:
+            name, ref, key = "/".join(words[2:4]), "/".join(words[5:]), "hash"
+        else:
+            name, ref, key = "/".join(words[2:4]), words[5], "sha"
+        if not self._allowed(name):
+            return
+        folder = self.host.repositories[name].folder
+        self._send(200, json.dumps({key: text_of(folder, "rev-parse", "--verify", f"{ref}^{{commit}}")}).encode())
+
     def _web(self, parts):
+        if parts[0] in ("api", "2.0"):
+            self._other_api(parts)
+            return
+        parts = self._without_groups(parts)
         name, repository = self._find(parts[0], parts[1])
         if not self._allowed(name):
             return
@@ -264,7 +293,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             self._send(302, b"", Location=f"{self.host.files}/codeload/{name}/{ref}")
         elif rest[:2] == ["releases", "download"] or rest[:2] == ["releases", "latest"]:
-            self._send(302, b"", Location=f"{self.host.files}/signed/{rest[-1]}")
+            whole = self.path.lstrip("/")
+            place = whole if whole in self.host.files_held else f"signed/{rest[-1]}"
+            self._send(302, b"", Location=f"{self.host.files}/{place}")
         elif rest[0] == "tree":
             git(repository.folder, "rev-parse", "--verify", f"{rest[1]}^{{commit}}")
             self._send(200, b"<html>")
@@ -286,10 +317,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         protocol = self.headers.get("Git-Protocol") or ""
         if self.command == "GET":
             data = git(repository.folder, "upload-pack", "--stateless-rpc", "--advertise-refs", ".", protocol=protocol)
-            self._send(200, b"001e# service=git-upload-pack\n0000" + data)
+            kind = {"Content-Type": "application/x-git-upload-pack-advertisement"}
+            self._send(200, b"001e# service=git-upload-pack\n0000" + data, **kind)
             return
         data = git(repository.folder, "upload-pack", "--stateless-rpc", ".", data=self.body, protocol=protocol)
-        self._send(200, data)
+        self._send(200, data, **{"Content-Type": "application/x-git-upload-pack-result"})
 
     def _api(self, parts):
         if not self.host.api_works:

@@ -59,6 +59,26 @@ EVIL = {
     "device": [BASE, ("top/dev", "", stat.S_IFCHR | 0o666)],
     "two tops": [BASE, ("other/x", "x")],
     "bomb": [BASE, ("top/bomb", b"\0" * (80 << 20))],
+    "network share": [BASE, ("//server/share/evil", "x")],
+    "parent as a folder": [BASE, ("top/../", "")],
+    "top is the parent": [("../hubconf.py", HUBCONF)],
+    "top is the folder itself": [("./hubconf.py", HUBCONF)],
+    "two spellings of one accent": [BASE, ("top/caf\u00e9.py", "x"), ("top/cafe\u0301.py", "y")],
+    "sharp s": [BASE, ("top/stra\u00dfe", "x"), ("top/STRASSE", "y")],
+    "link in the place of a folder": [BASE, ("top/dir/file", "x"), ("top/dir", "..", LINK)],
+    "two links of one name": [BASE, ("top/a", "hubconf.py", LINK), ("top/a", "hubconf.py", LINK)],
+    "link with a nul": [BASE, ("top/link", "hub\0conf.py", LINK)],
+    "link that is empty": [BASE, ("top/link", "", LINK)],
+    "link that is too long": [BASE, ("top/link", "a/" * 4000, LINK)],
+    "link with a backslash": [BASE, ("top/link", "..\\evil", LINK)],
+    "link to a drive": [BASE, ("top/link", "C:/evil", LINK)],
+    "socket": [BASE, ("top/socket", "", stat.S_IFSOCK | 0o666)],
+    "pipe": [BASE, ("top/pipe", "", stat.S_IFIFO | 0o666)],
+    "git in another case": [BASE, ("top/.GIT/config", "x")],
+    "git as windows shortens it": [BASE, ("top/git~1/config", "x")],
+    "git with a dot behind": [BASE, ("top/.git./config", "x")],
+    "name that is too long": [BASE, ("top/" + "n" * 300, "x")],
+    "path that is too long": [BASE, ("top/" + "d/" * 3000 + "x", "x")],
 }
 
 
@@ -72,6 +92,120 @@ def test_hostile_archives_write_nothing(host, store, tmp_path, kind):
     assert "\x1b" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
     assert not list(Path(store.root).rglob("evil"))
+
+
+def patched(data, old, new, count=-1):
+    assert old in data
+    return data.replace(old, new, count)
+
+
+def lying(data, field, value):
+    """The archive with another number in a field of the first member's entry in the directory."""
+    at = data.index(b"PK\x01\x02") + field
+    return data[:at] + value.to_bytes(4, "little") + data[at + 4 :]
+
+
+def overlapping():
+    """Two members that are the same bytes of the file."""
+    data = archive([("top/hubconf.py", b"#" * 5000), ("top/other__.py", b"#" * 5000)])
+    second = data.rindex(b"PK\x01\x02")
+    return data[: second + 42] + (0).to_bytes(4, "little") + data[second + 46 :]
+
+
+DAMAGED = {
+    "longer than it says": lambda: lying(archive([BASE, ("top/x", "x" * 10000)]), 24, 3),
+    "packed size that lies": lambda: lying(archive([BASE]), 20, 1 << 31),
+    "encrypted": lambda: patched(
+        archive([BASE]), b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"
+    ),
+    "unknown method": lambda: patched(archive([BASE]), b"\x08\x00", b"\x63\x00"),
+    "wrong sum": lambda: lying(archive([BASE]), 16, 12345),
+    "overlapping": overlapping,
+    "cut": lambda: archive([BASE, ("top/x", os.urandom(5000))])[:3000],
+    "too many members": lambda: archive([BASE, *((f"top/{number}", "") for number in range(30))]),
+    "too large": lambda: archive([BASE, *((f"top/{number}", os.urandom(3000)) for number in range(30))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_archives_and_limits(host, store, monkeypatch, kind):
+    from weighlock.hub import archive as module
+
+    monkeypatch.setattr(module, "MOST_MEMBERS", 20)
+    monkeypatch.setattr(module, "MOST_BYTES", 50_000)
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = DAMAGED[kind]()
+    with pytest.raises(wl.ArchiveError):
+        _from_archive_alone(host, store)
+    assert not list(Path(store.path("repos")).rglob("hubconf.py"))
+    assert not list(Path(store.path("tmp")).iterdir()), "nothing is left behind"
+
+
+def test_limits_hold_at_their_number(host, store, monkeypatch):
+    from weighlock.hub import archive as module
+
+    monkeypatch.setattr(module, "MOST_MEMBERS", 20)
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = archive([BASE, *((f"top/{number}", "") for number in range(19))])
+    _from_archive_alone(host, store)
+
+
+KEPT = stat.S_IFREG | 0o6755
+
+
+def test_what_is_kept_and_what_is_not(host, store):
+    members = [
+        ("top/", "", stat.S_IFDIR | 0o755), BASE, ("top/empty/", "", stat.S_IFDIR | 0o755), ("top/run", "x", KEPT),
+        ("top/open", "x", stat.S_IFREG | 0o666), ("top/dir/link", "../run", LINK), ("top/dirs", "dir", LINK),
+        ("top/Ünïcode/名前.py", "x"), ("top/with space", "x"), ("top/.hidden", "x"), ("top/.github/x", "x"),
+        ("top/.gitignore", "x"), ("top/con.py", "x"), ("top/" + "b" * 200, "x"),
+        ("top/itself", "itself", LINK), ("top/there", "back", LINK), ("top/back", "there", LINK),
+        ("top/gone", "nothing", LINK),
+    ]  # fmt: skip
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = archive(members)
+    _from_archive_alone(host, store)
+    folder = next(Path(store.path("repos")).rglob("hubconf.py")).parent
+    assert stat.S_IMODE((folder / "run").stat().st_mode) == 0o755, "executable, and no more than that"
+    assert stat.S_IMODE((folder / "open").stat().st_mode) == 0o644
+    assert os.readlink(folder / "dir" / "link") == "../run"
+    assert (folder / "dirs" / "link").resolve() == (folder / "run").resolve()
+    assert (folder / "Ünïcode" / "名前.py").read_text() == "x"
+    assert (folder / "empty").is_dir()
+
+
+def tree(folder, *rows):
+    """A tree object with whatever names, as git itself would not write it; the commit that holds it."""
+    body = b"".join(mode + b" " + name + b"\0" + bytes.fromhex(text_of(folder, "rev-parse", "HEAD:hubconf.py"))
+                    for mode, name in rows)  # fmt: skip
+    made = git(folder, "hash-object", "-t", "tree", "-w", "--literally", "--stdin", data=body).decode().strip()
+    commit = text_of(folder, "commit-tree", "-m", "x", made)
+    git(folder, "update-ref", "refs/heads/hostile", commit)
+    return commit
+
+
+FILE = (b"100644", b"hubconf.py")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [FILE, (b"100644", b"../evil")], [FILE, (b"100644", b"..")], [FILE, (b"100644", b".git")],
+        [FILE, (b"100644", b".GIT")], [FILE, (b"100644", b"/tmp/evil")], [FILE, (b"100644", b"a\\evil")],
+        [FILE, (b"100644", b"HubConf.py")], [FILE, FILE], [FILE, (b"120000", b"evil")],
+        [FILE, (b"100644", b"a\x1b[31m")],
+        [FILE, (b"40000", b"evil")], [FILE, (b"100644", b"git~1")], [FILE, (b"100644", b"C:evil")],
+    ],
+)  # fmt: skip
+def test_hostile_trees_of_git_write_nothing(host, store, tmp_path, rows):
+    """The blob is the text of a hubconf: as a link it leads nowhere, as a tree it is none."""
+    repository = host.repository("o/n", {"hubconf.py": HUBCONF if rows[-1][0] != b"120000" else "../../evil"})
+    tree(repository.folder, *rows)
+    with pytest.raises(wl.HubError) as caught:
+        hub.load(f"git+{host.web}/o/n.git@hostile", "net", trust_repo=True)
+    assert "\x1b" not in str(caught.value)
+    assert not list(tmp_path.rglob("evil"))
+    assert not list(Path(store.path("repos")).rglob("hubconf.py"))
 
 
 def _from_archive_alone(host, store):
@@ -303,3 +437,13 @@ class TestOtherHosts:
         assert find_host("unknown.example", Settings()) is None
         with pytest.raises(ValueError, match="which kind"):
             find_host("x.y", Settings(hosts={"x.y": {}}))
+
+
+@pytest.mark.parametrize("name", ["con", "top/NUL.txt", "top/com1.py", "top/x.", "top/x /y", "top/a:b"])
+def test_names_that_windows_does_not_allow_are_refused_there(monkeypatch, name):
+    from weighlock.hub import archive as module
+
+    assert module.why_unsafe(name) == ""
+    monkeypatch.setattr(module, "_WINDOWS", True)
+    assert module.why_unsafe(name) == "has a name that Windows does not allow"
+    assert module.why_unsafe("top/console.py") == ""

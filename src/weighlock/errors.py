@@ -36,6 +36,7 @@ library already catch in that situation::
     │   ├── UntrustedRepositoryError             code that nobody has said to trust
     │   ├── EntryPointError                      hubconf has no such entry point, or it cannot be run here
     │   │   └── MissingPackagesError (ImportError)  packages that the repository needs are not installed
+    │   ├── ReadOnlyCacheError (PermissionError) what is not in the cache cannot be put there
     │   ├── PinError                             not what the lock file says, or not in it
     │   ├── HashMismatchError                    bytes with another digest than was asked for
     │   └── DownloadError (OSError)              the bytes did not arrive
@@ -52,7 +53,7 @@ path) and what to do next; the same facts are attributes, for programs.
 """
 
 from _pickle import UnpicklingError  # The exception type alone: the module `pickle` is never loaded for it.
-from typing import Any
+from typing import Any, Self
 
 from weighlock.text import safe_text
 
@@ -84,6 +85,7 @@ __all__ = [
     "PickleStreamError",
     "PinError",
     "RateLimitError",
+    "ReadOnlyCacheError",
     "RepositoryNameError",
     "SaveError",
     "ScriptArchiveError",
@@ -145,6 +147,12 @@ class WeighlockError(Exception):
         for name, value in facts.items():
             if getattr(self, name) is None and value is not None:
                 setattr(self, name, value)
+        return self
+
+    def caused_by(self, error: OSError) -> Self:
+        """Take over the number and the file name of the system's own error, which programs look at (`errno`)."""
+        for name in ("errno", "strerror", "filename"):
+            setattr(self, name, getattr(error, name))
         return self
 
     def _where(self) -> str:
@@ -341,6 +349,10 @@ class MissingPackagesError(EntryPointError, ImportError):
 
     FACTS = (*EntryPointError.FACTS, "packages")
     packages: tuple[str, ...] = ()
+
+
+class ReadOnlyCacheError(HubError, PermissionError):
+    """Something is not in the hub's folder, and nothing can be written there."""
 
 
 class PinError(HubError):

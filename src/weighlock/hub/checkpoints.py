@@ -23,7 +23,7 @@ from weighlock.errors import (
     OfflineError,
     PinError,
 )
-from weighlock.hub.directories import Store, is_file, signature
+from weighlock.hub.directories import Store, is_file, require_writable, signature
 from weighlock.hub.fetched import Expected
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import WeightsPin, load_lock
@@ -283,6 +283,7 @@ class _Finder:
         if record is not None and record.get("url") != self.url and os.path.exists(path):
             # Another URL's file has this name (torch.hub would hand that one out).
             path = self.other
+        require_writable(self.folder, self.url)
         found = fetch_to(
             path, urldefrag(self.weights.url).url, self.settings, self.prefix, self.pin, self.weights.progress
         )
@@ -332,12 +333,12 @@ def fetch_to(
 
 def download_to(store: Store, url: str, dst: str, prefix: str | None, progress: Any, settings: Settings) -> None:
     """Fetch a URL into a file of the user's choice; offline or locked, from the cache if it is there."""
-    dst = os.path.expanduser(os.fspath(dst))
+    dst = os.path.abspath(os.path.expanduser(os.fspath(dst)))
     named = without_user(url)
     lock = load_lock(settings)
     pin = lock.weights_of(named) if lock else None
     wanted = _strictest(prefix, pin, dst)
-    folder = os.path.dirname(os.path.abspath(dst))
+    folder = os.path.dirname(dst)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"the folder does not exist: {folder}")
     held_already = _held_elsewhere(store, named) if settings.offline or pin else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from weighlock.errors import ArchiveError, HubError, NetworkError, OfflineError
 from weighlock.hub import archive, differences, git_pack, git_tree, refs
-from weighlock.hub.hosts import Host, find_host, without_user
+from weighlock.hub.hosts import Host, find_host, mirror_url, without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget
 from weighlock.hub.settings import Settings
@@ -78,7 +78,7 @@ def _addresses(
     }  # fmt: skip
     if repository.kind == "hosted":
         for template in settings.mirrors:
-            yield template.format(**fields), False
+            yield mirror_url(template, fields), False
     if host is not None:
         for url in host.archive_urls(repository.owner, repository.name, commit):
             yield url, True
@@ -217,15 +217,15 @@ def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -
         If a name may not be written, or an object is missing.
     """
     links = []
-    seen: set[str] = set()
-    for entry in git_pack.walk(objects, tree):
-        path = os.fsdecode(entry.path)
-        parts = path.split("/")
-        bad = any(part in ("", ".", "..") or part.lower() == ".git" or "\\" in part or "\0" in part for part in parts)
-        if bad or path.casefold() in seen:
-            raise ArchiveError("the commit has a file that may not be written", url=url, record=path)
-        seen.add(path.casefold())
-        target = os.path.join(folder, *parts)
+    entries = list(git_pack.walk(objects, tree))
+    members = [archive.Member(os.fsdecode(entry.path), entry.mode) for entry in entries]
+    for path in (member.path for member in members):
+        why = archive.why_unsafe(path)
+        if why:
+            raise ArchiveError(f"the commit has a file that {why}", url=url, record=path)
+    archive.check_names(members, url)
+    for entry, (path, *_) in zip(entries, members, strict=True):
+        target = os.path.join(folder, *path.split("/"))
         if entry.mode == 0o160000:
             os.makedirs(target, exist_ok=True)
             continue

@@ -20,14 +20,14 @@ from weighlock.errors import (
     UntrustedRepositoryError,
 )
 from weighlock.hub import fetching, git_tree, refs
-from weighlock.hub.directories import Store
+from weighlock.hub.directories import Store, require_writable
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget, held, private_name, read_record, write_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
 
-__all__ = ["Working", "Wanted", "find", "stored_commits"]
+__all__ = ["Working", "Wanted", "find", "folder_at", "stored_commits"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,6 +104,18 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
     if resolved is not known and wanted.pin is None and store.writable():
         refs.remember(store, repository, resolved)
     return working
+
+
+def folder_at(store: Store, repository: Repository, settings: Settings, commit: str) -> str:
+    """Return the folder of a commit, fetched where it is not there: to be read, not to be run.
+
+    Raises
+    ------
+    HubError
+        If it cannot be had.
+    """
+    wanted = Wanted(lambda *_: None)
+    return _at_commit(store, repository, settings, wanted, refs.Resolved("", commit, time.time())).root
 
 
 def _resolved(
@@ -195,6 +207,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
             f"{repository} at {commit[:12]} {how}: offline", path=store.hub,
             hint=f"weighlock hub prefetch {repository} fetches it where there is a network.",
         )  # fmt: skip
+    require_writable(store.root, f"{repository} at {commit[:12]}")
     with held(store, "commit", repository.full_name, commit):
         if not wanted.force and os.path.isdir(folder):
             return
@@ -272,6 +285,8 @@ def _local(store: Store, repository: Repository) -> Working:
 
 def _local_archive(store: Store, repository: Repository, path: str) -> Working:
     digest = fetching.file_digest(path)
+    if not _published(store, repository, digest):
+        require_writable(store.root, path)
     with held(store, "commit", path, digest):
         if not _published(store, repository, digest):
             place = os.path.join(store.folder("tmp"), private_name("tree"))
@@ -289,7 +304,7 @@ def _archive(store: Store, repository: Repository, settings: Settings, wanted: W
     if wanted.pin is not None:
         known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
     if known is None or not _published(store, repository, known.commit):
-        wanted.allow(repository, None, None)
+        # Only when it is here can be said which code it is that would run; fetching it runs nothing.
         with held(store, "archive", without_user(str(repository.url))):
             commit = _fetch_archive(store, repository, settings)
         known = refs.Resolved("refs/tags/archive", commit, time.time())
@@ -306,6 +321,7 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         raise OfflineError(f"{repository} is not in the cache, and nothing may be fetched: offline", path=store.hub)
     from weighlock.hub.download import Client
 
+    require_writable(store.root, str(repository))
     place = os.path.join(store.folder("tmp"), private_name("tree"))
     os.makedirs(place)
     try:
@@ -342,6 +358,7 @@ def stored_commits(store: Store) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Give every stored commit: its folder, its record's path, and its record."""
     base = store.path("repos")
     for folder, names, _ in os.walk(base):
+        names.sort()
         if "commits" not in names or not os.path.basename(folder).startswith("+"):
             continue
         names.clear()
