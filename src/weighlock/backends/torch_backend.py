@@ -21,6 +21,7 @@ from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
 from weighlock.storages.refs import StorageRef, Window
+from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
 
@@ -279,6 +280,9 @@ class TorchLeaves(SpecialLeaves):
         made.requires_grad = requires_grad
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
+    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
+        return None
+
     def tensor(self, spec: TensorSpec) -> Any:
         if spec.dtype.kind == "q":
             return spec  # the quantizer comes with the next call
@@ -339,7 +343,7 @@ class TorchLeaves(SpecialLeaves):
                     storage.start: memory_at(storage.address(), storage.ref.nbytes)
                     for storage in storages if storage.has_memory
                 }  # fmt: skip
-                chosen.setdefault(window.contents[0].reader, []).append((window, targets))
+                chosen.setdefault(window.reader, []).append((window, targets))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
@@ -353,7 +357,7 @@ class TorchLeaves(SpecialLeaves):
             if window in self._filled:
                 self._hand_out(window, storages)
             else:
-                unread.setdefault(window.contents[0].reader, []).append(window)
+                unread.setdefault(window.reader, []).append(window)
         for reader, every in unread.items():
             pending = iter(every)
             while batch := list(islice(pending, _WINDOWS_AT_ONCE)):

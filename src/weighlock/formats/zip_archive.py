@@ -1,15 +1,19 @@
 """Storages in the records of a zip archive: what PyTorch's zip files and TorchScript archives share."""
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
-from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
+from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError, WeighlockError
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
 from weighlock.formats.zip_records import read_records
-from weighlock.formats.zip_windows import plan_windows, read_windows, scatter_windows
+from weighlock.formats.zip_windows import WindowPlan, read_windows, scatter_windows
+from weighlock.pickling.columns import Form
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
+from weighlock.tensors.columns import TensorColumns, TensorForm
+from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
 
 __all__ = ["ZipArchive"]
@@ -21,6 +25,9 @@ _NOTES: Final = {
     "storage_alignment": (".storage_alignment",),
     "torch_format_version": (".format_version",),
 }
+
+_SIZE: Final = attrgetter("size")
+_NBYTES: Final = attrgetter("nbytes")
 
 
 class ZipArchive:
@@ -42,7 +49,7 @@ class ZipArchive:
         skip = len(self.root)
         self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
         self.storages: dict[str, StorageRef] = {}
-        self._windows: dict[int, tuple[Window, int]] | None = None
+        self._windows: WindowPlan | None = None
         order = self.text("byteorder") or reading.leaves.byteorder
         if order not in ("little", "big"):
             raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
@@ -74,32 +81,11 @@ class ZipArchive:
                 found[key] = int(text) if text.isdigit() and len(text) < 19 else text
         return found
 
-    def storage_loader(self, *folders: str) -> Any:
+    def storage_loader(self, *folders: str) -> "StorageLoader":
         """Return the persistent-id function for a pickle whose storages lie in one of `folders`."""
-        made: dict[str, Any] = {}
-        records, folder, make = self.records, folders[0], self.reading.leaves.storage
+        return StorageLoader(self, folders)
 
-        def persistent_load(pid: Any) -> Any:
-            kind, key, location, numel = parse_persistent_id(pid)
-            found = made.get(key)
-            # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
-            if found is None or not numel:
-                record = records.get(folder + key)
-                if record is None:
-                    found = made[key] = make(self._unusual(key, kind, location, numel, folders))
-                    return found
-                ref = StorageRef(
-                    key, kind.dtype, numel, location, self, record.name, record, self.byteorder, kind.untyped
-                )
-                if record.size != ref.nbytes:
-                    raise self._wrong_size(ref, record)
-                self.storages[key] = ref
-                found = made[key] = make(ref)
-            return found
-
-        return persistent_load
-
-    def _unusual(self, key: str, kind: StorageClass, location: str, numel: int, folders: tuple[str, ...]) -> StorageRef:
+    def unusual(self, key: str, kind: StorageClass, location: str, numel: int, folders: tuple[str, ...]) -> StorageRef:
         """Describe a storage that is not in the first folder: in another one, or without data."""
         for folder in folders[1:]:
             record = self.records.get(folder + key)
@@ -108,7 +94,7 @@ class ZipArchive:
                     key, kind.dtype, numel, location, self, record.name, record, self.byteorder, kind.untyped
                 )
                 if record.size != ref.nbytes:
-                    raise self._wrong_size(ref, record)
+                    raise self.wrong_size(ref, record)
                 self.storages[key] = ref
                 return ref
         name = f"{self.root}{folders[0]}{key}"
@@ -117,7 +103,7 @@ class ZipArchive:
         ref = self.storages[key] = StorageRef(key, kind.dtype, numel, location, None, name, None, untyped=kind.untyped)
         return ref
 
-    def _wrong_size(self, ref: StorageRef, record: ZipRecord) -> TensorBoundsError:
+    def wrong_size(self, ref: StorageRef, record: ZipRecord) -> TensorBoundsError:
         return TensorBoundsError(
             "a record has another size than its storage",
             expected=f"{ref.nbytes} bytes ({ref.numel} x {ref.dtype.name})", got=str(record.size),
@@ -138,9 +124,16 @@ class ZipArchive:
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return the window of a small stored record, and where in it the data will lie."""
+        offset = ref.handle.header_offset
+        window = self.windows.owners.get(offset)
+        return None if window is None else (window, self.windows.places[offset])
+
+    @property
+    def windows(self) -> WindowPlan:
+        """All windows of the archive."""
         if self._windows is None:
-            self._windows = plan_windows(self, self.directory)
-        return self._windows.get(ref.handle.header_offset)
+            self._windows = WindowPlan(self, self.directory.records)
+        return self._windows
 
     def scatter(self, windows: Sequence[tuple[Window, Mapping[int, memoryview]]], *, verify: bool) -> list[Window]:
         """Read small storages straight to where they belong; return the windows of which that could not be done."""
@@ -149,6 +142,113 @@ class ZipArchive:
     def read_windows(self, windows: Sequence[Window], *, verify: bool) -> None:
         """Fill whole windows, check the records inside, and let each one's data lie where `window_of` said."""
         read_windows(self.source, windows, verify=verify)
+
+
+class StorageLoader:
+    """The persistent-id function of one pickle: each storage once, whatever mentions it; many at once where it can.
+
+    Parameters
+    ----------
+    archive : ZipArchive
+    folders : sequence of str
+        Where the storages' records lie; nearly always in the first.
+    """
+
+    __slots__ = (
+        "_archive",
+        "_columns",
+        "_folders",
+        "_in_columns",
+        "_leaves",
+        "_made",
+        "_places",
+        "_prefix",
+        "_records",
+    )
+
+    def __init__(self, archive: ZipArchive, folders: tuple[str, ...]) -> None:
+        self._archive = archive
+        self._records = archive.records
+        self._leaves = archive.reading.leaves
+        self._folders = folders
+        self._prefix = folders[0]
+        self._made: dict[str, Any] = {}
+        self._in_columns: set[str] = set()
+        self._columns: list[tuple[TensorColumns, list[Any]]] = []
+        self._places: dict[str, tuple[TensorColumns, list[Any], int]] = {}
+
+    def __call__(self, pid: Any) -> Any:
+        """Return the storage that a persistent id names."""
+        kind, key, location, numel = parse_persistent_id(pid)
+        # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
+        if numel:
+            found = self._made.get(key)
+            if found is not None:
+                return found
+            if key in self._in_columns:
+                return self._from_columns(key)
+        archive = self._archive
+        record = self._records.get(self._prefix + key)
+        if record is None:
+            found = self._made[key] = self._leaves.storage(archive.unusual(key, kind, location, numel, self._folders))
+            return found
+        ref = StorageRef(
+            key, kind.dtype, numel, location, archive, record.name, record, archive.byteorder, kind.untyped
+        )
+        if record.size != ref.nbytes:
+            raise archive.wrong_size(ref, record)
+        archive.storages[key] = ref
+        found = self._made[key] = self._leaves.storage(ref)
+        return found
+
+    def _from_columns(self, key: str) -> Any:
+        """Return a storage that came in columns, and is mentioned again."""
+        for columns, tensors in self._columns:
+            self._places.update((name, (columns, tensors, index)) for index, name in enumerate(columns.keys))
+        self._columns.clear()
+        columns, tensors, index = self._places[key]
+        found = self._made[key] = self._leaves.storage_of(columns, index, tensors[index])
+        self._archive.storages[key] = found.ref
+        return found
+
+    # Many at once
+
+    def form(self, form: Form, key: str) -> TensorForm | None:
+        """Return what is known of all tensors of one form, their bounds checked; None to have them taken one by one."""
+        try:
+            kind, _, location, numel = parse_persistent_id(form.full_pid(key))
+            ref = StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
+            check_view(ref.nbytes, kind.dtype.itemsize, form.offset, form.size, form.stride)
+        except WeighlockError:
+            return None
+        if not numel:
+            return None
+        return TensorForm(ref, form.offset, form.size, form.stride, form.requires_grad)
+
+    def run(self, keys: list[str], forms: list[TensorForm]) -> list[Any] | None:
+        """Return tensors on storages that no other tensor was seen on; None to have them taken one by one."""
+        fresh = set(keys)
+        if len(fresh) < len(keys) or not self._in_columns.isdisjoint(fresh) or not fresh.isdisjoint(self._made):
+            return None
+        archive = self._archive
+        try:
+            records = list(map(self._records.__getitem__, map(self._prefix.__add__, keys)))
+        except KeyError:
+            return None
+        if list(map(_SIZE, records)) != list(map(_NBYTES, forms)):
+            return None
+        columns = TensorColumns(archive, keys, records, forms, archive.byteorder)
+        tensors = self._leaves.strided_columns(columns)
+        if tensors is None:
+            return None
+        for index, storage in columns.storages.items():
+            key = keys[index]
+            self._made[key] = storage
+            archive.storages[key] = storage.ref
+        if len(columns.storages) < len(keys):
+            self._in_columns |= fresh
+            self._columns.append((columns, tensors))
+        return tensors
 
 
 def root_of(directory: ZipDirectory) -> str:

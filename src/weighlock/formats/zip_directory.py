@@ -28,6 +28,7 @@ from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
 __all__ = [
+    "ENCRYPTED",
     "ZipDirectory",
     "ZipRecord",
     "data_offset",
@@ -43,7 +44,7 @@ _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
-_ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
+ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
 _UTF8: Final = 0x0800
 
 _FIRST_RUN: Final = 4
@@ -283,7 +284,7 @@ def _check_names(names: list[str]) -> None:
 
 def _check_readable(entries: _Entries) -> None:
     for bits in set(entries.flags):
-        if bits & _ENCRYPTED:
+        if bits & ENCRYPTED:
             raise UnsupportedError("the record is encrypted", record=entries.names[entries.flags.index(bits)])
     for method in set(entries.methods) - {_STORED, _DEFLATED}:
         raise UnsupportedError(
@@ -370,7 +371,7 @@ def parse_local_header(buffer: bytes | memoryview, position: int, record: ZipRec
     if mark != LOCAL_MARK or name != stop - start or buffer[start:stop] != raw_name:
         raise _no_header(buffer, position, record)
     # PyTorch leaves the three numbers zero; what is not zero must agree.
-    if local_method != method or flags & _ENCRYPTED or crc or local_packed or size:
+    if local_method != method or flags & ENCRYPTED or crc or local_packed or size:
         _check_local_fields(record, (flags, local_method, crc, local_packed, size))
     if offset + LOCAL_SIZE + name + extra + packed > end:
         raise DirectoryError("the record's local header pushes its data into the next record", record=record.name)
@@ -388,7 +389,7 @@ def _no_header(buffer: bytes | memoryview, position: int, record: ZipRecord) -> 
 
 def _check_local_fields(record: ZipRecord, found: tuple[int, int, int, int, int]) -> None:
     flags, method, crc, packed, size = found
-    if method != record.method or flags & _ENCRYPTED:
+    if method != record.method or flags & ENCRYPTED:
         got = f"method {method}, flags {flags:#06x}"
         expected = f"method {record.method}, flags {record.flags:#06x}"
         raise DirectoryError("local header and directory differ", expected=expected, got=got, record=record.name)

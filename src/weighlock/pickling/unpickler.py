@@ -11,7 +11,7 @@ from struct import Struct
 from typing import Any, Final
 
 from weighlock.errors import PickleStreamError, WeighlockError
-from weighlock.pickling import idiom
+from weighlock.pickling import columns, idiom
 from weighlock.pickling.decoder import READERS, decode_text, truncated
 from weighlock.pickling.opcodes import BY_CODE
 from weighlock.pickling.rare_opcodes import RARE, Handlers
@@ -130,7 +130,8 @@ class Unpickler(Handlers):
                 if data[position + 1] == 0x28 and stack and stack[-1] is idiom_function:
                     end = idiom.take(self, data, position, calls[id(idiom_function)])
                     if end != position:
-                        position = end
+                        position = self._run_of_tensors(data, end)
+                        memo = self.memo
                         continue
                 marks.append(stack)
                 self.stack = stack = []
@@ -225,6 +226,18 @@ class Unpickler(Handlers):
                 argument, position = READERS[opcode.argument](data, position + 1)
                 RARE[code](self, argument)
                 stack = self.stack
+
+    def _run_of_tensors(self, data: bytes, position: int) -> int:
+        """Go on behind the call of one tensor: store it, and take the items of its kind that follow at once."""
+        code = data[position]
+        if code not in (0x71, 0x72):  # BINPUT, LONG_BINPUT
+            return position
+        behind = position + (2 if code == 0x71 else 5)
+        if self.runs is None or behind < self.no_run_before or data[behind] != 0x58:
+            return position
+        self.memo[data[position + 1] if code == 0x71 else _U4(data, position + 1)[0]] = self.stack[-1]
+        self.position = behind
+        return columns.take(self, data, behind, short=code == 0x71)
 
     def _run_of(self, data: bytes, position: int, code: int, width: int, unpack: Callable[[bytes], Any]) -> int:
         """Take a run of equal fixed-width opcodes at once: lists of numbers are decoded in C."""

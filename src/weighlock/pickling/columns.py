@@ -1,0 +1,276 @@
+"""Many tensors in one step: the items of a state_dict taken as columns, so that the work of each is done in C.
+
+`idiom` takes one tensor's call at once; in a state_dict such calls follow each other by the thousand, each behind its
+key and each stored in the memo. Here a whole run of them is recognised, and what it says is checked and decoded column
+by column. What the opcodes would have put into the memo exists only when something asks for it: next to nothing ever
+does. Where anything in a run is not as it nearly always is, nothing has been changed, and its opcodes take the ordinary
+way, one by one, errors included. A test compares the two ways.
+"""
+
+import re
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any, Final, Protocol
+
+from weighlock.pickling.idiom import INT, INTS, REF, decode_int, decode_ints, index_of
+
+__all__ = ["Form", "LazyMemo", "Runs", "take"]
+
+_FEWEST: Final = 4  # Shorter runs are not worth the preparation.
+_MOST: Final = 1 << 14  # Bounds the memory that a run takes. pickle writes dictionaries in batches of 1,000.
+_MOST_FORMS: Final = 8192
+_SHORT_INDICES: Final = 256
+
+
+def _pattern(put: bytes) -> "re.Pattern[bytes]":
+    """Return the spelling of one item. A scalar's size and stride are the empty tuple, which is not stored."""
+    return re.compile(
+        rb"X(.)\0\0\0([^\0]{1,255}?)" + put  # 1 length, 2 key of the dictionary, 3 its put
+        + rb"(" + REF + rb"\(\(h." + REF + rb")"  # 4 function, 'storage' and class
+        + rb"X(.)\0\0\0([0-9]{1,20})" + put  # 5 length, 6 key of the storage, 7 its put
+        + rb"(" + REF + INT + rb"N?)t" + put + rb"Q"  # 8 location, numel and None (legacy); 9 put of the id
+        + rb"(" + INT + rb"(?:" + INTS + rb"|\)\)))"  # 10 storage offset and size
+        + rb"(?:" + put + rb"(" + INTS + rb")" + put + rb")?"  # 11 put of the size, 12 stride, 13 its put
+        + rb"([\x88\x89]h.)\)R" + put  # 14 requires_grad and OrderedDict, 15 put of the hooks
+        + rb"t" + put + rb"R" + put,  # 16 put of the arguments, 17 put of the tensor
+        re.DOTALL,
+    )  # fmt: skip
+
+
+class Form:
+    """All that an item says besides its names: thousands of items are of one form.
+
+    Attributes
+    ----------
+    refs : list of (int, object)
+        The entries of the memo that its spelling refers to, and what they held.
+    pid : tuple
+        The persistent id without its key: ('storage', class, location, numel[, None]).
+    offset, size, stride, requires_grad
+        The other arguments of the call.
+    made : object
+        What `Runs.form` made of it, or None where it wants such items to go the ordinary way.
+    """
+
+    __slots__ = ("made", "offset", "pid", "refs", "requires_grad", "size", "stride")
+
+    def __init__(self, memo: dict[int, Any], token: tuple[bytes, bytes, bytes, bytes, bytes]) -> None:
+        names, place, shape, stride, flag = token
+        middle = 2 if names[0] == 0x68 else 5
+        end = 2 if place[0] == 0x68 else 5
+        bare = place[:-1] if place[-1:] == b"N" and _is_int(place[end:-1]) else place
+        function, mark, kind = index_of(names[:middle]), names[middle + 3], index_of(names[middle + 4 :])
+        location, hooks = index_of(place[:end]), flag[2]
+        self.refs = [(index, memo[index]) for index in (function, mark, kind, location, hooks)]
+        self.pid = (memo[mark], memo[kind], memo[location], decode_int(bare[end:]), *(None,) * (bare is not place))
+        width = 2 if shape[0] == 0x4B else 3 if shape[0] == 0x4D else 5
+        self.offset = decode_int(shape[:width])
+        self.size = () if shape[width:] == b"))" else decode_ints(shape[width:])
+        self.stride = decode_ints(stride) if stride else ()
+        if bool(stride) != bool(self.size):
+            raise ValueError("a size without a stride, or the other way round")
+        self.requires_grad = flag[0] == 0x88
+        self.made: Any = None
+
+    def full_pid(self, key: str) -> tuple[Any, ...]:
+        """Return the persistent id of the storage with this key."""
+        mark, kind, *rest = self.pid
+        return (mark, kind, key, *rest)
+
+    def stands(self, memo: dict[int, Any], function: Any) -> bool:
+        """Whether the memo holds what it held when this form was read, and the names are those of a tensor's call."""
+        refs = self.refs
+        return (
+            refs[0][1] is function and refs[4][1] is OrderedDict
+            and all(memo[index] is value for index, value in refs)
+        )  # fmt: skip
+
+
+def _is_int(raw: bytes) -> bool:
+    return len(raw) == {0x4B: 2, 0x4D: 3, 0x4A: 5}.get(raw[0] if raw else 0)
+
+
+class Runs(Protocol):
+    """What makes the tensors of a run: a persistent-id function that knows how."""
+
+    def __call__(self, pid: Any) -> Any:
+        """Return the storage of a persistent id."""
+
+    def form(self, form: Form, key: str) -> Any:
+        """Return what is known of all items of this form, one of which has its storage under `key`; None to decline."""
+
+    def run(self, keys: list[str], forms: list[Any]) -> list[Any] | None:
+        """Return the tensors on these storages, by what `form` returned; None, with nothing changed, to decline."""
+
+
+class LazyMemo(dict[int, Any]):
+    """A memo that may hold runs, whose entries are made when one of them is asked for.
+
+    What is stored explicitly wins over what a run stored before: runs come only where no entry stands yet.
+    """
+
+    __slots__ = ("_firsts", "_runs", "top")
+
+    def __init__(self, entries: dict[int, Any]) -> None:
+        super().__init__(entries)
+        self._firsts: list[int] = []
+        self._runs: list[Run | None] = []
+        self.top = 0
+
+    def add(self, run: "Run") -> None:
+        """Hold a run; its indices lie behind those of every run before."""
+        self._firsts.append(run.first)
+        self._runs.append(run)
+        self.top = run.stop
+
+    def __missing__(self, index: int) -> Any:
+        at = bisect_right(self._firsts, index) - 1
+        run = self._runs[at] if at >= 0 else None
+        if run is None or index >= run.stop:
+            raise KeyError(index)
+        self._unfold(at, run)
+        return self[index]
+
+    def __len__(self) -> int:
+        # Asked for by MEMOIZE, whose index it is: from here on this is an ordinary memo.
+        for at, run in enumerate(self._runs):
+            if run is not None:
+                self._unfold(at, run)
+        return super().__len__()
+
+    def _unfold(self, at: int, run: "Run") -> None:
+        self._runs[at] = None
+        for index, value in run.entries():
+            self.setdefault(index, value)
+
+
+class Run:
+    """One run: where it stands in the pickle, and what came of it."""
+
+    __slots__ = ("_forms", "_machine", "_pattern", "_position", "_tensors", "first", "stop")
+
+    # Reason for the parameter count: what must be kept to read the run again.
+    def __init__(
+        self, machine: Any, pattern: "re.Pattern[bytes]", position: int, first: int, stop: int, forms: list[Form],
+        tensors: list[Any],
+    ) -> None:  # fmt: skip
+        self._machine = machine
+        self._pattern = pattern
+        self._position = position
+        self._forms = forms
+        self._tensors = tensors
+        self.first = first
+        self.stop = stop
+
+    def entries(self) -> Iterator[tuple[int, Any]]:
+        """Yield what the opcodes would have stored, in their order."""
+        machine, index = self._machine, self.first
+        matches = iter(self._pattern.scanner(machine.data, self._position).match, None)  # type: ignore[attr-defined]
+        for match, form, tensor in zip(matches, self._forms, self._tensors, strict=False):
+            key = match[6].decode("ascii")
+            pid = form.full_pid(key)
+            hooks = machine.context.hooks_of(tensor)
+            shape = (form.size, form.stride) if match[12] is not None else ()
+            call = (
+                machine.persistent_load(pid), form.offset, form.size, form.stride, form.requires_grad, hooks,
+            )  # fmt: skip
+            values = (match[2].decode("utf-8", "surrogatepass"), key, pid, *shape, hooks, call, tensor)
+            yield from enumerate(values, index)
+            index += len(values)
+
+
+_SHORT_PUTS: Final = _pattern(rb"q(.)")
+_LONG_PUTS: Final = _pattern(rb"r(.{4})")
+
+
+def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
+    """Take the run of items that begins at `position` with the key of one.
+
+    Parameters
+    ----------
+    short : bool
+        Whether the memo's last index took one byte.
+
+    Returns
+    -------
+    int
+        The position behind the run: its keys and tensors are on the stack. `position` itself, with nothing changed,
+        where there is no run or something in it is unusual; `machine.no_run_before` then says how long to wait.
+    """
+    pattern = _SHORT_PUTS if short else _LONG_PUTS
+    matches = _matches(pattern, data, position)
+    if len(matches) < _FEWEST:
+        return position
+    end: int = matches[-1].end()
+    machine.no_run_before = end
+    (lengths, texts, put1, names, key_lengths, keys, put2, places, put3, sizes, put4, strides, put5, flags, put6, put7,
+     put8) = zip(*[match.groups(b"") for match in matches], strict=True)  # fmt: skip
+    if bytes(map(len, texts)) != b"".join(lengths) or bytes(map(len, keys)) != b"".join(key_lengths):
+        return position
+    puts = b"".join(chain.from_iterable(zip(put1, put2, put3, put4, put5, put6, put7, put8, strict=True)))
+    first = int.from_bytes(put1[0], "little")
+    stop = first + (len(puts) if short else len(puts) // 4)
+    if puts != _indices(first, stop, short=short) or not _is_free(machine.memo, first, stop):
+        return position
+    tokens = list(zip(names, places, sizes, strides, flags, strict=True))
+    try:
+        labels = b"\0".join(texts).decode("utf-8", "surrogatepass").split("\0")
+        storages = b",".join(keys).decode("ascii").split(",")
+        forms = _forms(machine, tokens, storages)
+    except (ValueError, KeyError):  # no text, or something that was never stored: the opcodes report it
+        return position
+    tensors = None if forms is None else machine.runs.run(storages, [form.made for form in forms])
+    if forms is None or tensors is None:
+        return position
+    if type(machine.memo) is not LazyMemo:
+        machine.memo = LazyMemo(machine.memo)
+    machine.memo.add(Run(machine, pattern, position, first, stop, forms, tensors))
+    machine.stack.extend(chain.from_iterable(zip(labels, tensors, strict=True)))
+    return end
+
+
+def _matches(pattern: "re.Pattern[bytes]", data: bytes, position: int) -> list["re.Match[bytes]"]:
+    match: Callable[[], re.Match[bytes] | None] = pattern.scanner(data, position).match  # type: ignore[attr-defined]
+    return list(islice(iter(match, None), _MOST))
+
+
+def _indices(first: int, stop: int, *, short: bool) -> bytes:
+    """Return how the puts of a run are spelled, whose indices follow each other."""
+    if short:
+        return bytes(range(first, min(stop, _SHORT_INDICES)))
+    words = array("I", range(first, min(stop, 1 << 32)))
+    if words.itemsize != 4 or int.from_bytes(words[:1].tobytes(), "little") != first:
+        return b"".join(index.to_bytes(4, "little") for index in words)
+    return words.tobytes()
+
+
+def _is_free(memo: dict[int, Any], first: int, stop: int) -> bool:
+    """Whether no entry stands at these indices or, for runs, behind them."""
+    if first < getattr(memo, "top", 0):
+        return False
+    if dict.__len__(memo) < stop - first:
+        return max(memo, default=-1) < first
+    return memo.keys().isdisjoint(range(first, stop))
+
+
+def _forms(machine: Any, tokens: list[tuple[Any, ...]], keys: list[str]) -> list[Form] | None:
+    """Return each item's form, or None where one of them is not to be taken so."""
+    known: dict[tuple[Any, ...], Form] = machine.forms
+    memo, function = machine.memo, machine.allowlist.idiom_function
+    forms: list[Any] = list(map(known.get, tokens))
+    if None in forms:
+        if len(known) > _MOST_FORMS:
+            known.clear()
+        for token, key in dict(zip(tokens, keys, strict=True)).items():
+            if token not in known:
+                form = known[token] = Form(memo, token)
+                form.made = machine.runs.form(form, key)
+        forms = list(map(known.__getitem__, tokens))
+    for form in set(forms):
+        if form.made is None or not form.stands(memo, function):
+            known.clear()
+            return None
+    return forms
