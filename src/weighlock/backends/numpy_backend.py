@@ -55,9 +55,6 @@ _ALIGN: Final = 64
 _TENSOR_LIKE: Final = (np.ndarray, PackedTensor, QuantizedTensor, SparseTensor, NestedTensor, JaggedTensor, MetaTensor)
 
 
-_HEADER: Final = attrgetter("header_offset")
-
-
 class _Layout:
     """A form of tensors as NumPy puts it: strides and offset in bytes. Only `usual` ones are made many at once."""
 
@@ -133,7 +130,7 @@ class NumpyLeaves(Leaves):
         storage = Storage(ref)
         if self._place_is_function:
             return self._placed(storage)
-        if ref.location == META if self._to_cpu else self._place(storage, ref.location) == META:
+        if self._is_meta(ref.location):
             return storage
         if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
             self._attach(storage)
@@ -151,6 +148,13 @@ class NumpyLeaves(Leaves):
         self._allocate(storage)
         self._unread.append(storage)
         return storage
+
+    def _is_meta(self, location: str) -> bool:
+        """Whether a storage that was saved there has no data here; not for functions, which are asked for each."""
+        if self._to_cpu:
+            return location == META
+        rule: Any = self._place
+        return bool(rule(None, location) == META)
 
     def _placed(self, storage: Storage) -> Storage:
         """Ask the caller's function; the storage has memory already, and is read at once if the function looks."""
@@ -254,14 +258,16 @@ class NumpyLeaves(Leaves):
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
         forms, distinct = columns.forms, set(columns.forms)
-        if (
-            self._mapped or not self._to_cpu or columns.byteorder != sys.byteorder
-            or any(form.location == META for form in distinct)
-        ):  # fmt: skip
+        if self._mapped or self._place_is_function or columns.byteorder != sys.byteorder:
+            return None
+        try:
+            if any(map(self._is_meta, {form.location for form in distinct})):
+                return None
+        except WeighlockError:  # a place that NumPy does not have: reported with the tensor that asks for it
             return None
         for form in distinct:
             form.layout = form.layout or _Layout(form)
-        plan, headers = columns.reader.windows, list(map(_HEADER, columns.handles))
+        plan, headers = columns.reader.windows, columns.headers
         windows = list(map(plan.owners.get, headers))
         layouts = list(map(_LAYOUT, forms))
         usual = [window is not None and layout.usual for window, layout in zip(windows, layouts, strict=True)]

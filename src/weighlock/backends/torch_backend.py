@@ -8,13 +8,15 @@ checked the arguments. Data are read in one plan when the tree stands; before an
 import ctypes
 import mmap
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import compress, groupby, islice
 from typing import Any, Final
 
 import torch
 
+from weighlock.backends.torch_columns import Batch, Layout, with_hooks
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
@@ -87,6 +89,7 @@ class TorchLeaves(SpecialLeaves):
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
         self._windows: dict[Window, list[TorchStorage]] = {}
+        self._batches: dict[Window, Batch] = {}
         self._filled: dict[Window, bytearray] = {}
         self._unread: list[TorchStorage] = []
         self._foreign: list[TorchStorage] = []
@@ -110,7 +113,16 @@ class TorchLeaves(SpecialLeaves):
                 _sparse_to_validate().clear()
 
     def restart(self) -> None:
-        for kept in (self._windows, self._filled, self._unread, self._foreign, self._typed, self._late, self._after):
+        for kept in (
+            self._windows,
+            self._batches,
+            self._filled,
+            self._unread,
+            self._foreign,
+            self._typed,
+            self._late,
+            self._after,
+        ):
             kept.clear()
 
     # Storages
@@ -281,7 +293,45 @@ class TorchLeaves(SpecialLeaves):
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        return None
+        forms, distinct = columns.forms, set(columns.forms)
+        if (
+            not self._free or self._mapped or self._eager or self._without_data or columns.byteorder != sys.byteorder
+            or not all(map(self._placement.is_direct, {form.location for form in distinct}))
+        ):  # fmt: skip
+            return None
+        for form in distinct:
+            form.layout = form.layout or Layout(form)
+        plan, headers = columns.reader.windows, columns.headers
+        windows = list(map(plan.owners.get, headers))
+        usual = [window is not None and form.layout.is_whole for window, form in zip(windows, forms, strict=True)]
+        made = with_hooks(form.layout.make() for form in compress(forms, usual))
+        places = list(map(plan.places.__getitem__, compress(headers, usual)))
+        sizes = [form.nbytes for form in compress(forms, usual)]
+        begin = 0
+        for window, group in groupby(compress(windows, usual)):
+            end = begin + sum(1 for _ in group)
+            self._batches.setdefault(window, Batch()).extend(places[begin:end], sizes[begin:end], made[begin:end])
+            self._windows.setdefault(window, [])
+            begin = end
+        if len(made) == len(forms):
+            return made
+        tensors = iter(made)
+        return [next(tensors) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
+
+    def _one_of(self, columns: TensorColumns, index: int) -> Any:
+        storage = columns.storages[index] = self.storage(columns.ref(index))
+        form = columns.forms[index]
+        return self.strided(
+            storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad, OrderedDict()
+        )  # fmt: skip
+
+    def storage_of(self, columns: TensorColumns, index: int, data: Any) -> Any:
+        storage = TorchStorage(columns.ref(index))
+        storage.tensor = data
+        return storage
+
+    def hooks_of(self, data: Any) -> Any:
+        return data._backward_hooks
 
     def tensor(self, spec: TensorSpec) -> Any:
         if spec.dtype.kind == "q":
@@ -338,17 +388,21 @@ class TorchLeaves(SpecialLeaves):
         """Read small storages straight into their memory: the last time, when nobody asks for a window again."""
         chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
         for window, storages in self._windows.items():
-            if window not in self._filled:
+            batch = self._batches.get(window)
+            if window not in self._filled and (batch is None or batch.is_coarse):
                 targets = {
                     storage.start: memory_at(storage.address(), storage.ref.nbytes)
                     for storage in storages if storage.has_memory
                 }  # fmt: skip
+                if batch is not None:
+                    targets.update(batch.targets())
                 chosen.setdefault(window.reader, []).append((window, targets))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
                 if window not in left:
                     del self._windows[window]
+                    self._batches.pop(window, None)
 
     def _fill_windows(self) -> None:
         windows, self._windows = self._windows, {}
@@ -372,6 +426,9 @@ class TorchLeaves(SpecialLeaves):
     def _hand_out(self, window: Window, storages: list[TorchStorage]) -> None:
         """Copy each storage's bytes from the window to where they belong."""
         base = address_of(self._filled[window])
+        batch = self._batches.pop(window, None)
+        if batch is not None:
+            batch.copy_from(base)
         later = []
         for storage in storages:
             owner = storage.tensor

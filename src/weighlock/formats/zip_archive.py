@@ -225,18 +225,31 @@ class StorageLoader:
             return None
         return TensorForm(ref, form.offset, form.size, form.stride, form.requires_grad)
 
-    def run(self, keys: list[str], forms: list[TensorForm]) -> list[Any] | None:
-        """Return tensors on storages that no other tensor was seen on; None to have them taken one by one."""
+    def doubts(self, keys: list[str], forms: list[TensorForm | None]) -> list[int]:
+        """Return which of these tensors are not the first on their storage, or do not fit to its record."""
+        records = list(map(self._records.get, map(self._prefix.__add__, keys)))
         fresh = set(keys)
-        if len(fresh) < len(keys) or not self._in_columns.isdisjoint(fresh) or not fresh.isdisjoint(self._made):
-            return None
-        archive = self._archive
-        try:
-            records = list(map(self._records.__getitem__, map(self._prefix.__add__, keys)))
-        except KeyError:
-            return None
-        if list(map(_SIZE, records)) != list(map(_NBYTES, forms)):
-            return None
+        if (
+            len(fresh) == len(keys) and None not in forms and None not in records
+            and list(map(_SIZE, records)) == list(map(_NBYTES, forms))
+            and self._in_columns.isdisjoint(fresh) and fresh.isdisjoint(self._made)
+        ):  # fmt: skip
+            return []
+        found = []
+        seen: set[str] = set()
+        for index, (key, form, record) in enumerate(zip(keys, forms, records, strict=True)):
+            known = key in seen or key in self._made or key in self._in_columns
+            if known or form is None or record is None or record.size != form.nbytes:
+                found.append(index)
+            seen.add(key)
+        return found
+
+    def run(self, keys: list[str], forms: list[TensorForm]) -> list[Any] | None:
+        """Return tensors about which there are no `doubts`; None to have them taken one by one."""
+        archive, fresh = self._archive, set(keys)
+        if not self._in_columns.isdisjoint(fresh) or not fresh.isdisjoint(self._made):
+            return None  # named meanwhile
+        records = list(map(self._records.__getitem__, map(self._prefix.__add__, keys)))
         columns = TensorColumns(archive, keys, records, forms, archive.byteorder)
         tensors = self._leaves.strided_columns(columns)
         if tensors is None:

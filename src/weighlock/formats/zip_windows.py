@@ -9,7 +9,7 @@ to be wrong, the data are moved to it: it lies inside of the record's own span.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise, repeat
-from operator import add, attrgetter, le, sub
+from operator import add, attrgetter, itemgetter, le, sub
 from typing import Any, Final
 
 from weighlock.formats.zip_directory import ENCRYPTED, ZipRecord, check_crc, parse_local_header
@@ -29,6 +29,8 @@ _ALL_ONES: Final = 0xFFFFFFFF
 _HEADER: Final = attrgetter("header_offset")
 _SIZE: Final = attrgetter("size")
 _CRC: Final = attrgetter("crc")
+_FIELDS_OF: Final = itemgetter(slice(LOCAL_SIZE))
+_NAME_OF: Final = itemgetter(slice(LOCAL_SIZE, None))
 _RAW_NAME: Final = attrgetter("raw_name")
 
 
@@ -157,7 +159,7 @@ def _scatter(source: ByteSource, window: Window, targets: Mapping[int, memoryvie
         sides[place - before : place - before + record.size] if target is None else target
         for record, place, before, target in zip(records, places, passed, wanted, strict=False)
     ]
-    if _headers_fit(bytes(sides), at, list(map(sub, places, headers)), records):
+    if _headers_fit(sides, at, list(map(sub, places, headers)), records):
         if verify:
             _check_data(records, data)
         return True
@@ -174,7 +176,7 @@ def _read_window(source: ByteSource, window: Window, *, verify: bool) -> None:
     assert memory is not None  # noqa: S101 - the caller gives every window its memory before it asks for data
     source.read_into(window.offset, memory)
     headers = list(map(sub, map(_HEADER, records), repeat(window.offset)))
-    if _headers_fit(bytes(memory), headers, list(map(sub, places, headers)), records):
+    if _headers_fit(memory, headers, list(map(sub, places, headers)), records):
         if verify:
             stops = map(add, places, map(_SIZE, records))
             _check_data(records, list(map(memory.__getitem__, map(slice, places, stops))))
@@ -188,32 +190,38 @@ def _read_window(source: ByteSource, window: Window, *, verify: bool) -> None:
             memory[place : place + record.size] = bytes(data)
 
 
-def _headers_fit(raw: bytes, at: Sequence[int], lengths: Sequence[int], records: Sequence[ZipRecord]) -> bool:
+def _headers_fit(
+    raw: bytes | memoryview, at: Sequence[int], lengths: Sequence[int], records: Sequence[ZipRecord]
+) -> bool:
     """Whether each local header is as PyTorch writes it, names its record, and ends where its data are expected.
 
     Where it is not, `parse_local_header` tells what is wrong, if anything is.
 
     Parameters
     ----------
-    raw : bytes
+    raw : memoryview
         Holds the headers, `at` these places.
     lengths : sequence of int
         From each header's start to its data.
     """
-    heads = b"".join(map(raw.__getitem__, map(slice, at, map(LOCAL_SIZE.__add__, at))))
-    if len(heads) != LOCAL_SIZE * len(records):
+    names = list(map(_RAW_NAME, records))
+    bodies = list(map(LOCAL_SIZE.__add__, map(len, names)))
+    heads = list(map(bytes, map(raw.__getitem__, map(slice, at, map(add, at, bodies)))))
+    if list(map(_NAME_OF, heads)) != names:
         return False
-    marks, flags, methods, crcs, packed, sizes, names, extras = zip(*LOCAL.iter_unpack(heads), strict=True)
-    listed = list(map(_RAW_NAME, records))
-    starts = list(map(LOCAL_SIZE.__add__, at))
-    return (
-        set(marks) == {LOCAL_MARK}
-        and not any(bits & ENCRYPTED for bits in set(flags))
-        and not (any(methods) or any(crcs) or any(packed) or any(sizes))
-        and list(names) == list(map(len, listed))
-        and list(map(raw.__getitem__, map(slice, starts, map(add, starts, names)))) == listed
-        and list(map(sub, lengths, repeat(LOCAL_SIZE))) == list(map(add, names, extras))
-    )
+    count, flat = len(records), b"".join(map(_FIELDS_OF, heads))
+    mark, flags, method, crc, packed, size, _, _ = LOCAL.unpack_from(flat)
+    if mark != LOCAL_MARK or flags & ENCRYPTED or method or crc or packed or size:
+        return False
+    # All say the same up to the lengths of name and padding: byte by byte, over all of them at once.
+    if any(flat[place::LOCAL_SIZE] != flat[place : place + 1] * count for place in range(26)):
+        return False
+    low_names, high_names, low_extras, high_extras = (flat[place::LOCAL_SIZE] for place in range(26, LOCAL_SIZE))
+    try:
+        fits = low_names == bytes(map(len, names)) and low_extras == bytes(map(sub, lengths, bodies))
+    except ValueError:  # longer than 255 bytes, or shorter than nothing
+        return False
+    return fits and high_names == high_extras == bytes(count)
 
 
 def _check_data(records: Sequence[ZipRecord], data: Sequence[memoryview]) -> None:

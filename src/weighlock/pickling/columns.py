@@ -9,9 +9,9 @@ way, one by one, errors included. A test compares the two ways.
 
 import re
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Final, Protocol
 
@@ -105,6 +105,9 @@ class Runs(Protocol):
     def run(self, keys: list[str], forms: list[Any]) -> list[Any] | None:
         """Return the tensors on these storages, by what `form` returned; None, with nothing changed, to decline."""
 
+    def doubts(self, keys: list[str], forms: list[Any]) -> list[int]:
+        """Return which of these items `run` would not take, in their order."""
+
 
 class LazyMemo(dict[int, Any]):
     """A memo that may hold runs, whose entries are made when one of them is asked for.
@@ -152,18 +155,17 @@ class Run:
 
     __slots__ = ("_forms", "_machine", "_pattern", "_position", "_tensors", "first", "stop")
 
-    # Reason for the parameter count: what must be kept to read the run again.
-    def __init__(
-        self, machine: Any, pattern: "re.Pattern[bytes]", position: int, first: int, stop: int, forms: list[Form],
-        tensors: list[Any],
-    ) -> None:  # fmt: skip
+    def __init__(self, machine: Any, items: "_Items", begin: int, end: int, tensors: list[Any]) -> None:
         self._machine = machine
-        self._pattern = pattern
-        self._position = position
-        self._forms = forms
+        self._pattern = items.pattern
+        self._position = items.starts[begin]
+        self._forms = items.forms[begin:end]
         self._tensors = tensors
-        self.first = first
-        self.stop = stop
+        self.first = items.first_put(begin)
+        self.stop = items.first_put(end)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
     def entries(self) -> Iterator[tuple[int, Any]]:
         """Yield what the opcodes would have stored, in their order."""
@@ -186,6 +188,47 @@ _SHORT_PUTS: Final = _pattern(rb"q(.)")
 _LONG_PUTS: Final = _pattern(rb"r(.{4})")
 
 
+class _Items:
+    """Items that follow each other in a pickle, as columns.
+
+    Attributes
+    ----------
+    starts : list of int
+        Where each stands in the pickle, and where the last one ends.
+    labels, keys : list of str
+        The keys of the dictionary, and those of the storages.
+    forms : list of Form
+    doubts : list of int
+        Which of them are to take the ordinary way.
+    """
+
+    __slots__ = ("_places", "_puts", "doubts", "forms", "keys", "labels", "pattern", "starts")
+
+    def __init__(self, pattern: "re.Pattern[bytes]", starts: list[int], puts: Sequence[bytes], last_put: bytes) -> None:
+        self.pattern = pattern
+        self.starts = starts
+        self._puts = (*puts, (int.from_bytes(last_put, "little") + 1).to_bytes(5, "little"))
+        self._places: dict[int, int] = {}
+        self.labels: list[str] = []
+        self.keys: list[str] = []
+        self.forms: list[Form] = []
+        self.doubts: list[int] = []
+
+    def first_put(self, index: int) -> int:
+        """Return the memo index of an item's first entry; of the last one's end for the index behind it."""
+        return int.from_bytes(self._puts[index], "little")
+
+    def stretch(self, position: int) -> tuple[int, int] | None:
+        """Return which items, from the one at this position on, can be taken at once; None for no known position."""
+        if not self._places:
+            self._places = {start: index for index, start in enumerate(self.starts[:-1])}
+        begin = self._places.get(position)
+        if begin is None:
+            return None
+        at = bisect_left(self.doubts, begin)
+        return begin, self.doubts[at] if at < len(self.doubts) else len(self.labels)
+
+
 def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
     """Take the run of items that begins at `position` with the key of one.
 
@@ -198,38 +241,62 @@ def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
     -------
     int
         The position behind the run: its keys and tensors are on the stack. `position` itself, with nothing changed,
-        where there is no run or something in it is unusual; `machine.no_run_before` then says how long to wait.
+        where there is no run or the first item is unusual.
     """
+    items: _Items | None = machine.items
+    if items is None or position >= items.starts[-1]:
+        items = _read(machine, data, position, short=short)
+        if items is None:
+            return position
+        begin, end = 0, items.doubts[0] if items.doubts else len(items.labels)
+        machine.items = items
+    else:  # behind an item that took the ordinary way
+        found = items.stretch(position)
+        if found is None:
+            return position
+        begin, end = found
+    if end - begin < _FEWEST:
+        return position
+    memo, forms, function = machine.memo, items.forms[begin:end], machine.allowlist.idiom_function
+    if not _is_free(memo, items.first_put(begin), items.first_put(end)):
+        return position
+    if not all(form.stands(memo, function) for form in set(forms)):
+        return position
+    tensors = machine.runs.run(items.keys[begin:end], [form.made for form in forms])
+    if tensors is None:
+        return position
+    if type(memo) is not LazyMemo:
+        memo = machine.memo = LazyMemo(memo)
+    memo.add(Run(machine, items, begin, end, tensors))
+    machine.stack.extend(chain.from_iterable(zip(items.labels[begin:end], tensors, strict=True)))
+    return items.starts[end]
+
+
+def _read(machine: Any, data: bytes, position: int, *, short: bool) -> _Items | None:
+    """Return the items from `position` on, if they are several, and their names and indices are what they claim."""
     pattern = _SHORT_PUTS if short else _LONG_PUTS
     matches = _matches(pattern, data, position)
     if len(matches) < _FEWEST:
-        return position
-    end: int = matches[-1].end()
-    machine.no_run_before = end
+        return None
+    starts = [match.start() for match in matches]
+    starts.append(matches[-1].end())
     (lengths, texts, put1, names, key_lengths, keys, put2, places, put3, sizes, put4, strides, put5, flags, put6, put7,
      put8) = zip(*[match.groups(b"") for match in matches], strict=True)  # fmt: skip
+    items = _Items(pattern, starts, put1, put8[-1])
+    items.doubts = list(range(len(matches)))
     if bytes(map(len, texts)) != b"".join(lengths) or bytes(map(len, keys)) != b"".join(key_lengths):
-        return position
+        return items
     puts = b"".join(chain.from_iterable(zip(put1, put2, put3, put4, put5, put6, put7, put8, strict=True)))
-    first = int.from_bytes(put1[0], "little")
-    stop = first + (len(puts) if short else len(puts) // 4)
-    if puts != _indices(first, stop, short=short) or not _is_free(machine.memo, first, stop):
-        return position
-    tokens = list(zip(names, places, sizes, strides, flags, strict=True))
+    if puts != _indices(items.first_put(0), items.first_put(len(matches)), short=short):
+        return items
     try:
-        labels = b"\0".join(texts).decode("utf-8", "surrogatepass").split("\0")
-        storages = b",".join(keys).decode("ascii").split(",")
-        forms = _forms(machine, tokens, storages)
+        items.labels = b"\0".join(texts).decode("utf-8", "surrogatepass").split("\0")
+        items.keys = b",".join(keys).decode("ascii").split(",")
+        items.forms = _forms(machine, list(zip(names, places, sizes, strides, flags, strict=True)), items.keys)
     except (ValueError, KeyError):  # no text, or something that was never stored: the opcodes report it
-        return position
-    tensors = None if forms is None else machine.runs.run(storages, [form.made for form in forms])
-    if forms is None or tensors is None:
-        return position
-    if type(machine.memo) is not LazyMemo:
-        machine.memo = LazyMemo(machine.memo)
-    machine.memo.add(Run(machine, pattern, position, first, stop, forms, tensors))
-    machine.stack.extend(chain.from_iterable(zip(labels, tensors, strict=True)))
-    return end
+        return items
+    items.doubts = machine.runs.doubts(items.keys, [form.made for form in items.forms])
+    return items
 
 
 def _matches(pattern: "re.Pattern[bytes]", data: bytes, position: int) -> list["re.Match[bytes]"]:
@@ -256,21 +323,15 @@ def _is_free(memo: dict[int, Any], first: int, stop: int) -> bool:
     return memo.keys().isdisjoint(range(first, stop))
 
 
-def _forms(machine: Any, tokens: list[tuple[Any, ...]], keys: list[str]) -> list[Form] | None:
-    """Return each item's form, or None where one of them is not to be taken so."""
+def _forms(machine: Any, tokens: list[tuple[Any, ...]], keys: list[str]) -> list[Form]:
+    """Return each item's form, as the memo has it now."""
     known: dict[tuple[Any, ...], Form] = machine.forms
     memo, function = machine.memo, machine.allowlist.idiom_function
-    forms: list[Any] = list(map(known.get, tokens))
-    if None in forms:
-        if len(known) > _MOST_FORMS:
-            known.clear()
-        for token, key in dict(zip(tokens, keys, strict=True)).items():
-            if token not in known:
-                form = known[token] = Form(memo, token)
-                form.made = machine.runs.form(form, key)
-        forms = list(map(known.__getitem__, tokens))
-    for form in set(forms):
-        if form.made is None or not form.stands(memo, function):
-            known.clear()
-            return None
-    return forms
+    if len(known) > _MOST_FORMS:
+        known.clear()
+    for token, key in dict(zip(tokens, keys, strict=True)).items():
+        form = known.get(token)
+        if form is None or not form.stands(memo, function):
+            form = known[token] = Form(memo, token)
+            form.made = machine.runs.form(form, key)
+    return list(map(known.__getitem__, tokens))

@@ -50,7 +50,7 @@ class Handlers:
         # Makes many tensors at once, where what knows the storages can; and what that has seen of the pickle.
         self.runs: Any = persistent_load if hasattr(persistent_load, "run") else None
         self.forms: dict[tuple[Any, ...], Any] = {}
-        self.no_run_before = 0
+        self.items: Any = None
         self.exposed: Callable[[Any], Any] = getattr(context, "exposed", _as_it_is)
         self.position = start
         self.end = start

@@ -74,6 +74,9 @@ class Unpickler(Handlers):
             raise
         except Exception as error:  # one boundary: whatever a malformed pickle provokes leaves as our error
             raise self._translated(error).locate(object_path=self.place()) from error
+        finally:
+            # The memo may refer to this machine, and to all that it made: let go without Python's collector.
+            self.memo, self.items = {}, None
 
     def _translated(self, error: Exception) -> PickleStreamError:
         if self.position >= len(self.data):
@@ -172,11 +175,15 @@ class Unpickler(Handlers):
             elif code == 0x52:  # REDUCE
                 args = stack.pop()
                 call = calls.get(id(stack[-1]))
+                is_tensor = stack[-1] is idiom_function
                 if call is not None and type(args) is tuple:
                     stack[-1] = call(context, args)
                 else:
                     stack[-1] = self._reduce(stack[-1], args)
                 position += 1
+                if is_tensor:
+                    position = self._run_of_tensors(data, position)
+                    memo = self.memo
             elif code == 0x29:  # EMPTY_TUPLE
                 stack.append(())
                 position += 1
@@ -229,11 +236,11 @@ class Unpickler(Handlers):
 
     def _run_of_tensors(self, data: bytes, position: int) -> int:
         """Go on behind the call of one tensor: store it, and take the items of its kind that follow at once."""
-        code = data[position]
+        code = data[position] if position < len(data) else 0
         if code not in (0x71, 0x72):  # BINPUT, LONG_BINPUT
             return position
         behind = position + (2 if code == 0x71 else 5)
-        if self.runs is None or behind < self.no_run_before or data[behind] != 0x58:
+        if self.runs is None or data[behind : behind + 1] != b"X":
             return position
         self.memo[data[position + 1] if code == 0x71 else _U4(data, position + 1)[0]] = self.stack[-1]
         self.position = behind

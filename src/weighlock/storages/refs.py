@@ -1,5 +1,6 @@
 """A storage as a checkpoint names it, before any of its bytes are read."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -31,22 +32,28 @@ class Window:
     memory : memoryview or None
         Where it is read to; set by whoever wants it read.
     reader : RecordReader
+        Held weakly, since it holds its windows: what was read must be freed without Python's collector.
     records : list
         What the reader knows the storages inside by, in the order of the file.
     places : list of int
         Where the data of each will lie, in bytes from the window's start.
     """
 
-    __slots__ = ("memory", "nbytes", "offset", "places", "reader", "records")
+    __slots__ = ("_reader", "memory", "nbytes", "offset", "places", "records")
 
     # Reason for the parameter count: a plain record of what is known from the directory.
     def __init__(self, reader: Any, offset: int, nbytes: int, records: list[Any], places: list[int]) -> None:
-        self.reader = reader
+        self._reader = weakref.ref(reader)
         self.offset = offset
         self.nbytes = nbytes
         self.records = records
         self.places = places
         self.memory: memoryview | None = None
+
+    @property
+    def reader(self) -> Any:
+        """What reads it."""
+        return self._reader()
 
 
 class RecordReader(Protocol):

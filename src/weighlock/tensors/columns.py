@@ -80,6 +80,11 @@ class TensorColumns:
         self.byteorder = byteorder
         self.storages: dict[int, Any] = {}
 
+    @property
+    def headers(self) -> list[int]:
+        """Where the records begin in the file: the reader's windows are known by that."""
+        return [handle.header_offset for handle in self.handles]
+
     def ref(self, index: int) -> StorageRef:
         """Return the description of one storage."""
         form, handle = self.forms[index], self.handles[index]
