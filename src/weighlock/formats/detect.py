@@ -69,9 +69,8 @@ def _read_tar(source: ByteSource, reading: Reading) -> Contents:
 
 def _read_zip(source: ByteSource, reading: Reading) -> Contents:
     directory = read_directory(source, reading.limits)
-    names = ["/" + record.name for record in directory.records]
-    if any(name.endswith("/data.pkl") for name in names):
-        program = any(name.endswith("/constants.pkl") for name in names)
+    if directory.called("data.pkl"):
+        program = bool(directory.called("constants.pkl"))
         if program and not reading.options.scripts:
             raise ScriptArchiveError("the file is a TorchScript archive", path=source.name)
         return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)

@@ -16,7 +16,7 @@ from weighlock.tensors.columns import TensorColumns, TensorForm
 from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
 
-__all__ = ["ZipArchive"]
+__all__ = ["StorageLoader", "ZipArchive"]
 
 # What is known of how an archive was written, and the records that say so.
 _NOTES: Final = {
@@ -47,7 +47,9 @@ class ZipArchive:
         self.reading = reading
         self.root = root_of(directory)
         skip = len(self.root)
-        self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
+        self.records: Mapping[str, ZipRecord] = dict(
+            zip([name[skip:] for name in directory.names], directory.records, strict=True)
+        )
         self.storages: dict[str, StorageRef] = {}
         self._windows: WindowPlan | None = None
         order = self.text("byteorder") or reading.leaves.byteorder
@@ -225,9 +227,15 @@ class StorageLoader:
             return None
         return TensorForm(ref, form.offset, form.size, form.stride, form.requires_grad)
 
-    def doubts(self, keys: list[str], forms: list[TensorForm | None]) -> list[int]:
-        """Return which of these tensors are not the first on their storage, or do not fit to its record."""
+    def batch(self, keys: list[str], forms: list[TensorForm | None]) -> "TensorBatch":
+        """Return what makes the tensors on these storages, many at once."""
         records = list(map(self._records.get, map(self._prefix.__add__, keys)))
+        return TensorBatch(self, keys, forms, records, self._doubts(keys, forms, records))
+
+    def _doubts(
+        self, keys: list[str], forms: list[TensorForm | None], records: list[ZipRecord | None]
+    ) -> list[int]:  # fmt: skip
+        """Return which of these tensors are not the first on their storage, or do not fit to its record."""
         fresh = set(keys)
         if (
             len(fresh) == len(keys) and None not in forms and None not in records
@@ -244,24 +252,52 @@ class StorageLoader:
             seen.add(key)
         return found
 
-    def run(self, keys: list[str], forms: list[TensorForm]) -> list[Any] | None:
-        """Return tensors about which there are no `doubts`; None to have them taken one by one."""
-        archive, fresh = self._archive, set(keys)
-        if not self._in_columns.isdisjoint(fresh) or not fresh.isdisjoint(self._made):
-            return None  # named meanwhile
-        records = list(map(self._records.__getitem__, map(self._prefix.__add__, keys)))
-        columns = TensorColumns(archive, keys, records, forms, archive.byteorder)
+    def make(self, columns: TensorColumns) -> list[Any] | None:
+        """Return the tensors of these columns; None, with nothing changed, where they are to be made one by one."""
         tensors = self._leaves.strided_columns(columns)
         if tensors is None:
             return None
         for index, storage in columns.storages.items():
-            key = keys[index]
+            key = columns.keys[index]
             self._made[key] = storage
-            archive.storages[key] = storage.ref
-        if len(columns.storages) < len(keys):
-            self._in_columns |= fresh
+            self._archive.storages[key] = storage.ref
+        if len(columns.storages) < len(columns.keys):
+            self._in_columns.update(columns.keys)
             self._columns.append((columns, tensors))
         return tensors
+
+    def columns(self, keys: list[str], records: list[Any], forms: list[Any]) -> TensorColumns | None:
+        """Return what the leaves are asked for; None where one of the storages was named meanwhile."""
+        if not self._made.keys().isdisjoint(keys):
+            return None
+        return TensorColumns(self._archive, keys, records, forms, self._archive.byteorder)
+
+
+class TensorBatch:
+    """Tensors that a pickle describes one after the other.
+
+    Attributes
+    ----------
+    doubts : list of int
+        Which of them are to be made one by one, in the order of the pickle.
+    """
+
+    __slots__ = ("_forms", "_keys", "_loader", "_records", "doubts")
+
+    def __init__(
+        self, loader: StorageLoader, keys: list[str], forms: list[Any], records: list[Any], doubts: list[int]
+    ) -> None:
+        self._loader = loader
+        self._keys = keys
+        self._forms = forms
+        self._records = records
+        self.doubts = doubts
+
+    def make(self, begin: int, end: int) -> list[Any] | None:
+        """Return a stretch of the tensors, no doubt among them; None, with nothing changed, to decline."""
+        where = slice(begin, end)
+        columns = self._loader.columns(self._keys[where], self._records[where], self._forms[where])
+        return None if columns is None else self._loader.make(columns)
 
 
 def root_of(directory: ZipDirectory) -> str:
@@ -270,15 +306,14 @@ def root_of(directory: ZipDirectory) -> str:
     PyTorch takes the folder of whichever record comes first; we ask for the one that holds the pickle, and for there
     being one only, so that both read the same file.
     """
-    found = [record.name for record in directory.records if record.name.endswith("data.pkl")]
-    found = [name for name in found if name.rpartition("/")[2] == "data.pkl"]
+    found = directory.called("data.pkl")
     shallow = min((name.count("/") for name in found), default=0)
     roots = [name.removesuffix("data.pkl") for name in found if name.count("/") == shallow]
     if not roots:
         return ""
     if len(roots) > 1:
         raise DirectoryError("the archive holds several checkpoints side by side", got=", ".join(roots[:4]))
-    first = directory.records[0].name
+    first = directory.names[0]
     if not first.startswith(roots[0]):
         raise DirectoryError(
             "the archive's first record lies outside of the folder of its pickle, where PyTorch would look",

@@ -97,6 +97,7 @@ class ZipDirectory:
 
     Attributes
     ----------
+    names : list of str
     records : list of ZipRecord
         In the directory's order.
     comment : bytes
@@ -106,14 +107,26 @@ class ZipDirectory:
         Where the directory begins, and where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("_text", "comment", "end", "names", "records", "start_of_directory", "trailing_bytes")
 
-    def __init__(self, records: list[ZipRecord], end: EndRecord, size: int) -> None:
+    def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
+        self.names = names
+        self._text = "\0".join(["", *names, ""])
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
         self.end = end.stop
         self.trailing_bytes = size - self.end
+
+    def called(self, file: str) -> list[str]:
+        """Return the names of which this is the last part, in the directory's order."""
+        text, found = self._text, []
+        place = text.find(file + "\0")
+        while place > 0:
+            if text[place - 1] in "/\0":
+                found.append(text[text.rfind("\0", 0, place) + 1 : place + len(file)])
+            place = text.find(file + "\0", place + 1)
+        return found
 
 
 def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
@@ -138,10 +151,11 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
         at = end.offset - base
         _check_count(end, limits)
         raw = tail[at : at + end.size] if at >= 0 else source.read_at(end.offset, end.size)
-        records = _checked_records(_Entries(raw, end), end, limits)
+        entries = _Entries(raw, end)
+        records = _checked_records(entries, end, limits)
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
-    return ZipDirectory(records, end, source.size)
+    return ZipDirectory(entries.names, records, end, source.size)
 
 
 # --------------------------------------------------------------------------------------------------- the entries

@@ -102,11 +102,18 @@ class Runs(Protocol):
     def form(self, form: Form, key: str) -> Any:
         """Return what is known of all items of this form, one of which has its storage under `key`; None to decline."""
 
-    def run(self, keys: list[str], forms: list[Any]) -> list[Any] | None:
-        """Return the tensors on these storages, by what `form` returned; None, with nothing changed, to decline."""
+    def batch(self, keys: list[str], forms: list[Any]) -> "Batch":
+        """Return what makes tensors on these storages, by what `form` returned."""
 
-    def doubts(self, keys: list[str], forms: list[Any]) -> list[int]:
-        """Return which of these items `run` would not take, in their order."""
+
+class Batch(Protocol):
+    """What makes the tensors of a run."""
+
+    doubts: list[int]
+    """Which of the items are to go the ordinary way, in their order."""
+
+    def make(self, begin: int, end: int) -> list[Any] | None:
+        """Return a stretch of the tensors, no doubt among them; None, with nothing changed, to decline."""
 
 
 class LazyMemo(dict[int, Any]):
@@ -200,9 +207,10 @@ class _Items:
     forms : list of Form
     doubts : list of int
         Which of them are to take the ordinary way.
+    batch : Batch
     """
 
-    __slots__ = ("_places", "_puts", "doubts", "forms", "keys", "labels", "pattern", "starts")
+    __slots__ = ("_places", "_puts", "batch", "doubts", "forms", "keys", "labels", "pattern", "starts")
 
     def __init__(self, pattern: "re.Pattern[bytes]", starts: list[int], puts: Sequence[bytes], last_put: bytes) -> None:
         self.pattern = pattern
@@ -212,7 +220,8 @@ class _Items:
         self.labels: list[str] = []
         self.keys: list[str] = []
         self.forms: list[Form] = []
-        self.doubts: list[int] = []
+        self.doubts: list[int] = list(range(len(puts)))
+        self.batch: Any = None
 
     def first_put(self, index: int) -> int:
         """Return the memo index of an item's first entry; of the last one's end for the index behind it."""
@@ -226,7 +235,7 @@ class _Items:
         if begin is None:
             return None
         at = bisect_left(self.doubts, begin)
-        return begin, self.doubts[at] if at < len(self.doubts) else len(self.labels)
+        return begin, self.doubts[at] if at < len(self.doubts) else len(self.forms)
 
 
 def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
@@ -248,7 +257,7 @@ def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
         items = _read(machine, data, position, short=short)
         if items is None:
             return position
-        begin, end = 0, items.doubts[0] if items.doubts else len(items.labels)
+        begin, end = 0, items.doubts[0] if items.doubts else len(items.forms)
         machine.items = items
     else:  # behind an item that took the ordinary way
         found = items.stretch(position)
@@ -262,7 +271,7 @@ def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
         return position
     if not all(form.stands(memo, function) for form in set(forms)):
         return position
-    tensors = machine.runs.run(items.keys[begin:end], [form.made for form in forms])
+    tensors = items.batch.make(begin, end)
     if tensors is None:
         return position
     if type(memo) is not LazyMemo:
@@ -283,7 +292,6 @@ def _read(machine: Any, data: bytes, position: int, *, short: bool) -> _Items | 
     (lengths, texts, put1, names, key_lengths, keys, put2, places, put3, sizes, put4, strides, put5, flags, put6, put7,
      put8) = zip(*[match.groups(b"") for match in matches], strict=True)  # fmt: skip
     items = _Items(pattern, starts, put1, put8[-1])
-    items.doubts = list(range(len(matches)))
     if bytes(map(len, texts)) != b"".join(lengths) or bytes(map(len, keys)) != b"".join(key_lengths):
         return items
     puts = b"".join(chain.from_iterable(zip(put1, put2, put3, put4, put5, put6, put7, put8, strict=True)))
@@ -295,7 +303,8 @@ def _read(machine: Any, data: bytes, position: int, *, short: bool) -> _Items | 
         items.forms = _forms(machine, list(zip(names, places, sizes, strides, flags, strict=True)), items.keys)
     except (ValueError, KeyError):  # no text, or something that was never stored: the opcodes report it
         return items
-    items.doubts = machine.runs.doubts(items.keys, [form.made for form in items.forms])
+    items.batch = machine.runs.batch(items.keys, [form.made for form in items.forms])
+    items.doubts = items.batch.doubts
     return items
 
 
