@@ -8,7 +8,6 @@ from typing import Any, Self
 from weighlock.errors import DamagedError, MissingFileError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
-from weighlock.formats.foreign import describe_folder
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.storages.refs import StorageRef
@@ -89,6 +88,8 @@ def open_any(f: Any) -> ByteSource:
     import os
 
     if isinstance(f, str | os.PathLike) and os.path.isdir(f):
+        from weighlock.formats.foreign import describe_folder
+
         raise describe_folder(os.fspath(f))
     try:
         return open_source(f)

@@ -26,7 +26,7 @@ from weighlock.backends.numpy_types import (
     UninitializedTensor,
     WrapperTensor,
 )
-from weighlock.dtypes import DTYPES, DType
+from weighlock.dtypes import DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
 from weighlock.storages.locations import CPU, META, placement
 from weighlock.storages.refs import RecordReader, StorageRef, Window
@@ -48,7 +48,17 @@ from weighlock.tensors.spec import (
 __all__ = ["NumpyLeaves"]
 
 _ndarray: Final[Any] = np.ndarray
-_NUMPY_OF: Final = {row: row.numpy for row in DTYPES.values()}
+
+
+class _NumpyTypes(dict[DType, Any]):
+    """NumPy's type of each row of our table, looked up once: some need another package, imported when it is needed."""
+
+    def __missing__(self, row: DType) -> Any:
+        found = self[row] = row.numpy
+        return found
+
+
+_NUMPY_OF: Final = _NumpyTypes()
 _ARENA: Final = 1 << 20
 _SMALL: Final = 64 << 10
 _ALIGN: Final = 64

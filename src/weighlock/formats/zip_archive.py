@@ -16,7 +16,7 @@ from weighlock.tensors.columns import TensorColumns, TensorForm
 from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
 
-__all__ = ["StorageLoader", "ZipArchive"]
+__all__ = ["StorageLoader", "ZipArchive", "called"]
 
 # What is known of how an archive was written, and the records that say so.
 _NOTES: Final = {
@@ -300,13 +300,24 @@ class TensorBatch:
         return None if columns is None else self._loader.make(columns)
 
 
+def called(directory: ZipDirectory, file: str) -> list[str]:
+    """Return the names of which this is the last part, in the directory's order."""
+    text, ending, found = "\0".join(["", *directory.names, ""]), file + "\0", []
+    place = text.find(ending)
+    while place > 0:
+        if text[place - 1] in "/\0":
+            found.append(text[text.rfind("\0", 0, place) + 1 : place + len(file)])
+        place = text.find(ending, place + 1)
+    return found
+
+
 def root_of(directory: ZipDirectory) -> str:
     """Return the folder that holds the archive's records, with its slash: that of the record ``data.pkl``.
 
     PyTorch takes the folder of whichever record comes first; we ask for the one that holds the pickle, and for there
     being one only, so that both read the same file.
     """
-    found = directory.called("data.pkl")
+    found = called(directory, "data.pkl")
     shallow = min((name.count("/") for name in found), default=0)
     roots = [name.removesuffix("data.pkl") for name in found if name.count("/") == shallow]
     if not roots:

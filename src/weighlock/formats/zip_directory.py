@@ -107,26 +107,15 @@ class ZipDirectory:
         Where the directory begins, and where the archive ends, comment included.
     """
 
-    __slots__ = ("_text", "comment", "end", "names", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "names", "records", "start_of_directory", "trailing_bytes")
 
     def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
         self.names = names
-        self._text = "\0".join(["", *names, ""])
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
         self.end = end.stop
         self.trailing_bytes = size - self.end
-
-    def called(self, file: str) -> list[str]:
-        """Return the names of which this is the last part, in the directory's order."""
-        text, found = self._text, []
-        place = text.find(file + "\0")
-        while place > 0:
-            if text[place - 1] in "/\0":
-                found.append(text[text.rfind("\0", 0, place) + 1 : place + len(file)])
-            place = text.find(file + "\0", place + 1)
-        return found
 
 
 def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:

@@ -7,6 +7,7 @@ all of them).
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final
 
@@ -26,9 +27,11 @@ _RUN_F8: Final = Struct(">xd").iter_unpack
 _RUN_I4: Final = Struct("<xi").iter_unpack
 _RUN_U2: Final = Struct("<xH").iter_unpack
 _RUN_U1: Final = Struct("<xB").iter_unpack
+_FORMATS: Final = {0x47: ">xd", 0x4A: "<xi", 0x4D: "<xH"}
 
 # A run is looked for at most this far ahead: pickle writes lists in batches of 1,000.
 _RUN_ITEMS: Final = 1000
+_LONG_RUN: Final = 250  # Worth a form of its own, which is kept.
 
 
 class Unpickler(Handlers):
@@ -254,5 +257,16 @@ class Unpickler(Handlers):
         if end > len(data):  # the last instruction is cut: let the loop find and report it
             count -= 1
             end -= width
-        self.stack.extend([number for (number,) in unpack(data[position:end])])
+        if width == 2:
+            self.stack.extend(data[position + 1 : end : 2])
+        elif count > _LONG_RUN:
+            self.stack.extend(_run_struct(_FORMATS[code], count).unpack_from(data, position))
+        else:
+            self.stack.extend([number for (number,) in unpack(data[position:end])])
         return end
+
+
+@lru_cache(maxsize=32)
+def _run_struct(form: str, count: int) -> Struct:
+    """Return what decodes so many opcodes at once. Long lists come in batches of 1,000: one length, then the rest."""
+    return Struct(form[0] + form[1:] * count)
