@@ -6,7 +6,7 @@ expression recognises the spelling; what it does is exactly what the opcodes wou
 included. Anything spelled otherwise (the first tensor of a file, which introduces the names, for one) simply does not
 match and takes the ordinary way. A test compares the two ways.
 
-In `docs/performance.md`: this is worth a factor of two on a checkpoint of many small tensors.
+`columns` takes many such calls at once; this is for those that stand alone, such as the states of an optimizer.
 """
 
 import re
