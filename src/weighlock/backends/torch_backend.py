@@ -11,12 +11,12 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import compress, groupby, islice
+from itertools import islice
 from typing import Any, Final
 
 import torch
 
-from weighlock.backends.torch_columns import Batch, Layout, with_hooks
+from weighlock.backends.torch_columns import Batches
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
@@ -94,7 +94,7 @@ class TorchLeaves(SpecialLeaves):
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
         self._windows: dict[Window, list[TorchStorage]] = {}
-        self._batches: dict[Window, Batch] = {}
+        self._batches = Batches()
         self._filled: dict[Window, bytearray] = {}
         self._unread: list[TorchStorage] = []
         self._foreign: list[TorchStorage] = []
@@ -311,37 +311,21 @@ class TorchLeaves(SpecialLeaves):
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        forms, distinct = columns.forms, set(columns.forms)
-        if (
-            not self._free or self._mapped or self._eager or self._without_data or columns.byteorder != sys.byteorder
-            or not all(map(self._placement.is_direct, {form.location for form in distinct}))
-        ):  # fmt: skip
+        plain = self._free and not (self._mapped or self._eager or self._without_data)
+        locations = {form.location for form in set(columns.forms)}
+        if not plain or columns.byteorder != sys.byteorder or not all(map(self._placement.is_direct, locations)):
             return None
-        for form in distinct:
-            form.layout = form.layout or Layout(form)
-        plan, headers = columns.reader.windows, columns.headers
-        windows = list(map(plan.owners.get, headers))
-        usual = [window is not None and form.layout.is_whole for window, form in zip(windows, forms, strict=True)]
-        made = with_hooks(form.layout.make() for form in compress(forms, usual))
-        places = list(map(plan.places.__getitem__, compress(headers, usual)))
-        sizes = [form.nbytes for form in compress(forms, usual)]
-        begin = 0
-        for window, group in groupby(compress(windows, usual)):
-            end = begin + sum(1 for _ in group)
-            self._batches.setdefault(window, Batch()).extend(places[begin:end], sizes[begin:end], made[begin:end])
+        made, usual = self._batches.make(columns)
+        for window in self._batches:
             self._windows.setdefault(window, [])
-            begin = end
-        if len(made) == len(forms):
-            return made
         tensors = iter(made)
         return [next(tensors) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
 
     def _one_of(self, columns: TensorColumns, index: int) -> Any:
         storage = columns.storages[index] = self.storage(columns.ref(index))
         form = columns.forms[index]
-        return self.strided(
-            storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad, OrderedDict()
-        )  # fmt: skip
+        made = self.strided(storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad)
+        return self.hooked(made, OrderedDict())
 
     def storage_of(self, columns: TensorColumns, index: int, data: Any) -> Any:
         storage = TorchStorage(columns.ref(index))

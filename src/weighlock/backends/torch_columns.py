@@ -2,9 +2,9 @@
 
 import ctypes
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import compress, groupby, repeat
 from operator import add
 from typing import Any, Final
 
@@ -13,9 +13,10 @@ import torch
 from weighlock.backends.torch_storages import memory_at
 from weighlock.backends.torch_values import TORCH_DTYPES
 from weighlock.dtypes import DType
-from weighlock.tensors.columns import TensorForm
+from weighlock.storages.refs import Window
+from weighlock.tensors.columns import TensorColumns, TensorForm
 
-__all__ = ["Batch", "Layout", "with_hooks"]
+__all__ = ["Batch", "Batches", "Layout"]
 
 _CPU: Final = torch.device("cpu")
 _address: Final = torch.Tensor.data_ptr
@@ -57,13 +58,6 @@ class Layout:
             self.make = partial(maker, shape, stride)
 
 
-def with_hooks(tensors: Iterable[Any]) -> list[Any]:
-    """Return the tensors, each with the empty mapping of hooks that its pickle gives it."""
-    made = list(tensors)
-    deque(map(setattr, made, repeat("_backward_hooks"), [OrderedDict() for _ in made]), maxlen=0)
-    return made
-
-
 class Batch:
     """The tensors whose data lie in one window, as columns: where each lies there, and its size in bytes."""
 
@@ -93,3 +87,28 @@ class Batch:
         """Fill the tensors from the window, which was read to this address."""
         begins = map(add, self.places, repeat(base))
         deque(map(_memmove, map(_address, self.tensors), begins, self.sizes), maxlen=0)
+
+
+class Batches(dict[Window, Batch]):
+    """All tensors that wait for their windows."""
+
+    def make(self, columns: TensorColumns) -> tuple[list[Any], list[bool]]:
+        """Make the tensors of these columns that cover a small storage; return them, and for each whether it is one."""
+        forms = columns.forms
+        for form in set(forms):
+            form.layout = form.layout or Layout(form)
+        plan, headers = columns.reader.windows, columns.headers
+        windows = list(map(plan.owners.get, headers))
+        usual = [window is not None and form.layout.is_whole for window, form in zip(windows, forms, strict=True)]
+        chosen = list(compress(forms, usual))
+        made = [form.layout.make() for form in chosen]
+        # The empty mapping of hooks that each one's pickle gives it.
+        deque(map(setattr, made, repeat("_backward_hooks"), [OrderedDict() for _ in made]), maxlen=0)
+        places = list(map(plan.places.__getitem__, compress(headers, usual)))
+        sizes = [form.nbytes for form in chosen]
+        begin = 0
+        for window, group in groupby(compress(windows, usual)):
+            end = begin + sum(1 for _ in group)
+            self.setdefault(window, Batch()).extend(places[begin:end], sizes[begin:end], made[begin:end])
+            begin = end
+        return made, usual
