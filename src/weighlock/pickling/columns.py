@@ -8,6 +8,7 @@ way, one by one, errors included. A test compares the two ways.
 """
 
 import re
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
@@ -25,19 +26,20 @@ _MOST_FORMS: Final = 8192
 _SHORT_INDICES: Final = 256
 
 
-def _pattern(put: bytes) -> "re.Pattern[bytes]":
-    """Return the spelling of one item. A scalar's size and stride are the empty tuple, which is not stored."""
-    return re.compile(
-        rb"X(.)\0\0\0([^\0]{1,255}?)" + put  # 1 length, 2 key of the dictionary, 3 its put
-        + rb"(" + REF + rb"\(\(h." + REF + rb")"  # 4 function, 'storage' and class
-        + rb"X(.)\0\0\0([0-9]{1,20})" + put  # 5 length, 6 key of the storage, 7 its put
-        + rb"(" + REF + INT + rb"N?)t" + put + rb"Q"  # 8 location, numel and None (legacy); 9 put of the id
-        + rb"(" + INT + rb"(?:" + INTS + rb"|\)\)))"  # 10 storage offset and size
-        + rb"(?:" + put + rb"(" + INTS + rb")" + put + rb")?"  # 11 put of the size, 12 stride, 13 its put
-        + rb"([\x88\x89]h.)\)R" + put  # 14 requires_grad and OrderedDict, 15 put of the hooks
-        + rb"t" + put + rb"R" + put,  # 16 put of the arguments, 17 put of the tensor
-        re.DOTALL,
-    )  # fmt: skip
+_PUT: Final = rb"(q.|r.{4})"  # BINPUT, LONG_BINPUT
+# The spelling of one item. A scalar's size and stride are the empty tuple, which is not stored.
+_ITEM: Final = re.compile(
+    rb"X(.)\0\0\0([^\0]{1,255}?)" + _PUT  # 1 length, 2 key of the dictionary, 3 its put
+    + rb"(" + REF + rb"\(\(h." + REF + rb")"  # 4 function, 'storage' and class
+    + rb"X(.)\0\0\0([0-9]{1,20})" + _PUT  # 5 length, 6 key of the storage, 7 its put
+    + rb"(" + REF + INT + rb"N?)t" + _PUT + rb"Q"  # 8 location, numel and None (legacy); 9 put of the id
+    + rb"(" + INT + rb"(?:" + INTS + rb"|\)\)))"  # 10 storage offset and size
+    + rb"(?:" + _PUT + rb"(" + INTS + rb")" + _PUT + rb")?"  # 11 put of the size, 12 stride, 13 its put
+    + rb"([\x88\x89]h.)\)R" + _PUT  # 14 requires_grad and OrderedDict, 15 put of the hooks
+    + rb"t" + _PUT + rb"R" + _PUT,  # 16 put of the arguments, 17 put of the tensor
+    re.DOTALL,
+)  # fmt: skip
+_scanner: Final[Callable[[bytes, int], Any]] = _ITEM.scanner  # type: ignore[attr-defined]
 
 
 class Form:
@@ -160,11 +162,10 @@ class LazyMemo(dict[int, Any]):
 class Run:
     """One run: where it stands in the pickle, and what came of it."""
 
-    __slots__ = ("_forms", "_machine", "_pattern", "_position", "_tensors", "first", "stop")
+    __slots__ = ("_forms", "_machine", "_position", "_tensors", "first", "stop")
 
     def __init__(self, machine: Any, items: "_Items", begin: int, end: int, tensors: list[Any]) -> None:
         self._machine = machine
-        self._pattern = items.pattern
         self._position = items.starts[begin]
         self._forms = items.forms[begin:end]
         self._tensors = tensors
@@ -177,7 +178,7 @@ class Run:
     def entries(self) -> Iterator[tuple[int, Any]]:
         """Yield what the opcodes would have stored, in their order."""
         machine, index = self._machine, self.first
-        matches = iter(self._pattern.scanner(machine.data, self._position).match, None)  # type: ignore[attr-defined]
+        matches = iter(_scanner(machine.data, self._position).match, None)
         for match, form, tensor in zip(matches, self._forms, self._tensors, strict=False):
             key = match[6].decode("ascii")
             pid = form.full_pid(key)
@@ -189,10 +190,6 @@ class Run:
             values = (match[2].decode("utf-8", "surrogatepass"), key, pid, *shape, hooks, call, tensor)
             yield from enumerate(values, index)
             index += len(values)
-
-
-_SHORT_PUTS: Final = _pattern(rb"q(.)")
-_LONG_PUTS: Final = _pattern(rb"r(.{4})")
 
 
 class _Items:
@@ -210,12 +207,12 @@ class _Items:
     batch : Batch
     """
 
-    __slots__ = ("_places", "_puts", "batch", "doubts", "forms", "keys", "labels", "pattern", "starts")
+    __slots__ = ("_places", "_puts", "_stop", "batch", "doubts", "forms", "keys", "labels", "starts")
 
-    def __init__(self, pattern: "re.Pattern[bytes]", starts: list[int], puts: Sequence[bytes], last_put: bytes) -> None:
-        self.pattern = pattern
+    def __init__(self, starts: list[int], puts: Sequence[bytes], last_put: bytes) -> None:
         self.starts = starts
-        self._puts = (*puts, (int.from_bytes(last_put, "little") + 1).to_bytes(5, "little"))
+        self._puts = puts
+        self._stop = _index(last_put) + 1
         self._places: dict[int, int] = {}
         self.labels: list[str] = []
         self.keys: list[str] = []
@@ -225,7 +222,7 @@ class _Items:
 
     def first_put(self, index: int) -> int:
         """Return the memo index of an item's first entry; of the last one's end for the index behind it."""
-        return int.from_bytes(self._puts[index], "little")
+        return _index(self._puts[index]) if index < len(self._puts) else self._stop
 
     def stretch(self, position: int) -> tuple[int, int] | None:
         """Return which items, from the one at this position on, can be taken at once; None for no known position."""
@@ -238,13 +235,8 @@ class _Items:
         return begin, self.doubts[at] if at < len(self.doubts) else len(self.forms)
 
 
-def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
+def take(machine: Any, data: bytes, position: int) -> int:
     """Take the run of items that begins at `position` with the key of one.
-
-    Parameters
-    ----------
-    short : bool
-        Whether the memo's last index took one byte.
 
     Returns
     -------
@@ -254,7 +246,7 @@ def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
     """
     items: _Items | None = machine.items
     if items is None or position >= items.starts[-1]:
-        items = _read(machine, data, position, short=short)
+        items = _read(machine, data, position)
         if items is None:
             return position
         begin, end = 0, items.doubts[0] if items.doubts else len(items.forms)
@@ -281,21 +273,20 @@ def take(machine: Any, data: bytes, position: int, *, short: bool) -> int:
     return items.starts[end]
 
 
-def _read(machine: Any, data: bytes, position: int, *, short: bool) -> _Items | None:
+def _read(machine: Any, data: bytes, position: int) -> _Items | None:
     """Return the items from `position` on, if they are several, and their names and indices are what they claim."""
-    pattern = _SHORT_PUTS if short else _LONG_PUTS
-    matches = _matches(pattern, data, position)
+    matches = _matches(data, position)
     if len(matches) < _FEWEST:
         return None
     starts = [match.start() for match in matches]
     starts.append(matches[-1].end())
     (lengths, texts, put1, names, key_lengths, keys, put2, places, put3, sizes, put4, strides, put5, flags, put6, put7,
      put8) = zip(*[match.groups(b"") for match in matches], strict=True)  # fmt: skip
-    items = _Items(pattern, starts, put1, put8[-1])
+    items = _Items(starts, put1, put8[-1])
     if bytes(map(len, texts)) != b"".join(lengths) or bytes(map(len, keys)) != b"".join(key_lengths):
         return items
     puts = b"".join(chain.from_iterable(zip(put1, put2, put3, put4, put5, put6, put7, put8, strict=True)))
-    if puts != _indices(items.first_put(0), items.first_put(len(matches)), short=short):
+    if puts != _spelled(items.first_put(0), items.first_put(len(matches))):
         return items
     try:
         items.labels = b"\0".join(texts).decode("utf-8", "surrogatepass").split("\0")
@@ -308,19 +299,25 @@ def _read(machine: Any, data: bytes, position: int, *, short: bool) -> _Items | 
     return items
 
 
-def _matches(pattern: "re.Pattern[bytes]", data: bytes, position: int) -> list["re.Match[bytes]"]:
-    match: Callable[[], re.Match[bytes] | None] = pattern.scanner(data, position).match  # type: ignore[attr-defined]
-    return list(islice(iter(match, None), _MOST))
+def _matches(data: bytes, position: int) -> list["re.Match[bytes]"]:
+    return list(islice(iter(_scanner(data, position).match, None), _MOST))
 
 
-def _indices(first: int, stop: int, *, short: bool) -> bytes:
+def _index(put: bytes) -> int:
+    return put[1] if put[0] == 0x71 else int.from_bytes(put[1:], "little")
+
+
+def _spelled(first: int, stop: int) -> bytes:
     """Return how the puts of a run are spelled, whose indices follow each other."""
-    if short:
-        return bytes(range(first, min(stop, _SHORT_INDICES)))
-    words = array("I", range(first, min(stop, 1 << 32)))
-    if words.itemsize != 4 or int.from_bytes(words[:1].tobytes(), "little") != first:
-        return b"".join(index.to_bytes(4, "little") for index in words)
-    return words.tobytes()
+    short = bytes(range(first, min(stop, _SHORT_INDICES)))
+    words = array("I", range(max(first, _SHORT_INDICES), max(min(stop, 1 << 32), _SHORT_INDICES)))
+    if sys.byteorder == "big":
+        words.byteswap()
+    raw, spelled = words.tobytes(), bytearray(len(words) * 5)
+    spelled[::5] = b"r" * len(words)
+    for place in range(4):
+        spelled[place + 1 :: 5] = raw[place::4]
+    return b"".join(b"q%c" % index for index in short) + spelled
 
 
 def _is_free(memo: dict[int, Any], first: int, stop: int) -> bool:

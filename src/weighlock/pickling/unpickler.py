@@ -133,7 +133,7 @@ class Unpickler(Handlers):
                 if data[position : position + 6 : 2] == b"KKK":
                     position = self._run_of(data, position, 0x4B, 2, _RUN_U1)
             elif code == 0x28:  # MARK
-                if data[position + 1] == 0x28 and stack and stack[-1] is idiom_function:
+                if stack and stack[-1] is idiom_function and data[position + 1 : position + 3] == b"(h":
                     end = idiom.take(self, data, position, calls[id(idiom_function)])
                     if end != position:
                         position = self._run_of_tensors(data, end)
@@ -250,7 +250,7 @@ class Unpickler(Handlers):
             return position
         self.memo[data[position + 1] if code == 0x71 else _U4(data, position + 1)[0]] = self.stack[-1]
         self.position = behind
-        return columns.take(self, data, behind, short=code == 0x71)
+        return columns.take(self, data, behind)
 
     def _run_of(self, data: bytes, position: int, code: int, width: int, unpack: Callable[[bytes], Any]) -> int:
         """Take a run of equal fixed-width opcodes at once: lists of numbers are decoded in C."""
