@@ -448,14 +448,14 @@ def test_a_run_that_is_declined_is_not_tried_again_at_each_item(monkeypatch):
     items = [item._replace(numel=4, size=(5,), stride=(0,), cls="FloatStorage") for item in plain_items(900)]
     items[800] = items[800]._replace(numel=0, size=(0,))
     tried = []
-    original = columns._matches
+    original = columns._rows
 
-    def matches(*args: Any) -> Any:
+    def rows(*args: Any) -> Any:
         found = original(*args)
-        tried.append(len(found))
+        tried.append(len(found[0]))
         return found
 
-    monkeypatch.setattr(columns, "_matches", matches)
+    monkeypatch.setattr(columns, "_rows", rows)
     wl.load(archive(items, spell(items, gets=False)))
     assert sum(tried) < 3 * len(items)
 

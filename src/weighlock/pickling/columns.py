@@ -166,7 +166,7 @@ class Run:
 
     def __init__(self, machine: Any, items: "_Items", begin: int, end: int, tensors: list[Any]) -> None:
         self._machine = machine
-        self._position = items.starts[begin]
+        self._position = items.start(begin)
         self._forms = items.forms[begin:end]
         self._tensors = tensors
         self.first = items.first_put(begin)
@@ -197,8 +197,8 @@ class _Items:
 
     Attributes
     ----------
-    starts : list of int
-        Where each stands in the pickle, and where the last one ends.
+    end : int
+        Where the last one ends in the pickle.
     labels, keys : list of str
         The keys of the dictionary, and those of the storages.
     forms : list of Form
@@ -207,13 +207,15 @@ class _Items:
     batch : Batch
     """
 
-    __slots__ = ("_places", "_puts", "_stop", "batch", "doubts", "forms", "keys", "labels", "starts")
+    __slots__ = ("_data", "_places", "_position", "_puts", "_stop", "batch", "doubts", "end", "forms", "keys", "labels")
 
-    def __init__(self, starts: list[int], puts: Sequence[bytes], last_put: bytes) -> None:
-        self.starts = starts
+    def __init__(self, data: bytes, position: int, end: int, puts: Sequence[bytes], last_put: bytes) -> None:
+        self._data = data
+        self._position = position
+        self.end = end
         self._puts = puts
         self._stop = _index(last_put) + 1
-        self._places: dict[int, int] = {}
+        self._places: list[int] = []
         self.labels: list[str] = []
         self.keys: list[str] = []
         self.forms: list[Form] = []
@@ -224,12 +226,24 @@ class _Items:
         """Return the memo index of an item's first entry; of the last one's end for the index behind it."""
         return _index(self._puts[index]) if index < len(self._puts) else self._stop
 
+    def start(self, index: int) -> int:
+        """Return where an item stands in the pickle; where the last one ends for the index behind it."""
+        if index == len(self._puts):
+            return self.end
+        return self._starts()[index] if index else self._position
+
+    def _starts(self) -> list[int]:
+        """Return all places: looked for only where something in the run is unusual."""
+        if not self._places:
+            matches = islice(iter(_scanner(self._data, self._position).match, None), len(self._puts))
+            self._places = [match.start() for match in matches]
+        return self._places
+
     def stretch(self, position: int) -> tuple[int, int] | None:
         """Return which items, from the one at this position on, can be taken at once; None for no known position."""
-        if not self._places:
-            self._places = {start: index for index, start in enumerate(self.starts[:-1])}
-        begin = self._places.get(position)
-        if begin is None:
+        starts = self._starts()
+        begin = bisect_left(starts, position)
+        if begin == len(starts) or starts[begin] != position:
             return None
         at = bisect_left(self.doubts, begin)
         return begin, self.doubts[at] if at < len(self.doubts) else len(self.forms)
@@ -245,7 +259,7 @@ def take(machine: Any, data: bytes, position: int) -> int:
         where there is no run or the first item is unusual.
     """
     items: _Items | None = machine.items
-    if items is None or position >= items.starts[-1]:
+    if items is None or position >= items.end:
         items = _read(machine, data, position)
         if items is None:
             return position
@@ -270,23 +284,21 @@ def take(machine: Any, data: bytes, position: int) -> int:
         memo = machine.memo = LazyMemo(memo)
     memo.add(Run(machine, items, begin, end, tensors))
     machine.stack.extend(chain.from_iterable(zip(items.labels[begin:end], tensors, strict=True)))
-    return items.starts[end]
+    return items.start(end)
 
 
 def _read(machine: Any, data: bytes, position: int) -> _Items | None:
     """Return the items from `position` on, if they are several, and their names and indices are what they claim."""
-    matches = _matches(data, position)
-    if len(matches) < _FEWEST:
+    rows, end = _rows(data, position)
+    if len(rows) < _FEWEST:
         return None
-    starts = [match.start() for match in matches]
-    starts.append(matches[-1].end())
     (lengths, texts, put1, names, key_lengths, keys, put2, places, put3, sizes, put4, strides, put5, flags, put6, put7,
-     put8) = zip(*[match.groups(b"") for match in matches], strict=True)  # fmt: skip
-    items = _Items(starts, put1, put8[-1])
+     put8) = zip(*rows, strict=True)  # fmt: skip
+    items = _Items(data, position, end, put1, put8[-1])
     if bytes(map(len, texts)) != b"".join(lengths) or bytes(map(len, keys)) != b"".join(key_lengths):
         return items
     puts = b"".join(chain.from_iterable(zip(put1, put2, put3, put4, put5, put6, put7, put8, strict=True)))
-    if puts != _spelled(items.first_put(0), items.first_put(len(matches))):
+    if puts != _spelled(items.first_put(0), items.first_put(len(rows))):
         return items
     try:
         items.labels = b"\0".join(texts).decode("utf-8", "surrogatepass").split("\0")
@@ -299,8 +311,12 @@ def _read(machine: Any, data: bytes, position: int) -> _Items | None:
     return items
 
 
-def _matches(data: bytes, position: int) -> list["re.Match[bytes]"]:
-    return list(islice(iter(_scanner(data, position).match, None), _MOST))
+def _rows(data: bytes, position: int) -> tuple[list[tuple[bytes, ...]], int]:
+    """Return the groups of each item from `position` on, and where the last one ends."""
+    rows, match = [], None
+    for match in islice(iter(_scanner(data, position).match, None), _MOST):
+        rows.append(match.groups(b""))
+    return rows, position if match is None else match.end()
 
 
 def _index(put: bytes) -> int:
