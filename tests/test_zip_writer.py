@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighlock.formats.zip_writer import ALIGNMENT, ZipForm, local_header, write_zip
+from weighlock.formats.zip_layout import local_header
+from weighlock.formats.zip_writer import ALIGNMENT, ZipForm, write_zip
 from weighlock.storages.checksum import crc32, crc32_combine
-from weighlock.storages.sinks import DescriptorSink, GatheringSink, ObjectSink, StorageRecords
+from weighlock.storages.sinks import DescriptorSink, FileSink, GatheringSink, ObjectSink, StorageRecords
 
 
 class CountingFile(io.BytesIO):
@@ -85,10 +86,12 @@ def test_large_records_are_not_copied():
     seen = []
 
     class Sink:
-        def skip(self, count):
-            raise AssertionError("nothing is left out here")
+        at_random = False
 
-        def write(self, data):
+        def reserve(self, size):
+            pass
+
+        def write_at(self, offset, data):
             seen.append(data)
 
     big = bytearray(5 << 20)
@@ -117,7 +120,7 @@ def test_a_storage_of_another_size_than_planned_is_noticed():
     ],
 )
 def test_zip64_fields(offset, size, field):
-    header = local_header(b"archive/data/0", offset, size)
+    header = local_header(b"archive/data/0", offset, size, ALIGNMENT)
     assert header[30 + 14 :].startswith(field + b"FB")
     assert (offset + len(header)) % ALIGNMENT == 0
     assert header[14:26] == bytes(12)  # checksum and sizes
@@ -133,26 +136,31 @@ class Pretender(bytes):
 
 
 class Discarder:
-    def skip(self, count):
-        raise AssertionError("nothing is left out here")
+    at_random = False
 
     def __init__(self):
         self.kept = []
+        self.size = None
 
-    def write(self, data):
+    def reserve(self, size):
+        self.size = size
+
+    def write_at(self, offset, data):
         self.kept.append(bytes(data))
 
 
 def test_records_behind_four_gigabytes(monkeypatch):
     from weighlock.formats import zip_writer
 
-    monkeypatch.setattr(zip_writer._Archive, "_data", lambda _self, _data, _size: 0x1234)
+    monkeypatch.setattr(zip_writer._Archive, "_large", lambda _self, _index, _data: iter(()))
+    monkeypatch.setattr(zip_writer._Archive, "_combined", lambda _self, _index: 0x1234)
     size = 5 << 30
     pretender = Pretender()
     pretender.size = size
     sink = Discarder()
     write_zip(sink, b"N.", StorageRecords([size, 3], lambda index: (pretender, b"abc")[index]))
     written = b"".join(sink.kept)
+    assert sink.size == len(written) + size
     assert struct.pack("<4sIQQ", b"PK\7\x08", 0x1234, size, size) in written
     small = written.index(b"archive/data/1")
     place = struct.unpack_from("<Q", written, small + 14 + 4)[0]
@@ -206,18 +214,20 @@ class Raw(io.RawIOBase):
 
 def test_partial_writes_are_completed():
     raw = Raw()
-    ObjectSink(raw).write(b"0123456789" * 5)
+    ObjectSink(raw).write_at(0, b"0123456789" * 5)
     assert bytes(raw.data) == b"0123456789" * 5
 
 
 def test_descriptors_that_take_little_at_a_time(tmp_path, monkeypatch):
     import os
 
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data[:3])))
-    with (tmp_path / "file").open("wb") as file:
-        DescriptorSink(file.fileno()).write(memoryview(b"0123456789"))
-    assert (tmp_path / "file").read_bytes() == b"0123456789"
+    write, pwrite = os.write, os.pwrite
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data[:3])))
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, bytes(data[:3]), offset))
+    for sink in (DescriptorSink, FileSink):
+        with (tmp_path / "file").open("wb") as file:
+            sink(file.fileno()).write_at(0, memoryview(b"0123456789"))
+        assert (tmp_path / "file").read_bytes() == b"0123456789"
 
 
 @given(st.lists(st.sampled_from([b"a", b"b" * 200_000, b"c" * 131_072, b""]), max_size=30))

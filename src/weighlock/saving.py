@@ -6,19 +6,13 @@ the old file or the new one, whole, and a file that somebody has mapped is never
 """
 
 import os
-import stat
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from weighlock.backends.registry import check as check_framework
 from weighlock.errors import (
     ArgumentError,
     ArgumentTypeError,
-    MissingFolderError,
     SaveError,
-    TargetError,
     WeighlockError,
 )
 from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
@@ -27,16 +21,13 @@ from weighlock.formats.zip_writer import ZipForm, write_zip
 from weighlock.objects import children, format_path
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import Describe
-from weighlock.storages.sinks import DescriptorSink, ObjectSink, Sink, StorageRecords
+from weighlock.storages.sinks import ObjectSink, StorageRecords
+from weighlock.storages.targets import Write, os_reason, write_path
 
 __all__ = ["save"]
 
-# Longest part of the target's name that is repeated in the temporary name: file names have at most 255 bytes.
-_NAME_BYTES: Final = 200
 # How many elements of an object path are shown at each end.
 _PATH_PARTS: Final = 12
-
-Write = Callable[[Sink], None]
 
 
 # Reason for eight parameters: torch's own, in the order of the issue, then ours, keyword-only.
@@ -99,10 +90,9 @@ def save(
         _check_module(pickle_module)
         write = _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
     if target is None:
-        _write_object(f, write)
+        _write_object(f, write, durable=durable)
     else:
-        with _os_errors(target):
-            _write_path(target, write, durable=durable)
+        write_path(target, write, durable=durable)
 
 
 def _check_module(pickle_module: Any) -> None:
@@ -193,100 +183,22 @@ def _object_path(trail: list[Any]) -> str:
 # Where it is written
 
 
-def _write_object(f: Any, write: Write) -> None:
+def _write_object(f: Any, write: Write, *, durable: bool) -> None:
+    try:
+        descriptor = f.fileno() if durable else -1
+    except (AttributeError, OSError) as error:
+        hint = "Give a path, or a file of the system."
+        raise ArgumentError("this object cannot be written durably", got=type(f).__name__, hint=hint) from error
     try:
         write(ObjectSink(f))
         flush = getattr(f, "flush", None)
         if callable(flush):
             flush()
+        if durable:
+            os.fsync(descriptor)
     except WeighlockError:
         raise
     except OSError as error:
-        raise SaveError(f"the file object could not be written to: {_reason(error)}") from error
+        raise SaveError(f"the file object could not be written to: {os_reason(error)}") from error
     except ValueError as error:  # "I/O operation on closed file"
         raise SaveError(f"the file object could not be written to: {error}") from error
-
-
-@contextmanager
-def _os_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = None
-        if isinstance(error, PermissionError):
-            hint = "Check the permissions of the file and of its folder."
-        elif isinstance(error, FileNotFoundError | NotADirectoryError):
-            folder = os.path.dirname(path)
-            hint = f"Parent directory {folder} does not exist. Create it first."
-        missing = isinstance(error, FileNotFoundError)
-        kind = MissingFolderError if missing else TargetError
-        raise kind(f"the file cannot be written: {_reason(error)}", path=path, hint=hint) from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
-
-
-def _write_path(path: str, write: Write, *, durable: bool) -> None:
-    mode = _mode(path)
-    if mode is not None and stat.S_ISDIR(mode):
-        raise SaveError("the target is a folder", path=path, hint="Give the name of a file in it.")
-    if (mode is None or stat.S_ISREG(mode)) and not path.startswith(_OPEN_FILES):
-        _write_file(os.path.realpath(path), write, mode, durable=durable)
-    else:
-        # A device, a pipe, or what a shell has opened: there is no name to replace.
-        descriptor = os.open(path, os.O_WRONLY | _BINARY)
-        try:
-            write(DescriptorSink(descriptor))
-        finally:
-            os.close(descriptor)
-
-
-_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
-_BINARY: Final[int] = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-def _mode(path: str) -> int | None:
-    try:
-        return os.stat(path).st_mode
-    except FileNotFoundError:
-        return None
-
-
-def _write_file(target: str, write: Write, mode: int | None, *, durable: bool) -> None:
-    if mode is not None and not os.access(target, os.W_OK):
-        # The rename would need the folder's permission only, and take a file that was protected on purpose.
-        raise SaveError("the file is read-only", path=target, hint="Save under another name, or make it writable.")
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, _temporary_name(os.path.basename(target)))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
-    try:
-        try:
-            if mode is not None and hasattr(os, "fchmod"):
-                os.fchmod(descriptor, stat.S_IMODE(mode))
-            write(DescriptorSink(descriptor))
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, target)
-    except BaseException:  # an interrupt too must not leave half a file behind
-        os.unlink(temporary)
-        raise
-    if durable:
-        _sync_folder(folder)
-
-
-def _temporary_name(name: str) -> str:
-    shown = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-    return f".{shown}.{os.urandom(6).hex()}.weighlock-tmp"
-
-
-def _sync_folder(folder: str) -> None:
-    if sys.platform == "win32":
-        return  # folders cannot be opened there; NTFS journals the rename
-    descriptor = os.open(folder, os.O_RDONLY | _BINARY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -46,7 +46,9 @@ def write_legacy(sink: Sink, pickle: bytes, storages: StorageRecords, unit_sizes
     gathering, buffer = GatheringSink(sink), storages.buffer
     if buffer is None:
         raise UnsupportedError("the legacy format has no room for data that are not there")
-    gathering.write(b"".join((*before, pickle, _pickled(keys, protocol))))
+    start = b"".join((*before, pickle, _pickled(keys, protocol)))
+    sink.reserve(len(start) + 8 * len(keys) + sum(storages.sizes))
+    gathering.write(start)
     for key in keys:
         index = int(key)
         gathering.write((storages.sizes[index] // unit_sizes[index]).to_bytes(8, "little"))
