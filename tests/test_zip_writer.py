@@ -94,6 +94,9 @@ def test_large_records_are_not_copied():
         def write_at(self, offset, data):
             seen.append(data)
 
+        def write_parts_at(self, offset, parts):
+            seen.extend(parts)
+
     big = bytearray(5 << 20)
     write_zip(Sink(), b"N.", StorageRecords([len(big)], lambda _: memoryview(big)))
     pieces = [data for data in seen if isinstance(data, memoryview)]
@@ -147,6 +150,9 @@ class Discarder:
 
     def write_at(self, offset, data):
         self.kept.append(bytes(data))
+
+    def write_parts_at(self, offset, parts):
+        self.kept.extend(map(bytes, parts))
 
 
 def test_records_behind_four_gigabytes(monkeypatch):

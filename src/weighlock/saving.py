@@ -15,12 +15,13 @@ from weighlock.errors import (
     SaveError,
     WeighlockError,
 )
-from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
+from weighlock.formats.collector import collector_paused
+from weighlock.formats.legacy_writer import check_machine, write_legacy
 from weighlock.formats.torch_objects import describe_torch
 from weighlock.formats.zip_writer import ZipForm, write_zip
 from weighlock.objects import children, format_path
 from weighlock.pickling.pickler import Pickler
-from weighlock.pickling.reductions import Describe
+from weighlock.pickling.reductions import PID_TAIL, Describe
 from weighlock.storages.sinks import ObjectSink, StorageRecords
 from weighlock.storages.targets import Write, os_reason, write_path
 
@@ -84,11 +85,8 @@ def save(
     check_framework(framework)
     target = _path(f)
     form = ZipForm(byteorder_record=not _disable_byteorder_record) if _use_new_zipfile_serialization else None
-    if framework == "torch":
-        write = _torch(obj, pickle_protocol, pickle_module, form)
-    else:
-        _check_module(pickle_module)
-        write = _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
+    with collector_paused():
+        write = _prepared(obj, pickle_protocol, pickle_module, framework, form)
     if target is None:
         _write_object(f, write, durable=durable)
     else:
@@ -119,6 +117,14 @@ def _path(f: Any) -> str | None:
 
 
 # What is written
+
+
+def _prepared(obj: Any, protocol: int, pickle_module: Any, framework: str, form: ZipForm | None) -> Write:
+    """Describe and pickle an object; return what writes it."""
+    if framework == "torch":
+        return _torch(obj, protocol, pickle_module, form)
+    _check_module(pickle_module)
+    return _zip(obj, protocol, form) if form is not None else _legacy(obj, protocol)
 
 
 def _torch(obj: Any, protocol: int, pickle_module: Any, form: ZipForm | None) -> Write:

@@ -31,6 +31,8 @@ _PAGE: Final = 4096
 # One thread writes at a time, as file systems have it; the other checks. A third has nothing to do.
 _THREADS: Final = 2
 _WORTH_THREADS: Final = 8 << 20
+# Smaller data are copied, which takes less time than another part of a write.
+_WORTH_NO_COPY: Final = 4 << 10
 _ID_SIZE: Final = 40
 
 
@@ -134,26 +136,30 @@ class _Archive:
         """Yield what is to be written, in the order of the file: runs of small records, pieces of large ones."""
         layout, checksums = self._layout, self._checksums
         crc_of = crc32 if self._form.checksums else _no_crc
-        parts: list[Buffer] = []
-        begin = gathered = index = 0
+        run, begin = _Run(), 0
         for index, data in enumerate(self._data()):
             name, size = layout.names[index], layout.sizes[index]
             offset, start = layout.offsets[index], layout.starts[index]
+            small = run.small
             if size and start < LIMIT and size < LIMIT:
                 first, last = short_head(len(name), start - offset)
-                parts += (first, name, last)
+                small += (first, name, last)
             else:
-                parts.append(local_header(name, offset, size, self._form.alignment))
+                small.append(local_header(name, offset, size, self._form.alignment))
             if data is not None and size <= GATHER_UP_TO:
                 crc = checksums[index] = crc_of(data)
-                parts += (data, trailer(offset, size, crc))
-                gathered += size
-                if gathered > RUN or len(parts) > _MOST_PARTS:
-                    yield begin, self._write(begin, parts)
-                    begin, parts, gathered = layout.offsets[index + 1], [], 0
+                if size > _WORTH_NO_COPY:
+                    run.add(data)
+                    small = run.small
+                    small.append(trailer(offset, size, crc))
+                else:
+                    small += (data, trailer(offset, size, crc))
+                if layout.offsets[index + 1] - begin > RUN:
+                    yield begin, self._write(begin, run.parts())
+                    run, begin = _Run(), layout.offsets[index + 1]
                 continue
-            yield begin, self._write(begin, parts)
-            begin, parts, gathered = layout.offsets[index + 1], [], 0
+            yield begin, self._write(begin, run.parts())
+            run, begin = _Run(), layout.offsets[index + 1]
             if data is None:
                 end = start + size
                 yield end, self._write(end, [trailer(offset, size, 0)])
@@ -161,12 +167,12 @@ class _Archive:
             yield from self._large(index, data)
             if not self._sink.at_random:  # all its pieces are written by now
                 checksums[index] = self._combined(index)
-                begin, parts = start + size, [self._trailer(index)]
-        yield begin, self._write(begin, parts)
+                run.small.append(self._trailer(index))
+                begin = start + size
+        yield begin, self._write(begin, run.parts())
 
     def _write(self, offset: int, parts: list[Buffer]) -> Task:
-        data = b"".join(parts)
-        return lambda: self._sink.write_at(offset, data)
+        return lambda: self._sink.write_parts_at(offset, parts)
 
     def _large(self, index: int, data: Buffer) -> Iterator[tuple[int, Task]]:
         start, size, view = self._layout.starts[index], self._layout.sizes[index], memoryview(data)
@@ -211,8 +217,21 @@ class _Archive:
         )))  # fmt: skip
 
 
-# Many tiny records are gathered by their number, so that little memory is taken for what surrounds them.
-_MOST_PARTS: Final = 20_000
+class _Run:
+    """What is written in one go: small parts are joined, others stay where they lie."""
+
+    __slots__ = ("_parts", "small")
+
+    def __init__(self) -> None:
+        self._parts: list[Buffer] = []
+        self.small: list[Buffer] = []
+
+    def add(self, data: Buffer) -> None:
+        self._parts += (b"".join(self.small), data)
+        self.small = []
+
+    def parts(self) -> list[Buffer]:
+        return [*self._parts, b"".join(self.small)]
 
 
 def _no_crc(data: Buffer, crc: int = 0) -> int:

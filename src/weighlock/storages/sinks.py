@@ -29,6 +29,9 @@ _MOST_AT_ONCE: Final = 1 << 30
 GATHER_UP_TO: Final = 128 << 10
 RUN: Final = 1 << 20
 
+# The least number of buffers that systems take in one call (IOV_MAX).
+_MOST_PARTS: Final = 1024
+
 # Errors that say how much a file may hold, with what they mean.
 _FULL: Final = {
     errno.ENOSPC: "there is not enough space for the file",
@@ -53,6 +56,9 @@ class Sink(Protocol):
 
     def write_at(self, offset: int, data: Buffer) -> None:
         """Write all of `data`; offsets count from where the checkpoint begins."""
+
+    def write_parts_at(self, offset: int, parts: Sequence[Buffer]) -> None:
+        """Write buffers one behind the other."""
 
 
 class FileSink:
@@ -102,6 +108,23 @@ class FileSink:
             if error.errno in _FULL:
                 raise self._refused(error) from error
             raise
+
+    def write_parts_at(self, offset: int, parts: Sequence[Buffer]) -> None:
+        if not hasattr(os, "pwritev"):
+            self.write_at(offset, b"".join(parts))
+            return
+        for begin in range(0, len(parts), _MOST_PARTS):
+            some = parts[begin : begin + _MOST_PARTS]
+            size = sum(map(len, some))
+            try:
+                written = os.pwritev(self._descriptor, some, offset)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise self._refused(error) from error
+                raise
+            if written != size:
+                self.write_at(offset + written, memoryview(b"".join(some))[written:])
+            offset += size
 
     def _refused(self, error: OSError) -> OSError:
         """Return the error that says how much is missing."""
@@ -177,6 +200,9 @@ class DescriptorSink:
         while rest:
             rest = rest[os.write(self._descriptor, rest[:_MOST_AT_ONCE]) :]
 
+    def write_parts_at(self, offset: int, parts: Sequence[Buffer]) -> None:
+        self.write_at(offset, b"".join(parts))
+
 
 class ObjectSink:
     """Writes to any object with `write`: a file, a buffer, an upload.
@@ -212,6 +238,9 @@ class ObjectSink:
             if not 0 < written < len(rest):
                 raise SaveError("the file object does not take the bytes it is given", got=f"write() = {written}")
             rest = rest[written:]
+
+    def write_parts_at(self, offset: int, parts: Sequence[Buffer]) -> None:
+        self.write_at(offset, b"".join(parts))
 
     def _write(self, data: memoryview) -> int | None:
         try:
