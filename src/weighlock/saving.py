@@ -13,6 +13,7 @@ from weighlock.errors import (
     ArgumentError,
     ArgumentTypeError,
     SaveError,
+    TargetError,
     WeighlockError,
 )
 from weighlock.formats.collector import collector_paused
@@ -189,6 +190,10 @@ def _object_path(trail: list[Any]) -> str:
 # Where it is written
 
 
+class _ClosedFileError(SaveError, ValueError):
+    """The file object is closed: a ValueError in Python's own classes."""
+
+
 def _write_object(f: Any, write: Write, *, durable: bool) -> None:
     try:
         descriptor = f.fileno() if durable else -1
@@ -205,6 +210,6 @@ def _write_object(f: Any, write: Write, *, durable: bool) -> None:
     except WeighlockError:
         raise
     except OSError as error:
-        raise SaveError(f"the file object could not be written to: {os_reason(error)}") from error
+        raise TargetError(f"the file object could not be written to: {os_reason(error)}").caused_by(error) from error
     except ValueError as error:  # "I/O operation on closed file"
-        raise SaveError(f"the file object could not be written to: {error}") from error
+        raise _ClosedFileError(f"the file object could not be written to: {error}") from error

@@ -133,12 +133,8 @@ class FileSink:
             return error
         held = os.fstat(self._descriptor)
         free = _free_bytes(self._descriptor) + getattr(held, "st_blocks", 0) * 512
-        refused = TargetError(
-            what, expected=f"{self._size} bytes", got=f"{free} bytes",
-            hint=_missing(self._size - free, quota=error.errno != errno.ENOSPC),
-        )  # fmt: skip
-        refused.errno = error.errno
-        return refused
+        hint = _missing(self._size - free, quota=error.errno != errno.ENOSPC)
+        return TargetError(what, expected=f"{self._size} bytes", got=f"{free} bytes", hint=hint).caused_by(error)
 
 
 def _missing(count: int, *, quota: bool) -> str:

@@ -78,8 +78,7 @@ def _errors(path: str) -> Iterator[None]:
     except OSError as error:
         kind = MissingFolderError if isinstance(error, FileNotFoundError) else TargetError
         made = kind(f"the file cannot be written: {os_reason(error)}", path=path, hint=_hint(error, path))
-        made.errno = error.errno
-        raise made from error
+        raise made.caused_by(error) from error
 
 
 def _hint(error: OSError, path: str) -> str | None:
