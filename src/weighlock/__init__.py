@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from weighlock.backends.numpy_types import (
         WrapperTensor as WrapperTensor,
     )
+    from weighlock.background import SaveFuture as SaveFuture
+    from weighlock.background import save_async as save_async
     from weighlock.checkpoint import Checkpoint as Checkpoint
     from weighlock.checkpoint import read_checkpoint as read_checkpoint
     from weighlock.dtypes import DType as DType
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
 _ROOMS = {
     "backends.numpy_types": "JaggedTensor MetaTensor NestedTensor PackedTensor QuantizedTensor SparseTensor "
     "TensorSubclass UninitializedTensor WrapperTensor",
+    "background": "SaveFuture save_async",
     "checkpoint": "Checkpoint read_checkpoint",
     "dtypes": "DType dtype",
     "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError CheckpointError ChecksumError "

@@ -6,7 +6,8 @@ the old file or the new one, whole, and a file that somebody has mapped is never
 """
 
 import os
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from weighlock.backends.registry import check as check_framework
 from weighlock.errors import (
@@ -23,10 +24,10 @@ from weighlock.formats.zip_writer import ZipForm, write_zip
 from weighlock.objects import children, format_path
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import PID_TAIL, Describe
-from weighlock.storages.sinks import ObjectSink, StorageRecords
+from weighlock.storages.sinks import ObjectSink, Sink, StorageRecords
 from weighlock.storages.targets import Write, os_reason, write_path
 
-__all__ = ["save"]
+__all__ = ["Prepared", "form_of", "path_of_target", "prepare", "save"]
 
 # How many elements of an object path are shown at each end.
 _PATH_PARTS: Final = 12
@@ -83,15 +84,56 @@ def save(
     >>> file.getvalue()[:4]
     b'PK\x03\x04'
     """
+    target = path_of_target(f)
+    form = form_of(_use_new_zipfile_serialization, _disable_byteorder_record)
+    prepare(obj, pickle_protocol, pickle_module, framework, form).write(target, f, durable=durable)
+
+
+class Prepared(NamedTuple):
+    """An object that was described and pickled, and is ready to be written.
+
+    Attributes
+    ----------
+    storages : StorageRecords
+        Its data, where they lie in memory.
+    write_to : callable
+        Given a sink and storages, writes everything.
+    """
+
+    storages: StorageRecords
+    write_to: Callable[[Sink, StorageRecords], None]
+
+    def write(self, target: str | None, f: Any, *, durable: bool) -> None:
+        """Write it to a path, or to the file object `f` where that is None."""
+
+        def write(sink: Sink) -> None:
+            self.write_to(sink, self.storages)
+
+        if target is None:
+            _write_object(f, write, durable=durable)
+        else:
+            write_path(target, write, durable=durable)
+
+
+def prepare(obj: Any, pickle_protocol: int, pickle_module: Any, framework: str, form: ZipForm | None) -> Prepared:
+    """Describe and pickle an object; everything that can be wrong with it is found here.
+
+    Parameters
+    ----------
+    form : ZipForm or None
+        None for the legacy stream. The others are those of `save`.
+    """
     check_framework(framework)
-    target = _path(f)
-    form = ZipForm(byteorder_record=not _disable_byteorder_record) if _use_new_zipfile_serialization else None
     with collector_paused():
-        write = _prepared(obj, pickle_protocol, pickle_module, framework, form)
-    if target is None:
-        _write_object(f, write, durable=durable)
-    else:
-        write_path(target, write, durable=durable)
+        if framework == "torch":
+            return _torch(obj, pickle_protocol, pickle_module, form)
+        _check_module(pickle_module)
+        return _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
+
+
+def form_of(zipped: bool, without_byteorder: bool) -> ZipForm | None:
+    """Return the form of a file that the parameters of `save` ask for; None for the legacy stream."""
+    return ZipForm(byteorder_record=not without_byteorder) if zipped else None
 
 
 def _check_module(pickle_module: Any) -> None:
@@ -102,7 +144,7 @@ def _check_module(pickle_module: Any) -> None:
         )  # fmt: skip
 
 
-def _path(f: Any) -> str | None:
+def path_of_target(f: Any) -> str | None:
     """Return the path that `f` is, or None for a file object."""
     if isinstance(f, str | bytes | os.PathLike):
         path = os.fsdecode(f)
@@ -120,36 +162,28 @@ def _path(f: Any) -> str | None:
 # What is written
 
 
-def _prepared(obj: Any, protocol: int, pickle_module: Any, framework: str, form: ZipForm | None) -> Write:
-    """Describe and pickle an object; return what writes it."""
-    if framework == "torch":
-        return _torch(obj, protocol, pickle_module, form)
-    _check_module(pickle_module)
-    return _zip(obj, protocol, form) if form is not None else _legacy(obj, protocol)
-
-
-def _torch(obj: Any, protocol: int, pickle_module: Any, form: ZipForm | None) -> Write:
+def _torch(obj: Any, protocol: int, pickle_module: Any, form: ZipForm | None) -> Prepared:
     from weighlock.backends.torch_saving import serialize, zip_options
 
     pickle, storages, unit_sizes = serialize(obj, protocol, pickle_module, zipped=form is not None)
     if form is None:
         check_machine()
-        return lambda sink: write_legacy(sink, pickle, storages, unit_sizes, protocol)
+        return Prepared(storages, lambda sink, data: write_legacy(sink, pickle, data, unit_sizes, protocol))
     form = form._replace(**zip_options())
-    return lambda sink: write_zip(sink, pickle, storages, form)
+    return Prepared(storages, lambda sink, data: write_zip(sink, pickle, data, form))
 
 
-def _zip(obj: Any, protocol: int, form: ZipForm) -> Write:
+def _zip(obj: Any, protocol: int, form: ZipForm) -> Prepared:
     pickle, describer = _serialize(obj, protocol, untyped=True)
     storages = StorageRecords(describer.sizes, describer.buffer)
-    return lambda sink: write_zip(sink, pickle, storages, form)
+    return Prepared(storages, lambda sink, data: write_zip(sink, pickle, data, form))
 
 
-def _legacy(obj: Any, protocol: int) -> Write:
+def _legacy(obj: Any, protocol: int) -> Prepared:
     check_machine()
     pickle, describer = _serialize(obj, protocol, untyped=False)
-    storages = StorageRecords(describer.sizes, describer.buffer)
-    return lambda sink: write_legacy(sink, pickle, storages, describer.unit_sizes, protocol)
+    storages, units = StorageRecords(describer.sizes, describer.buffer), describer.unit_sizes
+    return Prepared(storages, lambda sink, data: write_legacy(sink, pickle, data, units, protocol))
 
 
 def _serialize(obj: Any, protocol: int, *, untyped: bool) -> tuple[bytes, Any]:

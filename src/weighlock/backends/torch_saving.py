@@ -178,8 +178,10 @@ def serialize(obj: Any, protocol: int, pickle_module: Any, *, zipped: bool) -> t
     # On other devices, and fake: each is brought over when it is its turn.
     without_data = torch.serialization._serialization_tls.skip_data
     records = StorageRecords(
-        [storage.nbytes() for storage in found], None if without_data else lambda index: _memory(found[index])
-    )
+        [storage.nbytes() for storage in found], None if without_data else lambda index: _memory(found[index]),
+        # Which stream a copy from a device waits for is a matter of the thread.
+        any_thread=all(storage.device.type == "cpu" for storage in found),
+    )  # fmt: skip
     return buffer.getvalue(), records, storages.units
 
 
