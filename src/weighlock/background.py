@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -130,8 +130,18 @@ class SaveFuture(Future[None]):
         self.warn_if_lost()
 
 
-def in_background(prepared: Prepared, target: str | None, f: Any, *, durable: bool) -> SaveFuture:
-    """Take a snapshot of what was prepared, and write it in the background."""
+def in_background(
+    prepared: Prepared, target: str | None, f: Any, *, durable: bool, then: Callable[[], None] | None = None
+) -> SaveFuture:
+    """Take a snapshot of what was prepared, and write it in the background.
+
+    Parameters
+    ----------
+    target, f
+        The path, or None and the file object.
+    then : callable, optional
+        Called when the file is whole, before the future is done.
+    """
     background = _background
     background.slots.acquire()
     try:
@@ -142,19 +152,23 @@ def in_background(prepared: Prepared, target: str | None, f: Any, *, durable: bo
     future = SaveFuture(target if target is not None else type(f).__name__)
     background.unasked.add(future)
     prepared = prepared._replace(storages=snapshot.records)
+
+    def work() -> None:
+        prepared.write(target, f, durable=durable)
+        if then is not None:
+            then()
+
     # In a list that is emptied: the frames that an exception remembers must not keep the future that keeps it.
-    background.executor().submit(_write, [future], prepared, (target, f), durable, snapshot)
+    background.executor().submit(_write, [future], work, snapshot)
     return future
 
 
-def _write(
-    box: list[SaveFuture], prepared: Prepared, target: tuple[str | None, Any], durable: bool, snapshot: "_Snapshot"
-) -> None:
+def _write(box: list[SaveFuture], work: Callable[[], None], snapshot: "_Snapshot") -> None:
     future = box.pop()
     if not future.set_running_or_notify_cancel():
         snapshot.release()
         return
-    error = _outcome(prepared, target, durable)
+    error = _outcome(work)
     snapshot.release()
     if error is None:
         future.set_result(None)
@@ -163,9 +177,9 @@ def _write(
     del future, error
 
 
-def _outcome(prepared: Prepared, target: tuple[str | None, Any], durable: bool) -> BaseException | None:
+def _outcome(work: Callable[[], None]) -> BaseException | None:
     try:
-        prepared.write(*target, durable=durable)
+        work()
     except BaseException as error:  # noqa: BLE001 - it is the future's
         return error
     return None
