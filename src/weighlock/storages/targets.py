@@ -58,7 +58,9 @@ def write_path(path: str, write: Write, *, durable: bool) -> None:
         if held is not None and stat.S_ISDIR(held.st_mode):
             raise TargetError("the target is a folder", path=path, hint="Give the name of a file in it.")
         if (held is None or stat.S_ISREG(held.st_mode)) and not path.startswith(_OPEN_FILES):
-            _replace(os.path.realpath(path), write, held, durable=durable)
+            # Not for every path: the folders above the current one need not be open to us.
+            target = os.path.realpath(path) if os.path.islink(path) else path
+            _replace(target, write, held, durable=durable)
         else:
             _write_directly(path, write, durable=durable)
 
@@ -224,14 +226,15 @@ def _fcntl() -> Any:
 
 
 _look_again: Final[dict[str, float]] = {}
-_LONG_LOOK: Final = 0.001
+_MANY_NAMES: Final = 2_000
 _PAUSE: Final = 100
 
 
 def sweep(folder: str) -> None:
     """Remove the temporary files in a folder that no living process holds.
 
-    Where a folder is so full that this takes more than a millisecond, it takes at most a hundredth of the time.
+    In a folder with thousands of names it takes at most a hundredth of the time: one that was looked through a moment
+    ago is not looked through again.
     """
     started = monotonic()
     if _look_again.get(folder, started) > started:
@@ -245,8 +248,8 @@ def sweep(folder: str) -> None:
             with suppress(OSError):
                 _remove_orphan(os.path.join(folder, name))
     _look_again.pop(folder, None)
-    if (took := monotonic() - started) > _LONG_LOOK:
-        _look_again[folder] = started + _PAUSE * took
+    if len(names) > _MANY_NAMES:
+        _look_again[folder] = started + _PAUSE * (monotonic() - started)
 
 
 def _remove_orphan(path: str) -> None:
