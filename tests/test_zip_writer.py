@@ -104,6 +104,82 @@ def test_large_records_are_not_copied():
     assert all(piece.obj is big for piece in pieces)
 
 
+SIZES = [5 << 20, 3, (1 << 20) + 77, 0, 131_073, 9 << 20, 4_097, 131_072, 12_345_678]
+
+
+@pytest.mark.parametrize("any_thread", [True, False])
+@pytest.mark.parametrize("form", [ZipForm(), ZipForm(alignment=4096), ZipForm(checksums=False)])
+def test_a_file_and_a_stream_get_the_same_bytes(tmp_path, monkeypatch, form, any_thread):
+    """The file in any order, by two threads; the stream from front to end."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    storages = [bytes([index + 1]) * size for index, size in enumerate(SIZES)]
+    records = StorageRecords(SIZES, storages.__getitem__, any_thread=any_thread)
+    stream = io.BytesIO()
+    write_zip(ObjectSink(stream), b"N.", records, form)
+    with (tmp_path / "file").open("wb") as file:
+        write_zip(FileSink(file.fileno()), b"N.", records, form)
+    assert (tmp_path / "file").read_bytes() == stream.getvalue()
+    if form.checksums:
+        with zipfile.ZipFile(stream) as read:
+            assert read.testzip() is None
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    storages = [bytes(size) for size in SIZES]
+    records = StorageRecords(SIZES, storages.__getitem__)
+
+    class Failing:
+        at_random = True
+        reserve = staticmethod(lambda size: None)
+        write_parts_at = staticmethod(lambda offset, parts: None)
+
+        @staticmethod
+        def write_at(offset, data):
+            if offset > 6 << 20:
+                raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        write_zip(Failing(), b"N.", records)
+
+
+def test_space_is_reserved_exactly(tmp_path, monkeypatch):
+    from weighlock.storages import sinks
+
+    reserved: list[int] = []
+
+    def reserve(size):
+        reserved.append(size)
+        return 0
+
+    monkeypatch.setattr(sinks, "_allocator", lambda: lambda _descriptor, size: reserve(size))
+    for storages in ([], [b"abc"], [bytes(200_000), b"", bytes(70)]):
+        records = StorageRecords([*map(len, storages)], storages.__getitem__)
+        with (tmp_path / "file").open("wb") as file:
+            write_zip(FileSink(file.fileno()), b"N.", records)
+        assert (tmp_path / "file").stat().st_size == reserved[-1]
+
+
+def test_where_space_cannot_be_reserved_the_file_is_written_all_the_same(tmp_path, monkeypatch):
+    import errno
+
+    from weighlock.storages import sinks
+
+    monkeypatch.setattr(sinks, "_allocator", lambda: lambda _descriptor, _size: errno.EOPNOTSUPP)
+    with (tmp_path / "file").open("wb") as file:
+        write_zip(FileSink(file.fileno()), b"N.", StorageRecords([3], lambda _: b"abc"))
+    assert zipfile.ZipFile(tmp_path / "file").testzip() is None
+
+
+@given(st.lists(st.sampled_from([b"", b"ab", b"c" * 5_000]), max_size=1_200), st.integers(0, 9))
+def test_many_parts_in_one_write(parts, offset):
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        FileSink(file.fileno()).write_parts_at(offset, parts)
+        assert file.read() == bytes(offset if any(parts) else 0) + b"".join(parts)
+
+
 def test_a_storage_of_another_size_than_planned_is_noticed():
     with pytest.raises(AssertionError):
         write_zip(ObjectSink(io.BytesIO()), b"N.", StorageRecords([5], lambda _: b"four"))
@@ -190,6 +266,13 @@ def test_checksums_of_pieces_combine(first, second):
     assert crc32(first + second) == zlib.crc32(first + second)
     assert crc32(second, crc32(first)) == zlib.crc32(first + second)
     assert crc32_combine(crc32(first), crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
+def test_checksums_combine_in_python_as_in_c(first, second, length):
+    from weighlock.storages.checksum import _combine_slowly
+
+    assert _combine_slowly(first, second, length) == crc32_combine(first, second, length)
 
 
 def test_checksums_combine_over_lengths_beyond_memory():
