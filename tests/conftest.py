@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import hub_nginx
 
 pytest_plugins = ["tests.hub_fixtures"]
 
@@ -23,12 +26,18 @@ HAS_TORCH: Final = importlib.util.find_spec("torch") is not None
 HAS_SAFETENSORS: Final = importlib.util.find_spec("safetensors") is not None
 HAS_ML_DTYPES: Final = importlib.util.find_spec("ml_dtypes") is not None
 HAS_ISAL: Final = importlib.util.find_spec("isal") is not None
+HAS_SILERO_VAD: Final = importlib.util.find_spec("silero_vad") is not None
+HAS_ESPEAK: Final = shutil.which("espeak-ng") is not None
 
 CAPABILITIES: Final = {
     "requires_torch": (HAS_TORCH, "PyTorch is not installed"),
     "requires_safetensors": (HAS_SAFETENSORS, "safetensors is not installed"),
     "requires_ml_dtypes": (HAS_ML_DTYPES, "ml_dtypes is not installed"),
     "requires_isal": (HAS_ISAL, "isal is not installed"),
+    "requires_nginx": (hub_nginx.PROGRAM is not None, "nginx is not installed (apt-get install nginx-light)"),
+    "requires_openssl": (shutil.which("openssl") is not None, "the command openssl is not installed"),
+    "requires_silero_vad": (HAS_SILERO_VAD, "the package silero-vad is not installed"),
+    "requires_espeak": (HAS_ESPEAK, "the program espeak-ng is not installed"),
 }
 """Marker: (is it there, why the test is skipped)."""
 

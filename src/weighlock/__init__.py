@@ -96,12 +96,13 @@ _ROOMS = {
     "checkpointer": "Checkpointer LoadedStep SavedStep",
     "dtypes": "DType dtype",
     "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError CheckpointError ChecksumError "
-    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError HashMismatchError "
-    "HubError LimitError MissingDependencyError MissingFileError MissingFolderError MissingPackagesError "
-    "NetworkError NotACheckpointError NotInRepositoryError NotWeightsError OfflineError PickleStreamError "
-    "PinError RateLimitError RepositoryNameError SaveError ScriptArchiveError SourceError StateDictError "
-    "StateDictMismatchError StatusError TargetError TensorBoundsError TruncatedError TruncatedPickleError "
-    "UnsafeGlobalError UnsupportedError UnsupportedTypeError UntrustedRepositoryError WeighlockError",
+    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
+    "HashMismatchError HubError LimitError MissingDependencyError MissingFileError MissingFolderError "
+    "MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
+    "OfflineError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
+    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError "
+    "TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
+    "UnsupportedTypeError UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "pickling.inert": "GlobalRef Stub",

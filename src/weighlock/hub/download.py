@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass, urlopen
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
@@ -28,7 +28,7 @@ from weighlock.errors import (
     RateLimitError,
     StatusError,
 )
-from weighlock.hub.hosts import Host, host_of_url
+from weighlock.hub.hosts import Host, host_of_url, without_user
 from weighlock.hub.settings import Settings
 
 __all__ = ["Answer", "Client"]
@@ -40,6 +40,9 @@ _LONGEST_WAIT: Final = 120.0
 
 _WHOLE: Final = 256 << 20
 """Bytes: what `Client.fetch` holds in memory at most."""
+
+
+_END: Final = 1 << 16
 
 
 class Answer:
@@ -134,6 +137,7 @@ class Client:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._refused: set[str] = set()
+        self._users: dict[str, str] = {}
 
     def fetch(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -161,6 +165,24 @@ class Client:
         finally:
             answer.close()
 
+    def end_of(self, url: str) -> bytes:
+        """Return the last bytes of an answer of any size.
+
+        Raises
+        ------
+        DownloadError
+            If it does not come, or is an error.
+        """
+        answer = self.open("GET", url)
+        try:
+            end = b""
+            while data := answer.read(1 << 20):
+                end = (end + data)[-_END:]
+            answer.done()
+            return end
+        finally:
+            answer.close()
+
     def open(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
@@ -171,6 +193,7 @@ class Client:
         DownloadError
             If no answer comes, or an error.
         """
+        url = self.address(url)
         if self.settings.offline:
             raise OfflineError("nothing may be fetched: offline", url=url, hint="WEIGHLOCK_OFFLINE=0 allows it.")
         host = host_of_url(url, self.settings)
@@ -185,9 +208,18 @@ class Client:
             raise self._failed(answer, refused=_origin(url) in self._refused)
         return answer
 
+    def address(self, url: str) -> str:
+        """Return a URL without the user in it, who is remembered for that server: no message and no file names them."""
+        parts = urlsplit(url)
+        if parts.username is not None:
+            self._users[_origin(url)] = _basic(unquote(parts.username), unquote(parts.password or ""))
+        return without_user(url)
+
     def _authorization(self, host: Host | None, url: str) -> str | None:
         if _origin(url) in self._refused:
             return None
+        if _origin(url) in self._users:
+            return self._users[_origin(url)]
         token = host.token() if host else None
         if token and host:
             if url.endswith(("/git-upload-pack", "/info/refs?service=git-upload-pack")):
@@ -225,9 +257,9 @@ class Client:
             last = attempt + 1 == attempts
             try:
                 response = self._pool(url).urlopen(
-                    method, _without_user(url), body=body, headers=headers, redirect=False, retries=False,
+                    method, url, body=body, headers=headers, redirect=False, retries=False,
                     preload_content=False, decode_content=False,
-                    timeout=urllib3.Timeout(self.settings.connect_timeout, self.settings.read_timeout),
+                    timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=self.settings.read_timeout),
                 )  # fmt: skip
             except urllib3.exceptions.HTTPError as error:
                 translated = _network_error(error, url)
@@ -257,7 +289,7 @@ class Client:
             raise ArgumentError("only http and https addresses are fetched here", got=parts.scheme or url[:60])
         proxies = getproxies()
         proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy and proxy_bypass(parts.hostname or ""):
+        if proxy and proxy_bypass(parts.netloc.rpartition("@")[2]):
             proxy = None
         return _pools(os.getpid(), proxy, _certificates())
 
@@ -267,19 +299,6 @@ class Client:
             text = answer.read(2000)
         answer.close()
         return _status_error(answer, text.decode("utf-8", "replace"), refused=refused)
-
-
-def open_other(url: str, timeout: float) -> Any:
-    """Open a ``data:``, ``file:`` or ``ftp:`` URL, as a file.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be opened.
-    """
-    if urlsplit(url).scheme not in ("data", "file", "ftp", "ftps"):
-        raise ArgumentError("this kind of address is not known", got=url[:60])
-    return urlopen(url, timeout=timeout)  # noqa: S310 - the schemes are those above
 
 
 _GIT_USERS: Final = {"github": "x-access-token", "gitlab": "oauth2", "bitbucket": "x-token-auth", "huggingface": "user"}
@@ -296,8 +315,8 @@ def _pools(process: int, proxy: str | None, certificates: str | None) -> Any:
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = None
     if parts.username is not None:
-        headers = urllib3.make_headers(proxy_basic_auth=f"{parts.username}:{parts.password or ''}")
-    return urllib3.ProxyManager(_without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
+        headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
+    return urllib3.ProxyManager(without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
 
 
 def _certificates() -> str | None:
@@ -307,13 +326,6 @@ def _certificates() -> str | None:
         if path:
             return path
     return None
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _origin(url: str) -> str:
@@ -329,10 +341,8 @@ _netrc_lock: Final = threading.Lock()
 
 
 def _from_netrc(url: str) -> str | None:
-    """Return what the URL itself or ~/.netrc says about who asks."""
+    """Return what ~/.netrc says about who asks."""
     parts = urlsplit(url)
-    if parts.username is not None:
-        return _basic(parts.username, parts.password or "")
     path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))
     if not os.path.isfile(path):
         return None
@@ -347,7 +357,7 @@ def _from_netrc(url: str) -> str | None:
 
 
 def _checked_redirect(url: str, target: str) -> str:
-    onward = urljoin(url, target)
+    onward = without_user(urljoin(url, target))
     old, new = urlsplit(url).scheme, urlsplit(onward).scheme
     if new not in ("http", "https") or (old == "https" and new == "http"):
         raise DownloadError(f"a redirect leads from {old} to {new}", url=onward, hint="It is not followed.")
