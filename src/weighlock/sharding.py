@@ -14,10 +14,14 @@ from typing import Any, Final, NamedTuple
 from weighlock.errors import ArgumentError, SaveError
 from weighlock.flattening import named_leaves
 from weighlock.formats.flat import shared_storages, views_of_others
+from weighlock.storages.targets import sync_folder
 
 __all__ = ["Shards", "save_shards", "size_in_bytes", "split"]
 
 Save = Callable[[Any, str], None]
+
+# Not that of the files that a save in the same folder takes for orphans: nobody holds these while others are written.
+_SUFFIX: Final = ".weighlock-part"
 
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
                  "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}  # fmt: skip
@@ -109,7 +113,8 @@ def save_shards(
     format: str,
     framework: str,
     save: Save,
-    settle: Callable[[str], None],
+    *,
+    durable: bool,
 ) -> None:
     """Write a state_dict as a set of files.
 
@@ -119,8 +124,8 @@ def save_shards(
         Of the undivided file, or of a folder that is there.
     save : callable
         Given an object and a path, writes it there.
-    settle : callable
-        Given a folder, waits until its names are on the disk, if that was asked for.
+    durable : bool
+        Wait until the names are on the disk.
 
     Raises
     ------
@@ -166,7 +171,8 @@ def save_shards(
             if os.path.exists(name):
                 os.unlink(name)
         raise
-    settle(target.folder)
+    if durable:
+        sync_folder(target.folder)
     target.clean({*files, target.index})
 
 
@@ -184,7 +190,7 @@ class _Target:
         return [f"{self.stem}-{number:05d}-of-{self.count:05d}{self.ending}" for number in range(1, self.count + 1)]
 
     def temporary(self, name: str) -> str:
-        return os.path.join(self.folder, f".{name[:150]}.{os.urandom(6).hex()}.weighlock-tmp")
+        return os.path.join(self.folder, f".{name[:150]}.{os.urandom(6).hex()}{_SUFFIX}")
 
     def publish(self, files: list[tuple[str, str]]) -> None:
         """Let files that are complete take their names, the last one last."""
@@ -200,8 +206,9 @@ class _Target:
     def clean(self, kept: set[str]) -> None:
         """Remove what an earlier save has left under the names of this set."""
         part = re.compile(re.escape(self.stem) + r"-\d{5}-of-\d{5}" + re.escape(self.ending))
+        orphan = re.compile(r"\." + re.escape(self.stem[:100]) + r".*\.[0-9a-f]{12}" + re.escape(_SUFFIX))
         for name in os.listdir(self.folder):
-            ours = part.fullmatch(name) or name in (self.index, os.path.basename(self.whole))
+            ours = part.fullmatch(name) or orphan.fullmatch(name) or name in (self.index, os.path.basename(self.whole))
             if ours and name not in kept:
                 os.unlink(os.path.join(self.folder, name))
 

@@ -20,17 +20,6 @@ _SMALL: Final = 64 << 10
 _WINDOW: Final = 1 << 20
 
 
-class _Stretch(Window):
-    """Small tensors that follow each other: nothing stands between them, so any part of the file may be one."""
-
-    def __init__(self, reader: "_Tensors", offset: int) -> None:
-        self.reader = reader
-        self.offset = offset
-        self.nbytes = 0
-        self.memory = None
-        self.contents = [self]
-
-
 class _Tensors(ExtentReader):
     """The byte ranges of one file, small ones read together."""
 
@@ -46,13 +35,14 @@ class _Tensors(ExtentReader):
         return self._windows.get(ref.handle)
 
     def _stretches(self) -> dict[int, tuple[Window, int]]:
+        """Return the windows: nothing stands between two tensors, so small ones that follow each other are one."""
         found: dict[int, tuple[Window, int]] = {}
-        stretch, stop, start = _Stretch(self, -1), -1, self._header.data_start
+        stretch, stop, start = Window(self, -1, 0, [], []), -1, self._header.data_start
         for _, _, _, _, begin, end in self._header.tensors:
             if 0 < end - begin <= _SMALL:
                 offset = start + begin
                 if offset != stop or start + end - stretch.offset > _WINDOW:
-                    stretch = _Stretch(self, offset)
+                    stretch = Window(self, offset, 0, [], [])
                 stop = start + end
                 stretch.nbytes = stop - stretch.offset
                 found[offset] = stretch, offset - stretch.offset
