@@ -37,9 +37,11 @@ class Contents:
     storages : dict of str to StorageRef
     views : list of StorageRef
         Storages that are parts of others (files of before 0.4).
+    held : list of object
+        What must live until the data are read: the contents of the files that this is made of, a reader.
     """
 
-    __slots__ = ("end", "format", "notes", "object", "storages", "views")
+    __slots__ = ("end", "format", "held", "notes", "object", "storages", "views")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class Contents:
         self.notes = notes
         self.storages = storages or {}
         self.views = views or []
+        self.held: list[Any] = []
 
     def release(self) -> None:
         """Let go of the file: nothing of this reading can read from it any more.
@@ -64,6 +67,10 @@ class Contents:
         """
         for ref in (*self.storages.values(), *self.views):
             ref.reader = None
+        held, self.held = self.held, []
+        for part in held:
+            if type(part) is Contents:
+                part.release()
 
 
 def _known(row: Callable[[], tuple[Any, ...]]) -> Callable[[], Known]:
