@@ -119,7 +119,7 @@ class TestShowing:
         assert call_json("why", "nothing", code=1)["items"] == []
         code, out, err = call("why", "nothing")
         assert (code, out) == (1, "")
-        assert "nothing in the cache has this" in err
+        assert "weighlock cache ls shows what is there" in err
 
     def test_dir(self, filled, store, call, call_json, tmp_path):
         assert call("dir") == (0, store.hub + "\n", "")
