@@ -22,8 +22,8 @@ import weighlock
 from tests.schema_check import SCHEMAS, schema, violations
 from weighlock.cli import run, verbs
 from weighlock.cli.application import application
-from weighlock.cli.listing import glob
 from weighlock.cli.output import as_json
+from weighlock.inspection.globs import glob
 from weighlock.text import safe_text
 
 HOSTILE = [

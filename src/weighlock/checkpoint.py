@@ -3,16 +3,19 @@
 Reads the directory and the pickles, no tensor data, and needs neither NumPy nor PyTorch.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from weighlock.errors import DamagedError, MissingFileError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.foreign import describe_folder
+from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.storages.addresses import open_anywhere
 from weighlock.storages.refs import StorageRef
-from weighlock.storages.source import ByteSource, open_source
+from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 
 __all__ = ["Checkpoint", "open_any", "read_checkpoint"]
@@ -50,6 +53,7 @@ class Checkpoint:
         self.name = source.name
         self.size = source.size
         self._source = source
+        self._contents = contents
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +64,15 @@ class Checkpoint:
     def close(self) -> None:
         """Close the file. What was described stays; bytes can no longer be read."""
         self._source.close()
+
+    def layout(self) -> list[LayoutRow]:
+        """Return every stretch of the file in its order: records, headers, padding, gaps, bytes behind the end.
+
+        Where the format says no more, the storages' bytes, and gaps between them.
+        """
+        contents = self._contents
+        rows = contents.layout() if contents.layout is not None else _stored(self.storages.values())
+        return complete(rows, contents.end, self.size)
 
     def storage_bytes(self, ref: StorageRef, start: int = 0, count: int | None = None) -> bytes:
         """Return bytes of one storage, as the file has them: only those are read, where the record is not compressed.
@@ -84,14 +97,21 @@ class Checkpoint:
         return bytes(whole[start : start + count])
 
 
-def open_any(f: Any) -> ByteSource:
+def _stored(refs: Iterable[StorageRef]) -> Iterator[LayoutRow]:
+    for ref in refs:
+        extent = ref.reader.extent(ref) if ref.reader is not None and ref.nbytes else None
+        if extent is not None:
+            yield LayoutRow("data", ref.record or ref.key, extent.offset, extent.nbytes)
+
+
+def open_any(f: Any, storage_options: Mapping[str, Any] | None = None) -> ByteSource:
     """Open what a caller passed as a file; a folder is refused with what it looks like."""
     import os
 
     if isinstance(f, str | os.PathLike) and os.path.isdir(f):
         raise describe_folder(os.fspath(f))
     try:
-        return open_source(f)
+        return open_anywhere(f, storage_options)
     except MissingFileError as error:
         if os.path.islink(os.fspath(f)):
             error.locate(hint="It is a symbolic link to a file that is not there.")
@@ -99,18 +119,22 @@ def open_any(f: Any) -> ByteSource:
 
 
 def read_checkpoint(
-    f: Any, *, limits: Limits | None = None, encoding: str = "utf-8", errors: str = "strict", verify: bool = True
-) -> Checkpoint:
+    f: Any, *, limits: Limits | None = None, encoding: str = "utf-8", errors: str = "strict", verify: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Checkpoint:  # fmt: skip
     """Describe the checkpoint in `f` without reading its tensors' data.
 
     Parameters
     ----------
-    f : path, bytes-like or file object
+    f : path, address, bytes-like or file object
+        Of an address (``https://``, ``s3://`` ...) only the bytes that are needed are fetched.
     limits : Limits, optional
     encoding, errors : str
         How strings written by Python 2 are decoded.
     verify : bool
         Check the CRC-32 of the records that are read.
+    storage_options : mapping, optional
+        For addresses; see `weighlock.open_checkpoint`.
 
     Raises
     ------
@@ -126,7 +150,7 @@ def read_checkpoint(
     >>> read_checkpoint(file).object["w"]
     <tensor float32[2, 3] in storage '0'>
     """
-    source = open_any(f)
+    source = open_any(f, storage_options)
     options = Options(
         limits=limits or DEFAULT_LIMITS, encoding=encoding, errors=errors, stubs_allowed=True, verify=verify
     )
