@@ -240,7 +240,7 @@ def test_show_says_what_cannot_be_shown(call, model, key):
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("weighlock: ")
     assert document(call("show", model, key, "--json"), "error")["error"]["type"] in (
-        "ArgumentError", "UnsupportedError",
+        "ArgumentError", "OutOfRangeError", "UnsupportedError",
     )  # fmt: skip
 
 

@@ -100,7 +100,8 @@ _ROOMS = {
     "MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError OfflineError "
     "OutOfRangeError PickleStreamError PinError RateLimitError RepositoryNameError SaveError ScriptArchiveError "
     "SourceError StateDictError StateDictMismatchError StatusError TargetError TensorBoundsError TruncatedError "
-    "TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError UntrustedRepositoryError WeighlockError",
+    "TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError UntrustedRepositoryError "
+    "WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "opening.opened": "LazyCheckpoint LazyStorage open_checkpoint",

@@ -14,11 +14,11 @@ _ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
 
 
 def is_address(f: Any) -> bool:
-    """Whether a caller means something elsewhere: text such as ``https://host/model.pth``. A `pathlib.Path` never is.
+    r"""Whether a caller means something elsewhere: text such as ``https://host/model.pth``. A `pathlib.Path` never is.
 
     Examples
     --------
-    >>> is_address("s3://bucket/model.pth"), is_address("model.pth"), is_address("C:\\\\model.pth")
+    >>> is_address("s3://bucket/model.pth"), is_address("model.pth"), is_address("C:\\model.pth")
     (True, False, False)
     """
     return isinstance(f, str) and _ADDRESS.match(f) is not None
