@@ -21,6 +21,7 @@ from weighlock.errors import (
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
 from weighlock.pickling.decoder import decode
 from weighlock.storages.plan import read_extents
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.rebuild import StorageClass
@@ -114,6 +115,8 @@ class _Stream:
 
     def locate(self, keys: Sequence[Any], position: int) -> int:
         """Walk the data behind the pickles; return where they end."""
+        if isinstance(self.source, RangedSource):
+            self.source.prefetch(self._places(keys, position))
         for raw_key in keys:
             key = raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key)
             ref = self.refs.get(key)
@@ -137,6 +140,17 @@ class _Stream:
             raise DamagedError("the stream holds no data for a storage", got=", ".join(sorted(missing)[:5]))
         self.ready = True
         return position
+
+    def _places(self, keys: Sequence[Any], position: int) -> list[tuple[int, int]]:
+        """Return where the lengths of the storages stand if all is as the pickle says."""
+        places = []
+        for raw_key in keys:
+            ref = self.refs.get(raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key))
+            if ref is None or position + _COUNT.size > self.source.size:
+                break
+            places.append((position, _COUNT.size))
+            position += _COUNT.size + ref.nbytes
+        return places
 
     def _cut(self, needed: int) -> TruncatedError:
         whole = sum(1 for key, at in self.offsets.items() if at + self.refs[key].nbytes <= self.source.size)

@@ -7,7 +7,9 @@ from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
 from weighlock.formats.zip_records import read_records
+from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_windows import plan_windows, read_windows, scatter_windows
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.rebuild import StorageClass
@@ -135,6 +137,13 @@ class ZipArchive:
         if record is None or record.method != 0:
             return None
         return Extent(data_offset(self.source, record), ref.nbytes)
+
+    def extents(self, refs: Sequence[StorageRef]) -> list[Extent | None]:
+        """Return where some storages lie: of a remote archive, the headers that say so are fetched together."""
+        if isinstance(self.source, RangedSource):
+            records = [ref.handle for ref in refs if ref.handle is not None and not ref.handle.method]
+            self.source.prefetch([(record.header_offset, LOCAL_SIZE + len(record.raw_name)) for record in records])
+        return [self.extent(ref) for ref in refs]
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return the window of a small stored record, and where in it the data will lie."""

@@ -4,13 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from weighlock.errors import ArgumentTypeError, UnsupportedError
+from weighlock.errors import ArgumentError, ArgumentTypeError
 from weighlock.storages.source import ByteSource, open_source
 
 __all__ = ["is_address", "open_anywhere"]
 
 # A scheme of two letters or more: one letter is a drive of Windows.
-_ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:://|::)")
+_ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:::[a-zA-Z0-9+.-]+)*://")
 
 
 def is_address(f: Any) -> bool:
@@ -40,8 +40,36 @@ def open_anywhere(f: Any, options: Mapping[str, Any] | None = None) -> ByteSourc
     SourceError, DownloadError, MissingDependencyError
         If it cannot be reached.
     """
-    if is_address(f):
-        raise UnsupportedError("addresses are not read yet", path=f)
+    match = _ADDRESS.match(f) if isinstance(f, str) else None
+    if match is not None:
+        return _OPENERS.get(match[1].lower() if "::" not in match[0] else "", _open_fsspec)(f, options)
     if options:
         raise ArgumentTypeError("storage_options are for addresses such as s3://...", got=type(f).__name__)
     return open_source(f)
+
+
+# Each is imported when an address needs it: HTTP and fsspec cost more than opening a file.
+
+
+def _open_http(address: str, options: Mapping[str, Any] | None) -> ByteSource:
+    from weighlock.storages.remote import open_http
+
+    return open_http(address, options)
+
+
+def _open_fsspec(address: str, options: Mapping[str, Any] | None) -> ByteSource:
+    from weighlock.storages.fsspec_files import open_fsspec
+
+    return open_fsspec(address, options)
+
+
+def _open_file(address: str, options: Mapping[str, Any] | None) -> ByteSource:
+    from urllib.parse import unquote, urlsplit
+
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise ArgumentError("a file:// address names another machine", got=parts.netloc)
+    return open_source(unquote(parts.path))
+
+
+_OPENERS: Final = {"http": _open_http, "https": _open_http, "file": _open_file}

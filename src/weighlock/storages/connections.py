@@ -147,9 +147,18 @@ class Connections:
 
     # Reason for the length: one loop, and each way out of it is a rule about redirects.
     def followed(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, authorization: str | None
-    ) -> Answer:
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, authorization: str | None,
+        own: Mapping[str, str] | None = None,
+    ) -> Answer:  # fmt: skip
         """Send a request and follow its redirects; the authorization goes to its own host and to no other.
+
+        Parameters
+        ----------
+        method, url, headers, body
+            Of the request.
+        authorization : str or None
+        own : mapping, optional
+            More headers that only the first host is sent.
 
         Raises
         ------
@@ -160,8 +169,8 @@ class Connections:
         first = origin_of(url)
         while True:
             sent = {"User-Agent": f"weighlock/{_version()}", "Accept-Encoding": "identity", **headers}
-            if authorization and origin_of(url) == first:
-                sent["Authorization"] = authorization
+            if origin_of(url) == first:
+                sent = {**(own or {}), **sent, **({"Authorization": authorization} if authorization else {})}
             response = self._sent(method, url, sent, body)
             target = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not target:
