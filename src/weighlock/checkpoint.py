@@ -3,7 +3,7 @@
 Reads the directory and the pickles, no tensor data, and needs neither NumPy nor PyTorch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from weighlock.errors import DamagedError, MissingFileError, WeighlockError
@@ -97,11 +97,15 @@ class Checkpoint:
         return bytes(whole[start : start + count])
 
 
-def _stored(refs: Iterable[StorageRef]) -> Iterator[LayoutRow]:
+def _stored(refs: Iterable[StorageRef]) -> list[LayoutRow]:
+    """Return where storages lie; what stands before the first of them is the header that says so."""
+    rows = []
     for ref in refs:
         extent = ref.reader.extent(ref) if ref.reader is not None and ref.nbytes else None
         if extent is not None:
-            yield LayoutRow("data", ref.record or ref.key, extent.offset, extent.nbytes)
+            rows.append(LayoutRow("data", ref.record or ref.key, extent.offset, extent.nbytes))
+    first = min((row.offset for row in rows), default=0)
+    return [LayoutRow("header", "", 0, first), *rows]
 
 
 def open_any(f: Any, storage_options: Mapping[str, Any] | None = None) -> ByteSource:

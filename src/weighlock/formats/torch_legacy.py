@@ -5,7 +5,7 @@ storage keys. Then, for each key in that order, an int64 with the number of elem
 little-endian. One file may hold several such streams one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from weighlock.errors import (
     UnsupportedError,
     WeighlockError,
 )
+from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
 from weighlock.pickling.decoder import decode
 from weighlock.storages.plan import read_extents
@@ -32,6 +33,7 @@ MAGIC: Final = 0x1950A86A20F9469CFC6C
 _VERSION: Final = 1001
 _MAGIC_BYTES: Final = MAGIC.to_bytes(10, "little")
 _COUNT: Final = Struct("<q")
+_PICKLES: Final = ("magic number", "version", "system", "object", "storage keys")
 
 # The pickles stand before the data, and their length is written nowhere: read this much at first, then ever more.
 _FIRST_READ: Final = 1 << 20
@@ -55,6 +57,7 @@ class _Stream:
         self.views: dict[str, Any] = {}  # storage views of torch before 0.4
         self.parts: list[StorageRef] = []
         self.offsets: dict[str, int] = {}
+        self.pickle_ends: list[int] = []
         self.promised = 0
         self.ready = False
 
@@ -152,6 +155,17 @@ class _Stream:
             position += _COUNT.size + ref.nbytes
         return places
 
+    def layout(self) -> Iterator[LayoutRow]:
+        """Yield what the bytes of the stream are there for."""
+        start = 0
+        for name, end in zip(_PICKLES, self.pickle_ends, strict=True):
+            yield LayoutRow("pickle", name, start, end - start)
+            start = end
+        for key, offset in self.offsets.items():
+            ref = self.refs[key]
+            yield LayoutRow("header", ref.record, offset - _COUNT.size, _COUNT.size)
+            yield LayoutRow("data", ref.record, offset, ref.nbytes)
+
     def _cut(self, needed: int) -> TruncatedError:
         whole = sum(1 for key, at in self.offsets.items() if at + self.refs[key].nbytes <= self.source.size)
         return TruncatedError(
@@ -210,6 +224,7 @@ def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
             continue
         _check_head(results, made)
         results.append(made)
+        stream.pickle_ends.append(position)
     return results, position
 
 
@@ -252,4 +267,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     end = stream.locate(keys, position)
     byteorder = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     metadata = {"format_version": version, "byteorder": "little", "written_on": f"a {byteorder}-endian system"}
-    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs, stream.parts)
+    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs, stream.parts, stream.layout)

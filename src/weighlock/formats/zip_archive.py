@@ -1,11 +1,13 @@
 """Storages in the records of a zip archive: what PyTorch's zip files and TorchScript archives share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
+from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
+from weighlock.formats.zip_layout import zip_rows
 from weighlock.formats.zip_records import read_records
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_windows import plan_windows, read_windows, scatter_windows
@@ -75,6 +77,11 @@ class ZipArchive:
             if text is not None:
                 found[key] = int(text) if text.isdigit() and len(text) < 19 else text
         return found
+
+    def layout(self) -> Iterator[LayoutRow]:
+        """Yield what the bytes of the archive are there for."""
+        records = frozenset(ref.record for ref in self.storages.values())
+        return zip_rows(self.source, self.directory, records)
 
     def storage_loader(self, *folders: str) -> Any:
         """Return the persistent-id function for a pickle whose storages lie in one of `folders`."""

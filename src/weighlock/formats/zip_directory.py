@@ -101,16 +101,19 @@ class ZipDirectory:
     comment : bytes
     trailing_bytes : int
         Bytes behind the archive that are not its comment.
-    start_of_directory, end : int
-        Where the directory begins, and where the archive ends, comment included.
+    start_of_directory, nbytes : int
+        Where the directory begins, and its length.
+    end : int
+        Where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "nbytes", "records", "start_of_directory", "trailing_bytes")
 
     def __init__(self, records: list[ZipRecord], end: EndRecord, size: int) -> None:
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
+        self.nbytes = end.size
         self.end = end.stop
         self.trailing_bytes = size - self.end
 

@@ -263,13 +263,23 @@ def _as_index(index: Any) -> Index:
         if isinstance(item, slice) or item is Ellipsis:
             made.append(item)
             continue
-        if isinstance(item, bool) or not hasattr(item, "__index__"):
+        number = _integer(item)
+        if number is None:
             raise ArgumentTypeError(
                 "a lazy tensor takes integers, slices and '...'", got=type(item).__name__,
                 hint="Read it first, then index the array: lazy.read()[...].",
             )  # fmt: skip
-        made.append(operator.index(item))
+        made.append(number)
     return tuple(made)
+
+
+def _integer(item: Any) -> int | None:
+    if isinstance(item, bool):
+        return None
+    try:
+        return operator.index(item)
+    except TypeError:
+        return None
 
 
 def _metadata(row: TensorRow) -> dict[str, Any]:

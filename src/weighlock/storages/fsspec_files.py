@@ -55,6 +55,8 @@ def open_fsspec(address: str, options: Mapping[str, Any] | None = None) -> "Fssp
         raise ArgumentTypeError(f"storage_options do not fit {scheme}://", got=str(error)[:200]) from error
     except ValueError as error:
         raise SourceError(f"no kind of address that fsspec knows: {error}", path=address) from error
+    except Exception as error:  # of whatever kind: the file system may have connected already
+        raise _failed(error, address) from error
     return FsspecSource(system, path, address)
 
 
@@ -91,7 +93,7 @@ class FsspecSource(RangedSource):
         try:
             found: Mapping[str, Any] = self._system.info(self._path)
         except Exception as error:
-            raise self._failed(error) from error
+            raise _failed(error, self.name) from error
         if found.get("type") == "directory":
             raise SourceError("the address is a folder", path=self.name)
         if not isinstance(found.get("size"), int):
@@ -102,16 +104,8 @@ class FsspecSource(RangedSource):
         try:
             data: bytes = self._system.cat_file(self._path, start=start, end=end)
         except Exception as error:
-            raise self._failed(error) from error
+            raise _failed(error, self.name) from error
         return data
-
-    def _failed(self, error: Exception) -> WeighlockError:
-        if isinstance(error, WeighlockError):
-            return error
-        if isinstance(error, FileNotFoundError):
-            return MissingFileError("there is no such file", path=self.name)
-        text = str(error).splitlines()[0][:200] if str(error) else ""
-        return SourceError(f"reading failed: {type(error).__name__}: {text}", path=self.name)
 
     def fetch(self, stretch: Stretch) -> None:
         data = memoryview(self._cat(stretch.offset, stretch.end))
@@ -143,6 +137,15 @@ class FsspecSource(RangedSource):
         self._system.invalidate_cache()
         found = self._described()
         return int(found["size"]) == self.size and _mark(found) == self._mark
+
+
+def _failed(error: Exception, address: str) -> WeighlockError:
+    if isinstance(error, WeighlockError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return MissingFileError("there is no such file", path=address)
+    text = str(error).splitlines()[0][:200] if str(error) else ""
+    return SourceError(f"reading failed: {type(error).__name__}: {text}", path=address)
 
 
 def _mark(found: Mapping[str, Any]) -> str:
