@@ -14,6 +14,8 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.hub_nginx import PROGRAM
+
 pytest_plugins = ["tests.hub_fixtures"]
 
 GOLDENS: Final = Path(__file__).parent / "goldens"
@@ -23,12 +25,17 @@ HAS_TORCH: Final = importlib.util.find_spec("torch") is not None
 HAS_SAFETENSORS: Final = importlib.util.find_spec("safetensors") is not None
 HAS_ML_DTYPES: Final = importlib.util.find_spec("ml_dtypes") is not None
 HAS_ISAL: Final = importlib.util.find_spec("isal") is not None
+HAS_FSSPEC: Final = importlib.util.find_spec("fsspec") is not None
+HAS_S3: Final = all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask_cors"))
 
 CAPABILITIES: Final = {
     "requires_torch": (HAS_TORCH, "PyTorch is not installed"),
     "requires_safetensors": (HAS_SAFETENSORS, "safetensors is not installed"),
     "requires_ml_dtypes": (HAS_ML_DTYPES, "ml_dtypes is not installed"),
     "requires_isal": (HAS_ISAL, "isal is not installed"),
+    "requires_fsspec": (HAS_FSSPEC, "fsspec is not installed"),
+    "requires_s3": (HAS_S3, "s3fs and moto are not installed"),
+    "requires_nginx": (PROGRAM is not None, "nginx is not installed"),
 }
 """Marker: (is it there, why the test is skipped)."""
 

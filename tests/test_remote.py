@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import time
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import weighlock as wl
-from tests.hub_nginx import PROGRAM, Nginx
+from tests.hub_nginx import Nginx
 from tests.range_server import Held, RangeServer, changed, fine, hang, status
 from weighlock.cli import run
 from weighlock.storages.addresses import is_address
@@ -427,7 +428,7 @@ class TestRedirects:
         assert server.requests[-1].headers["Authorization"].startswith("Basic ")
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="nginx is not installed")
+@pytest.mark.requires_nginx
 class TestNginx:
     @pytest.fixture
     def nginx(self, tmp_path):
@@ -483,10 +484,12 @@ class TestAddresses:
             wl.open_checkpoint("file://elsewhere/a.pt")
 
 
+@pytest.mark.requires_fsspec
 class TestFsspec:
     @pytest.fixture
     def memory(self):
-        fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+        import fsspec
+
         system = fsspec.filesystem("memory")
         system.pipe("/bucket/model.pt", DATA)
         yield system
@@ -540,6 +543,66 @@ class TestFsspec:
     def test_options_reach_the_file_system(self, memory):
         with pytest.raises(wl.WeighlockError):
             wl.open_checkpoint("ftp://127.0.0.1:1/a", storage_options={"timeout": 1})
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """An S3 server on loopback: the file system, and the lines that the server has logged."""
+    from moto.server import ThreadedMotoServer
+
+    lines: list[str] = []
+    logger = logging.getLogger("werkzeug")
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    before, logger.level, logger.propagate = logger.level, logging.INFO, False
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = {"key": "a", "secret": "b", "endpoint_url": f"http://127.0.0.1:{port}"}
+    import s3fs
+
+    system = s3fs.S3FileSystem(**options)
+    system.mkdir("bucket")
+    system.pipe("bucket/model.pt", DATA)
+    yield system, options, lines
+    server.stop()
+    logger.removeHandler(handler)
+    logger.level, logger.propagate = before, True
+
+
+@pytest.mark.requires_s3
+class TestS3:
+    def test_opening_and_reading(self, bucket):
+        _, options, lines = bucket
+        lines.clear()
+        with wl.open_checkpoint("s3://bucket/model.pt", storage_options=options) as ckpt:
+            assert len(ckpt) == TENSORS
+            assert sum("GET" in line for line in lines) <= 2
+            lines.clear()
+            assert np.array_equal(ckpt["large"].read(), MODEL["large"])
+            assert sum("GET" in line for line in lines) == 1
+            assert np.array_equal(ckpt["large"][::900, ::-2], MODEL["large"][::900, ::-2])
+            found = ckpt.read("layer.*.weight")
+        assert all(np.array_equal(array, MODEL[key]) for key, array in found.items())
+
+    def test_load(self, bucket):
+        _, options, _ = bucket
+        found = wl.load("s3://bucket/model.pt", storage_options=options)
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+
+    def test_a_changed_object(self, bucket):
+        system, options, _ = bucket
+        system.pipe("bucket/other.pt", DATA)
+        with wl.open_checkpoint("s3://bucket/other.pt", storage_options=options) as ckpt:
+            system.pipe("bucket/other.pt", saved({**MODEL, "large": MODEL["large"][::-1].copy()}))
+            with pytest.raises(wl.ChangedFileError):
+                ckpt["large"].read()
+
+    def test_a_missing_object(self, bucket):
+        _, options, _ = bucket
+        with pytest.raises(wl.MissingFileError):
+            wl.open_checkpoint("s3://bucket/nothing.pt", storage_options=options)
 
 
 def test_threads_share_one_checkpoint(server, url):
