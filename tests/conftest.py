@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.hub_nginx import PROGRAM
 
-pytest_plugins = ["tests.hub_fixtures"]
+pytest_plugins = ["tests.hub_fixtures", "tests.s3_fixtures"]
 
 GOLDENS: Final = Path(__file__).parent / "goldens"
 """Golden files: checkpoints as their writers made them, and the results we promise for them."""

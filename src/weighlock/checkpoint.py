@@ -15,7 +15,7 @@ from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.storages.addresses import is_address, open_anywhere
 from weighlock.storages.refs import StorageRef
-from weighlock.storages.source import ByteSource
+from weighlock.storages.source import ByteSource, open_source
 from weighlock.tensors.leaves import Leaves
 
 __all__ = ["Checkpoint", "open_any", "read_checkpoint"]
@@ -108,12 +108,12 @@ def _stored(refs: Iterable[StorageRef]) -> list[LayoutRow]:
     return [LayoutRow("header", "", 0, first), *rows]
 
 
-def open_any(f: Any, storage_options: Mapping[str, Any] | None = None) -> ByteSource:
+def open_any(f: Any, storage_options: Mapping[str, Any] | None = None, *, addresses: bool = True) -> ByteSource:
     """Open what a caller passed as a file; a folder is refused with what it looks like."""
     import os
 
     try:
-        return open_anywhere(f, storage_options)
+        return open_anywhere(f, storage_options) if addresses else open_source(f)
     except SourceError as error:
         if isinstance(f, str | os.PathLike) and not is_address(f):  # asked only now: most paths are files
             if os.path.isdir(f):
