@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 import time
 from typing import Any
@@ -152,6 +153,10 @@ class TestCost:
         assert capfd.readouterr().out.startswith("large\tuint8\t3000,1500\t")
         assert run(["show", url, "wide[:2, :2]"]) == 0
         assert "1000, 1001" in capfd.readouterr().out
+        server.forget()
+        assert run(["show", url, "large[::50, 7]", "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["values"] == MODEL["large"][::50, 7].tolist()
+        assert len(server.requests) <= 4
         assert run([url]) == 0
         assert "290" in capfd.readouterr().out
         assert run(["ls", f"{server.url}/nothing"]) == 2

@@ -5,6 +5,7 @@ from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar
 from weighlock.formats.foreign import describe_foreign
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
+from weighlock.formats.zip_layout import zip_rows
 from weighlock.storages.source import ByteSource, BytesSource
 
 __all__ = ["FORMATS", "read_any", "read_file"]
@@ -93,6 +94,7 @@ def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Read
     if contents.format == "torch-zip" and len(directory.records) > 1:
         raise DirectoryError("a checkpoint beside other entries in an archive", path=source.name)
     contents.end = source.size
+    contents.layout = lambda: zip_rows(source, directory, frozenset())
     notes = contents.notes
     contents.notes = lambda: {**notes(), "inside": record.name}
     return contents
