@@ -27,10 +27,10 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain lint format docs bench bench-lazy real golden clean
+.PHONY: help demo test test-torch test-plain lint format docs bench bench-hub bench-lazy soak real golden clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(call ready,run) ## the main job on the files in examples/, no network needed once installed
 	@.venv/run/bin/python examples/demo.py
@@ -67,6 +67,12 @@ bench: $(call ready,torch) ## measure against PyTorch in the same run
 
 bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk and from a slow server
 	@.venv/torch/bin/python -m benchmarks.lazy $(ARGS)
+
+bench-hub: $(call ready,torch) ## measure the hub: import, cached loads, lists, a large download beside curl's (nginx)
+	@.venv/torch/bin/python -m benchmarks.hub $(ARGS)
+
+soak: $(call ready,torch) ## the hub's tests of killed processes, many times over
+	@WEIGHLOCK_SOAK=40 WEIGHLOCK_LANE=torch .venv/torch/bin/python -m pytest tests/test_hub_processes.py -n 0 -q -k killed --timeout 900
 
 real: $(call ready,torch) ## load real checkpoints out of published packages and compare with PyTorch (network)
 	@.venv/torch/bin/python -m benchmarks.real $(ARGS)

@@ -93,15 +93,14 @@ _ROOMS = {
     "TensorSubclass UninitializedTensor WrapperTensor",
     "checkpoint": "Checkpoint read_checkpoint",
     "dtypes": "DType dtype",
-    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError "
-    "CheckpointError ChecksumError "
-    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError HashMismatchError "
-    "HubError LimitError MissingDependencyError MissingFileError MissingFolderError MissingKeyError "
-    "MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError OfflineError "
-    "OutOfRangeError PickleStreamError PinError RateLimitError RepositoryNameError SaveError ScriptArchiveError "
-    "SourceError StateDictError StateDictMismatchError StatusError TargetError TensorBoundsError TruncatedError "
-    "TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError UntrustedRepositoryError "
-    "WeighlockError",
+    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
+    "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
+    "HashMismatchError HubError LimitError MissingDependencyError MissingFileError MissingFolderError "
+    "MissingKeyError MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
+    "OfflineError OutOfRangeError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
+    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError TargetError "
+    "TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
+    "UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "opening.opened": "LazyCheckpoint LazyStorage open_checkpoint",
