@@ -27,7 +27,7 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain lint format docs bench bench-hub bench-lazy soak real golden clean
+.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy real golden clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ test-plain: $(call ready,plain)
 	@echo "== tests without PyTorch =="
 	@.venv/plain/bin/python -c 'import importlib.util as u, sys; sys.exit("torch is installed here" if u.find_spec("torch") else 0)'
 	@WEIGHLOCK_LANE=plain .venv/plain/bin/python $(PYTEST)
+
+soak: $(call ready,torch) ## the fault tests, many times over: thousands of killed processes
+	@WEIGHLOCK_LANE=torch WEIGHLOCK_SOAK=$(or $(TIMES),20) .venv/torch/bin/python -m pytest tests/test_durability.py -n 0 -v
 
 lint: $(call ready,lint) ## style, format, types, import rules, links in the docs, budgets
 	@failed=; PATH="$(CURDIR)/.venv/lint/bin:$$PATH"; \

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.hub_host import Host, Repository, _Handler, text_of
+from tests.hub_host import Host, Repository, _Handler, serve, text_of
 
 ROOT: Final = Path(__file__).parent.parent
 HOME: Final = "/home/you"
@@ -56,7 +56,7 @@ class World(Host):
         super().__init__(folder)
         self.certificate = folder / "certificate.pem"
         self.context = self._make_context()
-        self._servers.append(self._serve("web", _Proxy))
+        self._servers.append(serve(_Proxy, host=self, role="web"))
         self.proxy = f"http://127.0.0.1:{self._servers[-1].server_address[1]}"
         self.web, self.api, self.files = "https://github.com", "https://api.github.com", "https://files.example.com"
 

@@ -44,8 +44,13 @@ if TYPE_CHECKING:
     from weighlock.backends.numpy_types import (
         WrapperTensor as WrapperTensor,
     )
+    from weighlock.background import SaveFuture as SaveFuture
+    from weighlock.background import save_async as save_async
     from weighlock.checkpoint import Checkpoint as Checkpoint
     from weighlock.checkpoint import read_checkpoint as read_checkpoint
+    from weighlock.checkpointer import Checkpointer as Checkpointer
+    from weighlock.checkpointer import LoadedStep as LoadedStep
+    from weighlock.checkpointer import SavedStep as SavedStep
     from weighlock.dtypes import DType as DType
     from weighlock.dtypes import dtype as dtype
     from weighlock.errors import *  # noqa: F403
@@ -91,7 +96,9 @@ if TYPE_CHECKING:
 _ROOMS = {
     "backends.numpy_types": "JaggedTensor MetaTensor NestedTensor PackedTensor QuantizedTensor SparseTensor "
     "TensorSubclass UninitializedTensor WrapperTensor",
+    "background": "SaveFuture save_async",
     "checkpoint": "Checkpoint read_checkpoint",
+    "checkpointer": "Checkpointer LoadedStep SavedStep",
     "dtypes": "DType dtype",
     "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
     "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "

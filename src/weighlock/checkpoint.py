@@ -9,7 +9,6 @@ from typing import Any, Self
 from weighlock.errors import DamagedError, MissingFileError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
-from weighlock.formats.foreign import describe_folder
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
@@ -142,6 +141,8 @@ def open_any(f: Any, storage_options: Mapping[str, Any] | None = None, *, addres
     except SourceError as error:
         if isinstance(f, str | os.PathLike) and not is_address(f):  # asked only now: most paths are files
             if os.path.isdir(f):
+                from weighlock.formats.foreign import describe_folder
+
                 raise describe_folder(os.fspath(f)) from None
             if isinstance(error, MissingFileError) and os.path.islink(f):
                 error.locate(hint="It is a symbolic link to a file that is not there.")

@@ -8,6 +8,7 @@ checked the arguments. Data are read in one plan when the tree stands; before an
 import ctypes
 import mmap
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,12 +16,14 @@ from typing import Any, Final
 
 import torch
 
+from weighlock.backends.torch_columns import Batches
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
 from weighlock.storages.refs import StorageRef, Window
+from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
 
@@ -91,6 +94,7 @@ class TorchLeaves(SpecialLeaves):
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
         self._windows: dict[Window, list[TorchStorage]] = {}
+        self._batches = Batches()
         self._filled: dict[Window, bytearray] = {}
         self._unread: list[TorchStorage] = []
         self._foreign: list[TorchStorage] = []
@@ -114,7 +118,16 @@ class TorchLeaves(SpecialLeaves):
                 _sparse_to_validate().clear()
 
     def restart(self) -> None:
-        for kept in (self._windows, self._filled, self._unread, self._foreign, self._typed, self._late, self._after):
+        for kept in (
+            self._windows,
+            self._batches,
+            self._filled,
+            self._unread,
+            self._foreign,
+            self._typed,
+            self._late,
+            self._after,
+        ):
             kept.clear()
 
     # Storages
@@ -297,6 +310,31 @@ class TorchLeaves(SpecialLeaves):
             made.requires_grad = True
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
+    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
+        plain = self._free and not (self._mapped or self._eager or self._without_data)
+        locations = {form.location for form in set(columns.forms)}
+        if not plain or columns.byteorder != sys.byteorder or not all(map(self._placement.is_direct, locations)):
+            return None
+        made, usual = self._batches.make(columns)
+        for window in self._batches:
+            self._windows.setdefault(window, [])
+        tensors = iter(made)
+        return [next(tensors) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
+
+    def _one_of(self, columns: TensorColumns, index: int) -> Any:
+        storage = columns.storages[index] = self.storage(columns.ref(index))
+        form = columns.forms[index]
+        made = self.strided(storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad)
+        return self.hooked(made, OrderedDict())
+
+    def storage_of(self, columns: TensorColumns, index: int, data: Any) -> Any:
+        storage = TorchStorage(columns.ref(index))
+        storage.tensor = data
+        return storage
+
+    def hooks_of(self, data: Any) -> Any:
+        return data._backward_hooks
+
     def tensor(self, spec: TensorSpec) -> Any:
         if spec.dtype.kind == "q":
             return spec  # the quantizer comes with the next call
@@ -352,13 +390,18 @@ class TorchLeaves(SpecialLeaves):
         """Read small storages straight into their memory: the last time, when nobody asks for a window again."""
         chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
         for window, storages in self._windows.items():
-            if window not in self._filled:
-                chosen.setdefault(window.contents[0].reader, []).append((window, _targets(storages)))
+            batch = self._batches.get(window)
+            if window not in self._filled and (batch is None or batch.is_coarse):
+                targets = _targets(storages)
+                if batch is not None:
+                    targets.update(batch.targets())
+                chosen.setdefault(window.reader, []).append((window, targets))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
                 if window not in left:
                     del self._windows[window]
+                    self._batches.pop(window, None)
 
     def _fill_windows(self) -> None:
         windows, self._windows = self._windows, {}
@@ -367,7 +410,7 @@ class TorchLeaves(SpecialLeaves):
             if window in self._filled:
                 self._hand_out(window, storages)
             else:
-                unread.setdefault(window.contents[0].reader, []).append(window)
+                unread.setdefault(window.reader, []).append(window)
         for reader, every in unread.items():
             pending = iter(every)
             while batch := list(islice(pending, _WINDOWS_AT_ONCE)):
@@ -382,6 +425,9 @@ class TorchLeaves(SpecialLeaves):
     def _hand_out(self, window: Window, storages: list[TorchStorage]) -> None:
         """Copy each storage's bytes from the window to where they belong."""
         base = address_of(self._filled[window])
+        batch = self._batches.pop(window, None)
+        if batch is not None:
+            batch.copy_from(base)
         later = []
         for storage in storages:
             owner = storage.tensor
