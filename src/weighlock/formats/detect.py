@@ -104,6 +104,9 @@ def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Read
     if contents.format == "torch-zip" and len(directory.records) > 1:
         raise DirectoryError("a checkpoint beside other entries in an archive", path=source.name)
     contents.end = source.size
+    from weighlock.formats.zip_rows import zip_rows
+
+    contents.layout = lambda: zip_rows(source, directory, frozenset())
     notes = contents.notes
     contents.notes = lambda: {**notes(), "inside": record.name}
     return contents

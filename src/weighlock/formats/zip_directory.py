@@ -103,17 +103,18 @@ class ZipDirectory:
     comment : bytes
     trailing_bytes : int
         Bytes behind the archive that are not its comment.
-    start_of_directory, end : int
-        Where the directory begins, and where the archive ends, comment included.
+    start_of_directory, nbytes, end : int
+        Where the directory begins, its length, and where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "names", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "names", "nbytes", "records", "start_of_directory", "trailing_bytes")
 
     def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
         self.names = names
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
+        self.nbytes = end.size
         self.end = end.stop
         self.trailing_bytes = size - self.end
 
