@@ -8,11 +8,12 @@ from typing import Any, Self
 
 from weighlock.errors import DamagedError, MissingFileError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
-from weighlock.formats.detect import read_any, read_file
+from weighlock.formats.detect import read_any, read_file, with_folder
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.storages.addresses import is_address, open_anywhere
+from weighlock.storages.folders import FolderSource, LocalFolder
 from weighlock.storages.plan import read_extents
 from weighlock.storages.ranges import worth_reading_along
 from weighlock.storages.refs import Extent, StorageRef
@@ -109,6 +110,11 @@ class Checkpoint:
             raise DamagedError("the storage has no bytes in the file", path=self.name, record=ref.record or ref.key)
         if ref.reader.extent(ref) is not None:
             return self.storage_parts(ref, [(start, start + count)])[0]
+        read_range = getattr(ref.reader, "read_range", None)
+        if read_range is not None:  # a tensor in parts: only those that are touched are read
+            data = bytearray(count)
+            read_range(ref, start, memoryview(data))
+            return bytes(data)
         whole = bytearray(ref.nbytes)
         ref.reader.read([(ref, memoryview(whole))], verify=True)
         return bytes(whole[start : start + count])
@@ -133,17 +139,15 @@ class Checkpoint:
 
 
 def open_any(f: Any, storage_options: Mapping[str, Any] | None = None, *, addresses: bool = True) -> ByteSource:
-    """Open what a caller passed as a file; a folder is refused with what it looks like."""
+    """Open what a caller passed as a file: a folder, and a file that names others, as a source of several files."""
     import os
 
     try:
-        return open_anywhere(f, storage_options) if addresses else open_source(f)
+        return with_folder(open_anywhere(f, storage_options) if addresses else open_source(f))
     except SourceError as error:
         if isinstance(f, str | os.PathLike) and not is_address(f):  # asked only now: most paths are files
             if os.path.isdir(f):
-                from weighlock.formats.foreign import describe_folder
-
-                raise describe_folder(os.fspath(f)) from None
+                return FolderSource(LocalFolder(f))
             if isinstance(error, MissingFileError) and os.path.islink(f):
                 error.locate(hint="It is a symbolic link to a file that is not there.")
         raise

@@ -28,6 +28,7 @@ from weighlock.backends.numpy_types import (
 )
 from weighlock.dtypes import DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.storages.folders import is_part_of
 from weighlock.storages.locations import CPU, META, placement
 from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
@@ -37,6 +38,7 @@ from weighlock.tensors.spec import (
     JaggedSpec,
     MetaSpec,
     NestedSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -115,7 +117,7 @@ class NumpyLeaves(Leaves):
         self._to_cpu = map_location is None or map_location == CPU
         self._mapped = mapped
         self._source = source
-        self._map: Any = None
+        self._maps: dict[int, Any] = {}
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
@@ -142,7 +144,7 @@ class NumpyLeaves(Leaves):
             return self._placed(storage)
         if self._is_meta(ref.location):
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and is_part_of(getattr(ref.reader, "source", None), self._source):
             self._attach(storage)
             return storage
         if ref.byteorder != sys.byteorder:
@@ -202,18 +204,19 @@ class NumpyLeaves(Leaves):
     def _attach(self, storage: Storage) -> None:
         """Let a storage be a part of the mapped file."""
         ref: Any = storage.ref
-        extent = ref.reader.extent(ref)
+        extent, source = ref.reader.extent(ref), ref.reader.source
         if extent is None or ref.byteorder != sys.byteorder:
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
+                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
                 hint="Load without mmap, or save the checkpoint again first.",
             )  # fmt: skip
-        if self._map is None:
-            self._map = np.frombuffer(self._source.map(mmap.ACCESS_COPY), np.uint8)
-        if extent.offset + extent.nbytes > len(self._map):
-            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
-        storage.array, storage.start = self._map, extent.offset
+        mapped = self._maps.get(id(source))
+        if mapped is None:
+            mapped = self._maps[id(source)] = np.frombuffer(source.map(mmap.ACCESS_COPY), np.uint8)
+        if extent.offset + extent.nbytes > len(mapped):
+            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
+        storage.array, storage.start = mapped, extent.offset
 
     def _allocate(self, storage: Storage) -> None:
         """Give a storage its memory; its bytes come with `finish`."""
@@ -360,6 +363,9 @@ class NumpyLeaves(Leaves):
     def meta(self, spec: MetaSpec) -> Any:
         return MetaTensor(spec.dtype, spec.shape, spec.stride, spec.requires_grad)
 
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        raise OpaqueSpec(kind, shape, ref).refused()
+
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         return UninitializedTensor(spec.kind, spec.requires_grad)
 
@@ -430,7 +436,8 @@ class NumpyLeaves(Leaves):
 
     def release(self) -> None:
         super().release()
-        self._arena = self._map = None
+        self._arena = None
+        self._maps.clear()
         self.restart()
 
 

@@ -22,6 +22,7 @@ from weighlock.backends.torch_storages import Placement, TorchStorage, address_o
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.storages.folders import is_part_of
 from weighlock.storages.refs import StorageRef, Window
 from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.rebuild import StorageClass
@@ -84,7 +85,7 @@ class TorchLeaves(SpecialLeaves):
         self._map_location = map_location
         self._placement = Placement(map_location)
         self._mapped, self._source = mapped, source
-        self._overall: Any = None
+        self._maps: dict[int, Any] = {}
         self._shared: bool | None = None
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
@@ -138,7 +139,7 @@ class TorchLeaves(SpecialLeaves):
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and getattr(reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and is_part_of(getattr(reader, "source", None), self._source):
             storage.untyped = self._part_of_map(ref)
             return storage
         if self._without_data:
@@ -201,7 +202,7 @@ class TorchLeaves(SpecialLeaves):
     def _part_of_map(self, ref: StorageRef) -> Any:
         """Return a storage that is a part of the mapped file."""
         reader: Any = ref.reader
-        extent = reader.extent(ref)
+        extent, source = reader.extent(ref), reader.source
         shared = self._shared
         if shared is None:  # asked once for a file: PyTorch looks it up in its configuration, which takes long
             shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
@@ -210,16 +211,16 @@ class TorchLeaves(SpecialLeaves):
         if extent is None or (shared and is_foreign):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
+                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
                 hint="Load without mmap, or save the checkpoint again first.",
             )  # fmt: skip
-        if self._overall is None:
-            memory = self._source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
-            self._overall = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-        end = extent.offset + extent.nbytes
-        if end > self._overall.nbytes():
-            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
-        part = self._overall[extent.offset : end]
+        overall = self._maps.get(id(source))
+        if overall is None:
+            memory = source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
+            overall = self._maps[id(source)] = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+        if extent.offset + extent.nbytes > overall.nbytes():
+            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
+        part = overall[extent.offset : extent.offset + extent.nbytes]
         if is_foreign:
             swap(part, ref)
         return part
@@ -442,7 +443,7 @@ class TorchLeaves(SpecialLeaves):
 
     def release(self) -> None:
         super().release()
-        self._overall = None
+        self._maps.clear()
         self.restart()
 
     # States of objects that are not PyTorch's own, or of before 0.4

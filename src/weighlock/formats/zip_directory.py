@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
-
 _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
@@ -275,7 +274,9 @@ def _checked_records(entries: _Entries, end: EndRecord, limits: Limits) -> list[
 def _check_names(names: list[str]) -> None:
     text = "\0".join(names)
     folded = text.casefold()
-    keys = names if folded == text else folded.split("\0")
+    # PyTorch finds names without regard to case; in NumPy's archives of arrays, W and w are two.
+    exact = folded == text or all(name.endswith(".npy") for name in names)
+    keys = names if exact else folded.split("\0")
     if len(set(keys)) == len(keys):
         return
     seen: dict[str, str] = {}

@@ -142,6 +142,7 @@ class _Elements:
         self._size = itemsize
         self._swap = ref.elements.swap if ref.byteorder == "big" else 1
         packed = ref.reader is not None and ref.nbytes > 0 and ref.reader.extent(ref) is None
+        packed = packed and not hasattr(ref.reader, "read_range")
         self._whole = checkpoint.storage_bytes(ref) if packed else None
 
     def _read(self, stretches: list[tuple[int, int]]) -> list[bytes]:
