@@ -1,0 +1,262 @@
+"""Zip archives: what is wrong with their structure, and every record that something could unpickle or run."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.formats.detect import read_any
+from weighlock.formats.reading import Contents
+from weighlock.formats.zip_directory import (
+    ZipDirectory,
+    ZipRecord,
+    check_crc,
+    data_offset,
+    data_offsets,
+    read_directory,
+    read_record,
+)
+from weighlock.formats.zip_survey import Problem, loose_bytes, survey
+from weighlock.scanning.notes import Notes
+from weighlock.scanning.tracing import ScanReading
+from weighlock.storages.checksum import crc32
+from weighlock.storages.source import ByteSource
+
+__all__ = ["examine_zip", "rule_of"]
+
+_RULES: Final = {
+    "twice": "WL201", "case": "WL202", "overlap": "WL203", "two": "WL204", "prefix": "WL204", "header": "WL206",
+    "crc": "WL207", "unreadable": "WL208", "bomb": "WL209", "name": "WL213",
+}  # fmt: skip
+_OUTSIDE: Final = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]")
+_STORAGES: Final = re.compile(r"(^|/)(data|constants|tensors)/[^/]*$")
+_HEAD: Final = 64
+_SMALL: Final = 64 << 10
+_PIECE: Final = 4 << 20
+_MOST_LOOSE: Final = 512 << 20
+
+
+class Examiner(Protocol):
+    """What an archive's examination asks of the file's: see `examining.Examination`."""
+
+    notes: Notes
+    reading: ScanReading
+    deep: bool
+
+    def bytes_inside(self, data: bytes, member: str) -> None:
+        """Examine bytes that something would read as a file of its own."""
+
+    def worth(self, data: bytes) -> bool:
+        """Whether bytes begin like something that is to be examined."""
+
+
+def rule_of(error: WeighlockError) -> str:
+    """Return the rule for an archive that the loader refuses."""
+    text = error.what
+    for words, rule in _WORDS:
+        if words in text:
+            return rule
+    if isinstance(error, LimitError):
+        return "WL209"
+    if isinstance(error, ChecksumError):
+        return "WL207"
+    return "WL208" if isinstance(error, UnsupportedError) else "WL211"
+
+
+_WORDS: Final = (
+    ("in different case", "WL202"), ("twice in the directory", "WL201"), ("overlap", "WL203"), ("outside of", "WL203"),
+    ("before the first record", "WL204"), ("two end records", "WL204"), ("another end record", "WL204"),
+    ("does not begin at", "WL204"), ("local header", "WL206"), ("its header", "WL206"), ("two sizes", "WL206"),
+    ("several checkpoints", "WL212"), ("first record lies outside", "WL212"), ("NUL byte", "WL213"),
+    ("beside other entries", "WL212"),
+)  # fmt: skip
+
+
+def examine_zip(source: ByteSource, examiner: Examiner) -> Contents | None:
+    """Examine an archive; return what the loader makes of it, where it makes something."""
+    try:
+        directory = read_directory(source, examiner.reading.limits)
+    except WeighlockError as error:
+        _examine_refused(source, examiner, error)
+        return None
+    return _Archive(source, directory, examiner).examine()
+
+
+class _Archive:
+    """An archive whose directory holds together."""
+
+    def __init__(self, source: ByteSource, directory: ZipDirectory, examiner: Examiner) -> None:
+        self._source = source
+        self._directory = directory
+        self._examiner = examiner
+        self._notes = examiner.notes
+        self._by_name = {record.name: record for record in directory.records}
+        self._outer = self._notes.place
+        if examiner.reading.inside is None:
+            self._notes.place = self._place
+
+    def _place(self, member: str | None) -> int | None:
+        if member is None:
+            return 0
+        record = self._by_name.get(member)
+        if record is None or record.method:
+            return None
+        try:
+            return data_offset(self._source, record)
+        except WeighlockError:
+            return record.header_offset
+
+    def examine(self) -> Contents | None:
+        notes, directory = self._notes, self._directory
+        names = [record.name for record in directory.records]
+        joined = "\n".join(names)
+        if ".." in joined or "\\" in joined or joined[:1] == "/" or "\n/" in joined or ":" in joined:
+            for record in directory.records:
+                if _OUTSIDE.search(record.name):
+                    notes.add("WL213", "the record's name reaches outside of a folder", member=self._called(record))
+        if directory.trailing_bytes:
+            what = f"{directory.trailing_bytes:,} bytes follow the archive"
+            notes.add("WL205", what, offset=directory.end, member=self._examiner.reading.member(None),
+                      length=directory.trailing_bytes)  # fmt: skip
+        contents = self._load()
+        self._others(contents)
+        if self._examiner.deep:
+            self._deep()
+        return contents
+
+    def _called(self, record: ZipRecord) -> str:
+        return self._examiner.reading.member(record.name) or record.name
+
+    def _load(self) -> Contents | None:
+        """Have the loader's own reader read the checkpoint, if it is one."""
+        if not any(f"/{record.name}".endswith("/data.pkl") for record in self._directory.records):
+            return None
+        reading = self._examiner.reading
+        try:
+            return read_any(self._source, reading)
+        except WeighlockError as error:
+            self._failed(error, "WL301")
+        return None
+
+    def _failed(self, error: WeighlockError, otherwise: str) -> None:
+        reading, notes = self._examiner.reading, self._notes
+        if any(trace.stopped is error for trace in reading.traces.values()):
+            return  # said where the pickle is judged
+        member = reading.member(error.record)
+        rule = rule_of(error) if isinstance(error, DirectoryError | UnsupportedError | LimitError) else otherwise
+        notes.add(rule, str(error.what), member=member)
+        notes.gap("WL903", str(error.what), member)
+
+    def _others(self, contents: Contents | None) -> None:
+        """Examine the records that are no storages of the checkpoint."""
+        reading = self._examiner.reading
+        storages = {ref.record for ref in contents.storages.values()} if contents is not None else set()
+        programs: list[str] = []
+        for record in self._directory.records:
+            if record.name in storages or record.name.endswith("/") or not record.size:
+                continue
+            called = self._called(record)
+            if called in reading.read_whole:
+                self._check(record, *reading.read_whole[called])
+                continue
+            if record.name.endswith(".py") and "/code/" in f"/{record.name}":
+                programs.append(called)
+                continue
+            self._other(record, called)
+        if programs:
+            what = f"a TorchScript program of {len(programs)} files"
+            self._notes.add("WL120", what, member=programs[0])
+
+    def _check(self, record: ZipRecord, size: int, crc: int) -> None:
+        if size == record.size and record.crc and crc != record.crc:
+            what = f"CRC-32 {crc:08x} where {record.crc:08x} was written"
+            self._notes.add("WL207", what, member=self._called(record), offset=0)
+
+    def _other(self, record: ZipRecord, called: str) -> None:
+        """Look at the head of a record; read it as a whole where it is small, or where the head says so."""
+        try:
+            if record.size > _SMALL and not record.method:
+                start = data_offset(self._source, record)
+                if not self._examiner.worth(self._source.read_at(start, min(_HEAD, record.size))):
+                    return
+            elif record.size > _SMALL and record.name.endswith((".txt", ".json", ".md")):
+                return
+            data = read_record(self._source, record, self._examiner.reading.limits, verify=False)
+        except WeighlockError as error:
+            self._failed(error, "WL211")
+            return
+        self._check(record, len(data), crc32(data))
+        if self._examiner.worth(data):
+            self._examiner.bytes_inside(data, called)
+
+    def _deep(self) -> None:
+        """Check the local header and the CRC-32 of every record."""
+        records = self._directory.records
+        try:
+            data_offsets(records, self._source)
+        except WeighlockError as error:
+            self._failed(error, "WL206")
+        for record in records:
+            if record.name.endswith("/"):
+                continue
+            try:
+                check_crc(record, _whole_crc(self._source, record, self._examiner))
+            except ChecksumError as error:
+                self._notes.add("WL207", f"{error.got} where {error.expected} was written", member=self._called(record))
+            except WeighlockError as error:
+                self._failed(error, "WL211")
+
+
+def _whole_crc(source: ByteSource, record: ZipRecord, examiner: Examiner) -> int:
+    if record.method:
+        return crc32(read_record(source, record, examiner.reading.limits, verify=False))
+    start, crc = data_offset(source, record), 0
+    for done in range(0, record.size, _PIECE):
+        crc = crc32(source.read_at(start + done, min(_PIECE, record.size - done)), crc)
+    return crc
+
+
+# ------------------------------------------------------------------------------------- archives that are refused
+
+
+def _examine_refused(source: ByteSource, examiner: Examiner, error: WeighlockError) -> None:
+    """Examine an archive that the loader refuses, as every other reader might see it."""
+    notes, reading = examiner.notes, examiner.reading
+    rule = rule_of(error)
+    found = survey(source, reading.limits)
+    member = reading.member(None)
+    notes.add(rule, error.what + (f" (got {error.got})" if error.got else ""), member=reading.member(error.record) or member,
+              offset=error.offset)  # fmt: skip
+    _report(found.problems, examiner)
+    if found.loose or isinstance(error, TruncatedError):
+        notes.gap("WL903", "the archive's directory is missing; its records were searched for", member)
+    unread = 0
+    pickles: dict[str, set[str]] = {}
+    for records in found.views:
+        for record in records:
+            if record.name.endswith("/"):
+                continue
+            data, whole, problems = loose_bytes(source, record, min(_MOST_LOOSE, reading.limits.max_pickle_bytes))
+            _report(problems, examiner)
+            called = reading.member(record.name) or record.name
+            unread += not whole and not _STORAGES.search(record.name)
+            if record.name.casefold().endswith("data.pkl"):
+                key = record.name.casefold()
+                pickles.setdefault(key, set()).add(hashlib.sha256(data if whole else data[:_SMALL]).hexdigest())
+            if examiner.worth(data):
+                examiner.bytes_inside(data, called)
+    if any(len(kinds) > 1 for kinds in pickles.values()) or len({n.rpartition("/")[0] for n in pickles}) > 1:
+        what = "readers would take different pickles: " + ", ".join(sorted(pickles)[:4])
+        notes.add("WL210", what, member=member)
+    if unread:
+        notes.gap("WL903", f"{unread} records could not be read as a whole", member)
+
+
+def _report(problems: Iterable[Problem], examiner: Examiner) -> None:
+    for problem in problems:
+        member = examiner.reading.member(problem.record)
+        examiner.notes.add(_RULES[problem.kind], problem.what, member=member, offset=0 if problem.record else None)
+        if problem.kind == "unreadable":
+            examiner.notes.gap("WL903", problem.what, member)
+
