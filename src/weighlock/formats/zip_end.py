@@ -87,6 +87,7 @@ def find_end(tail: bytes, base: int) -> EndRecord | None:
 
 
 def end_places(tail: bytes) -> Iterator[int]:
+    """Give where in `tail` the mark of an end record stands."""
     place = tail.find(END_MARK)
     while place >= 0:
         yield place

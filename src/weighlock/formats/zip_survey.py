@@ -1,4 +1,4 @@
-"""An archive whose directory was refused, as every reader might see it: all directories, all records, all that is wrong.
+"""An archive whose directory was refused, as every reader might see it: all directories, records and problems.
 
 `zip_directory` stops at the first thing that readers could understand in two ways. A scan wants to see all of them, and
 what each reader would have read; it goes through the same structures, and believes none of them.
@@ -155,7 +155,9 @@ def _names(records: list[ZipRecord]) -> Iterator[Problem]:
         if first is record.name:
             continue
         kind = "twice" if first == record.name else "case"
-        what = "the name stands twice in the directory" if kind == "twice" else f"the name differs from {first!r} in case"
+        what = (
+            "the name stands twice in the directory" if kind == "twice" else f"the name differs from {first!r} in case"
+        )
         yield Problem(kind, what, record.name, record.header_offset)
 
 
@@ -227,10 +229,16 @@ def _contradictions(record: ZipRecord, name: bytes, local: tuple[int, int, int, 
         yield Problem("header", f"its local header calls it {name.decode('utf-8', 'replace')!r}", record.name, offset)
     if method != record.method or (flags ^ record.flags) & ENCRYPTED:
         yield Problem("header", "its local header names another method", record.name, offset)
-    pairs = (("checksum", crc, record.crc), ("packed size", packed, record.compressed_size), ("size", size, record.size))
+    pairs = (
+        ("checksum", crc, record.crc),
+        ("packed size", packed, record.compressed_size),
+        ("size", size, record.size),
+    )
     for label, here, there in pairs:
         if here not in (0, there, _FULL32):
-            yield Problem("header", f"its local header has another {label}: {here:,} for {there:,}", record.name, offset)
+            yield Problem(
+                "header", f"its local header has another {label}: {here:,} for {there:,}", record.name, offset
+            )
 
 
 def _unpacked(

@@ -5,7 +5,8 @@ every reader of pickles has to stop: at a byte that is no opcode, on an empty st
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final, NamedTuple
+from itertools import pairwise
+from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from weighlock.errors import LimitError, PickleStreamError
 from weighlock.pickling.allowlist import Allowlist, Known
@@ -146,7 +147,7 @@ class Recorder(Unpickler):
             elif isinstance(owner, list):
                 parts.append(str(len(owner) + max(len(level) - 1, 0)))
             top = level[-4:]
-            parts += [key[:80] for before, key in zip(top, top[1:], strict=False)
+            parts += [key[:80] for before, key in pairwise(top)
                       if isinstance(before, dict) and isinstance(key, str)]  # fmt: skip
         return ".".join(parts) or None
 
@@ -172,8 +173,8 @@ class Recorder(Unpickler):
         """Make an instance without `__init__`; arguments that are computed are taken as they are."""
         if type(args) in (Stub, Broken):
             args = (args,)
-        if type(kwargs) in (Stub, Broken):
-            kwargs = {}
+        if type(kwargs) is not dict:
+            kwargs = None if kwargs is None else {}
         return super().new(cls, args, kwargs)
 
     def _instance(
@@ -302,7 +303,7 @@ def _filling(method: Callable[[Handlers, Any], object]) -> Rare:
 
 Recorder.rare = {
     **RARE,
-    **{CODE[name]: method for name, method in {
+    **{CODE[name]: cast("Rare", method) for name, method in {
         "BUILD": Recorder.rare_build, "STACK_GLOBAL": Recorder.rare_stack_global, "POP": Recorder.rare_pop,
         "POP_MARK": Recorder.rare_pop_mark, "PROTO": Recorder.rare_proto, "FRAME": Recorder.rare_frame,
         "PUT": Recorder.rare_put, "EXT1": Recorder.rare_extension, "EXT2": Recorder.rare_extension,

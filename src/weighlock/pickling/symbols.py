@@ -144,7 +144,7 @@ def item(owner: Any, key: Any) -> Any:
         return Name(_normal(f"{owner.removesuffix('.__dict__')}.{key}"))
     if isinstance(owner, str | bytes | tuple | list | dict) and not isinstance(owner, Name):
         try:
-            found = owner[key]  # type: ignore[index]
+            found = owner[key]
         except (LookupError, TypeError):
             return UNKNOWN
         return resolve(found)
@@ -161,7 +161,8 @@ def _normal(name: str) -> str:
 
 _SPELLINGS: Final = (
     ("__builtin__.", "builtins."), ("__builtins__.", "builtins."), ("_operator.", "operator."),
-    ("_functools.", "functools."), ("_codecs.", "codecs."), ("importlib._bootstrap._gcd_import", "importlib.import_module"),
+    ("_functools.", "functools."), ("_codecs.", "codecs."),
+    ("importlib._bootstrap._gcd_import", "importlib.import_module"),
     ("importlib.__import__", "importlib.import_module"), ("builtins.__import__", "importlib.import_module"),
     ("_frozen_importlib._gcd_import", "importlib.import_module"),
 )  # fmt: skip
@@ -232,7 +233,7 @@ def _text(value: Any = "", *encoding: Any) -> Any:
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "builtins.getattr": lambda owner, name, *_: attribute(owner, name),
     "builtins.vars": lambda owner: Name(f"{owner}.__dict__") if isinstance(owner, Name) else UNKNOWN,
-    "builtins.chr": lambda number: chr(number),
+    "builtins.chr": chr,
     "builtins.str": _text,
     "builtins.map": lambda function, items: call(function, (resolve(next(iter(items))),)),
     "builtins.filter": lambda function, items: call(function, (resolve(next(iter(items))),)),

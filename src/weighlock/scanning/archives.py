@@ -44,8 +44,8 @@ class Examiner(Protocol):
     reading: ScanReading
     deep: bool
 
-    def bytes_inside(self, data: bytes, member: str) -> None:
-        """Examine bytes that something would read as a file of its own."""
+    def bytes_inside(self, data: bytes, member: str) -> str | None:
+        """Examine bytes that something would read as a file of its own; return their format."""
 
     def worth(self, data: bytes) -> bool:
         """Whether bytes begin like something that is to be examined."""
@@ -65,11 +65,11 @@ def rule_of(error: WeighlockError) -> str:
 
 
 _WORDS: Final = (
+    ("several checkpoints", "WL212"), ("first record lies outside", "WL212"), ("several disks", "WL211"),
     ("in different case", "WL202"), ("twice in the directory", "WL201"), ("overlap", "WL203"), ("outside of", "WL203"),
     ("before the first record", "WL204"), ("two end records", "WL204"), ("another end record", "WL204"),
     ("does not begin at", "WL204"), ("local header", "WL206"), ("its header", "WL206"), ("two sizes", "WL206"),
-    ("several checkpoints", "WL212"), ("first record lies outside", "WL212"), ("NUL byte", "WL213"),
-    ("beside other entries", "WL212"),
+    ("NUL byte", "WL213"), ("beside other entries", "WL212"),
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ class _Archive:
         self._examiner = examiner
         self._notes = examiner.notes
         self._by_name = {record.name: record for record in directory.records}
-        self._outer = self._notes.place
+        self._broken: WeighlockError | None = None
         if examiner.reading.inside is None:
             self._notes.place = self._place
 
@@ -123,6 +123,8 @@ class _Archive:
         self._others(contents)
         if self._examiner.deep:
             self._deep()
+        if self._broken is not None:
+            _examine_loosely(self._source, self._examiner)
         return contents
 
     def _called(self, record: ZipRecord) -> str:
@@ -147,6 +149,7 @@ class _Archive:
         rule = rule_of(error) if isinstance(error, DirectoryError | UnsupportedError | LimitError) else otherwise
         notes.add(rule, str(error.what), member=member)
         notes.gap("WL903", str(error.what), member)
+        self._broken = error
 
     def _others(self, contents: Contents | None) -> None:
         """Examine the records that are no storages of the checkpoint."""
@@ -224,33 +227,43 @@ def _examine_refused(source: ByteSource, examiner: Examiner, error: WeighlockErr
     """Examine an archive that the loader refuses, as every other reader might see it."""
     notes, reading = examiner.notes, examiner.reading
     rule = rule_of(error)
-    found = survey(source, reading.limits)
     member = reading.member(None)
-    notes.add(rule, error.what + (f" (got {error.got})" if error.got else ""), member=reading.member(error.record) or member,
-              offset=error.offset)  # fmt: skip
+    notes.add(rule, error.what + (f" (got {error.got})" if error.got else ""), offset=error.offset,
+              member=reading.member(error.record) or member)  # fmt: skip
+    _examine_loosely(source, examiner, cut=isinstance(error, TruncatedError))
+
+
+def _examine_loosely(source: ByteSource, examiner: Examiner, *, cut: bool = False) -> None:
+    """Report all that is wrong with an archive, and examine its records in every way that they can be had."""
+    notes, reading = examiner.notes, examiner.reading
+    found = survey(source, reading.limits)
     _report(found.problems, examiner)
-    if found.loose or isinstance(error, TruncatedError):
-        notes.gap("WL903", "the archive's directory is missing; its records were searched for", member)
-    unread = 0
+    if found.loose or cut:
+        what = "the archive's directory is missing; its records were searched for"
+        notes.gap("WL903", what, reading.member(None))
+    unread: list[str] = []
     pickles: dict[str, set[str]] = {}
-    for records in found.views:
-        for record in records:
-            if record.name.endswith("/"):
-                continue
-            data, whole, problems = loose_bytes(source, record, min(_MOST_LOOSE, reading.limits.max_pickle_bytes))
-            _report(problems, examiner)
-            called = reading.member(record.name) or record.name
-            unread += not whole and not _STORAGES.search(record.name)
-            if record.name.casefold().endswith("data.pkl"):
-                key = record.name.casefold()
-                pickles.setdefault(key, set()).add(hashlib.sha256(data if whole else data[:_SMALL]).hexdigest())
-            if examiner.worth(data):
-                examiner.bytes_inside(data, called)
-    if any(len(kinds) > 1 for kinds in pickles.values()) or len({n.rpartition("/")[0] for n in pickles}) > 1:
+    called: set[str] = set(reading.read_whole)
+    for record in (record for records in found.views for record in records if not record.name.endswith("/")):
+        data, whole, problems = loose_bytes(source, record, min(_MOST_LOOSE, reading.limits.max_pickle_bytes))
+        _report(problems, examiner)
+        if not whole and not _STORAGES.search(record.name):
+            unread.append(record.name)
+        if record.name.casefold().endswith("data.pkl"):
+            digest = hashlib.sha256(data if whole else data[:_SMALL]).hexdigest()
+            pickles.setdefault(record.name.casefold(), set()).add(digest)
+        name = reading.member(record.name) or record.name
+        if name in called:
+            name += f" (at byte {record.header_offset})"
+        called.add(name)
+        if examiner.worth(data):
+            examiner.bytes_inside(data, name)
+    if any(len(kinds) > 1 for kinds in pickles.values()):
         what = "readers would take different pickles: " + ", ".join(sorted(pickles)[:4])
-        notes.add("WL210", what, member=member)
+        notes.add("WL210", what, member=reading.member(None))
     if unread:
-        notes.gap("WL903", f"{unread} records could not be read as a whole", member)
+        what = f"{len(unread)} records could not be read as a whole: {', '.join(sorted(unread)[:4])}"
+        notes.gap("WL903", what, reading.member(None))
 
 
 def _report(problems: Iterable[Problem], examiner: Examiner) -> None:
@@ -259,4 +272,3 @@ def _report(problems: Iterable[Problem], examiner: Examiner) -> None:
         examiner.notes.add(_RULES[problem.kind], problem.what, member=member, offset=0 if problem.record else None)
         if problem.kind == "unreadable":
             examiner.notes.gap("WL903", problem.what, member)
-

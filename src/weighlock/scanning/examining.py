@@ -1,4 +1,4 @@
-"""One file from its first byte to its report: what it is, by its content, and everything in it that could be unpickled."""
+"""One file from its first byte to its report: what it is, by its content, and all in it that could be unpickled."""
 
 import bz2
 import contextlib
@@ -38,9 +38,11 @@ _WHOLE: Final = 256 << 10
 _ZIP: Final = b"PK\x03\x04"
 _NPY: Final = b"\x93NUMPY"
 _PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x78\x9c", b"\x78\x01", b"\x78\xda", b"\x78\x5e", b"\x5d\0\0")
-_PACKED_KINDS: Final = "gzip bzip2 xz zlib lzma"
 _MOST_TRAILING: Final = 10_000
-_MOST_UNPACKED: Final = 4 << 30
+# Checkpoints hardly compress; what unpacks further than this is not worth the memory.
+_FREE_UNPACKED: Final = 16 << 20
+_UNPACKED_PER_BYTE: Final = 32
+_BOMB: Final = 200
 _PIECE: Final = 16 << 20
 
 # Kinds of files beside models in which no loader of models looks: they are counted, and nothing is missing.
@@ -142,9 +144,7 @@ class Examination:
             self._failed(error, source)
             return None
         self._sparse(contents)
-        if contents.format == "pickle":
-            self._following(source, contents.end)
-        elif contents.format == "torch-legacy" and contents.end < source.size:
+        if contents.format in ("pickle", "torch-legacy"):
             self._following(source, contents.end)
         return contents.format
 
@@ -212,42 +212,49 @@ class Examination:
             outer = self.reading.inside
             self.reading.inside = self.reading.member(f"objects at {start}")
             try:
-                self.bytes_inside(data, self.reading.inside or "objects", force=True)
+                self.bytes_inside(data, self.reading.inside or "objects")
             finally:
                 self.reading.inside = outer
 
     def _packed(self, source: ByteSource) -> bool:
         """Unpack gzip, bzip2, xz and zlib, and examine what is inside; False where it is none of them."""
-        most = min(self.reading.limits.max_inflated_bytes, _MOST_UNPACKED)
+        most = min(self.reading.limits.max_inflated_bytes, _FREE_UNPACKED + _UNPACKED_PER_BYTE * source.size)
         try:
             data, more = _unpacked(source, most)
         except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
             return False
-        if more or len(data) > max(source.size, 1) * self.reading.limits.max_inflation:
-            self.notes.add("WL209", f"{source.size:,} bytes unpack to more than {len(data):,}")
+        if more:
+            if len(data) > _BOMB * source.size:
+                self.notes.add("WL209", f"{source.size:,} bytes unpack to more than {len(data):,}")
             self.notes.gap("WL904", "the file unpacks to more than the limits allow")
             return True
-        self.bytes_inside(data, self.reading.member("unpacked") or "unpacked", force=True)
+        found = self.bytes_inside(data, self.reading.member("unpacked") or "unpacked")
+        self.skipped = found in _HARMLESS and self._depth == 0
+        if found in _HARMLESS or found == "unknown":
+            self.notes.gap("WL902", f"what is unpacked is of no format that is known: {found}")
         return True
 
-    def bytes_inside(self, data: bytes, member: str, force: bool = False) -> None:
-        """Examine bytes that are a file of their own: a record, what a compressed file holds."""
+    def bytes_inside(self, data: bytes, member: str) -> str | None:
+        """Examine bytes that are a file of their own: a record, what a compressed file holds; return their format."""
         key = (len(data), hash(data))
         if key in self._seen:
-            return
+            return None
         self._seen.add(key)
         if self._depth >= self.reading.limits.max_nesting:
             self.notes.gap("WL904", "files inside files inside files ...", member)
-            return
-        outer, self.reading.inside = self.reading.inside, member
+            return None
+        reading = self.reading
+        outer, reading.inside = reading.inside, member
+        lenient, reading.lenient = reading.lenient, True
         self._depth += 1
         try:
-            self.examine(BytesSource(data, member))
+            return self.examine(BytesSource(data, member))
         except (CheckpointError, SourceError) as error:
             self.notes.gap("WL903", error.what, member)
+            return None
         finally:
             self._depth -= 1
-            self.reading.inside = outer
+            reading.inside, reading.lenient = outer, lenient
 
     def examine_bytes(self, data: bytes, member: str) -> None:
         """Examine a byte string of a pickle, where it begins like something that would be unpickled."""
@@ -326,7 +333,7 @@ def _unpacked(source: ByteSource, most: int) -> tuple[bytes, bool]:
             data += engine.decompress(b"", min(_PIECE, most - total + 1))
         total += len(data)
         parts.append(data)
-        if total > most or total > max(source.size, 1) * 1100 + _PIECE:
+        if total > most:
             return b"".join(parts), True
     if not engine.eof:
         raise EOFError

@@ -14,7 +14,7 @@ from weighlock.errors import (
 )
 from weighlock.objects import children
 from weighlock.pickling.decoder import decode
-from weighlock.pickling.inert import GlobalRef, Stub
+from weighlock.pickling.inert import Stub
 from weighlock.pickling.opcodes import BY_CODE
 from weighlock.pickling.recording import Event
 from weighlock.pickling.symbols import Bound, Computed, Name, callee, resolve
@@ -121,9 +121,7 @@ class Judge:
             return
         target = callee(ref)
         arguments = preview(event.value, stub.kwargs)
-        name = ref.full_name
-        if isinstance(ref, Computed):
-            name = _named(target)
+        name = _named(target) if isinstance(ref, Computed) else ref.full_name
         does = "is called" if stub.how == "reduce" else "is made"
         if name is None:
             what = "a function that other calls in the pickle have made is called"

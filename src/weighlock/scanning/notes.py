@@ -66,6 +66,8 @@ class Notes:
 
     def use(self, found: GlobalUse) -> None:
         """Keep a global that is named; of one that is named again, how it is used."""
+        path = None if found.path is None else safe_text(found.path, limit=_LONGEST_NAME)
+        found = found._replace(name=safe_text(found.name, limit=_LONGEST_NAME), path=path)
         key = (found.name, found.member)
         before = self.globals.get(key)
         if before is not None:

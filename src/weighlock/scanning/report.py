@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     name: str | None = None
     arguments: str | None = None
     path: str | None = None
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # hides tuple.count, which no finding needs
 
     @property
     def fingerprint(self) -> str:

@@ -96,7 +96,9 @@ def allowing(names: Collection[str]) -> Callable[[str], bool]:
     """
     for name in names:
         if any(name == never or name.startswith(f"{never}.") for never in _NEVER) or not name.strip("*. "):
-            raise ArgumentError("this can never be allowed", got=name, hint="Allow the harmless globals by their names.")
+            raise ArgumentError(
+                "this can never be allowed", got=name, hint="Allow the harmless globals by their names."
+            )
     exact = {name for name in names if not name.endswith(".*")}
     starts = tuple(name[:-1] for name in names if name.endswith(".*"))
     registry = user_globals.snapshot()

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from weighlock.dtypes import DType
 from weighlock.errors import LimitError, WeighlockError
 from weighlock.formats.detect import read_any
-from weighlock.formats.reading import Options, Reading
+from weighlock.formats.reading import Options, Reading, parse_persistent_id
 from weighlock.formats.reading import allowlist_with as _table
 from weighlock.limits import Limits
 from weighlock.pickling.allowlist import Allowlist, Known
@@ -14,6 +14,7 @@ from weighlock.pickling.inert import Described
 from weighlock.pickling.recording import Recorder, RecordingAllowlist
 from weighlock.scanning.joblib_arrays import JOBLIB_NAMES, skip_array
 from weighlock.storages.checksum import crc32
+from weighlock.storages.refs import StorageRef
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import MetaSpec, SparseSpec, TensorSpec
 
@@ -85,6 +86,12 @@ def _recording_table() -> Allowlist:
 _TABLE: Final = _recording_table()
 
 
+def _described(pid: Any) -> Any:
+    """Return a storage as its persistent id describes it, without knowing where it lies."""
+    kind, key, location, numel = parse_persistent_id(pid)
+    return StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
+
+
 class ScanReading(Reading):
     """A reading in recording mode.
 
@@ -94,6 +101,10 @@ class ScanReading(Reading):
         Every pickle that was run, by where it is. One that was run again over more of the file counts once.
     read_whole : dict of str to (int, int)
         Length and CRC-32 of the records whose pickle was run.
+    inside : str or None
+        What the file that is read now lies in.
+    lenient : bool
+        It is a record of an archive, whose storages lie beside it: a storage is what the pickle says of it.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -102,7 +113,7 @@ class ScanReading(Reading):
         self.traces: dict[tuple[str | None, int], Trace] = {}
         self.read_whole: dict[str, tuple[int, int]] = {}
         self.inside: str | None = None
-        self.restarting = False
+        self.lenient = False
 
     @property
     def machine(self) -> Recorder:
@@ -126,6 +137,8 @@ class ScanReading(Reading):
             got = f"{len(data)} bytes"
             raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=got, record=record)
         self.leaves.allow_work(len(data) - start)
+        if persistent_load is None and self.lenient and not plain:
+            persistent_load = _described
         recorder = Recorder(
             data, allowlist or self.allowlist, self.leaves, persistent_load, start=start,
             encoding=self.options.encoding, errors="replace", limits=self.limits,
