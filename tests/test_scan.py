@@ -315,7 +315,8 @@ def test_nothing_that_a_load_knows_is_dangerous():
     assert set(wrong) <= {
         "torch.storage._load_from_bytes", "torch.serialization._get_layout", "_codecs.encode", "copyreg._reconstructor",
         "copyreg.__newobj__", "copyreg.__newobj_ex__", "copy_reg._reconstructor", "copy_reg.__newobj__",
-        "types.SimpleNamespace", "types.NoneType", "torch._C.Generator", "builtins.str", "builtins.bytes",
+        "types.SimpleNamespace", "types.NoneType", "torch._C.Generator", "torch._dynamo.decorators._DimRange",
+        "builtins.str", "builtins.bytes",
         "__builtin__.str", "__builtin__.bytes", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath",
     }  # fmt: skip
 

@@ -6,8 +6,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from weighlock.cli.hub_grammar import cache, hub
-from weighlock.cli.scan_grammar import explain, scan
 from weighlock.cli.output import COLORS, Output
+from weighlock.cli.scan_grammar import explain, scan
 from weighlock.cli.verbs import VERBS
 from weighlock.inspection import MAX_VALUES
 

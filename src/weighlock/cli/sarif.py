@@ -12,7 +12,7 @@ from weighlock.scanning.rules import FAMILIES, RULES, Rule, rank
 
 __all__ = ["sarif_log"]
 
-_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
+_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS: Final = {"critical": "error", "high": "error", "medium": "warning", "low": "note", "info": "note"}
 _SCORES: Final = {"critical": "9.8", "high": "7.5", "medium": "5.0", "low": "2.0", "info": "0.0"}
 # What code hosts take of one run; more is cut, and said.

@@ -53,7 +53,8 @@ def _file(report: FileReport, baseline: Known) -> str:
         f"<td>{_place(gap.member, gap.offset)}</td><td>{_text(gap.message)}</td></tr>"
         for gap in report.gaps
     )
-    return f"""<h2><code>{_text(report.name)}</code></h2><p>{_text(report.verdict)}; {_text(report.format or "unknown")}</p>
+    facts = f"{report.verdict}; {report.format or 'unknown'}"
+    return f"""<h2><code>{_text(report.name)}</code></h2><p>{_text(facts)}</p>
 <table><thead><tr><th scope="col">severity</th><th scope="col">rule</th><th scope="col">where</th>
 <th scope="col">what</th></tr></thead><tbody>{rows}</tbody></table>"""
 

@@ -148,7 +148,7 @@ def read_baseline(path: str) -> Known:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-        entries = found["entries"] if found["schema"] == _SCHEMA else None
+        entries: list[Any] = found["entries"] if found["schema"] == _SCHEMA else None  # type: ignore[assignment]
         known_: dict[tuple[str, str], set[str]] = {}
         for entry in entries:
             known_.setdefault((entry["sha256"], entry["rule"]), set()).add(entry["fingerprint"])

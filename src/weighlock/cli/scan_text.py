@@ -39,7 +39,7 @@ def _file(report: FileReport, output: Output, baseline: Known) -> None:
     for gap in report.gaps[:_MOST]:
         output.line(f"{name}  ", *_gap(gap))
     if report.verdict == "clean":
-        output.line(f"{name}  ", ("ok", "good"), f"        {_facts(report)}")
+        output.line(f"{name}  ", ("ok", "good"), f"         {_facts(report)}")
 
 
 def _finding(finding: Finding, *, known: bool) -> list[Piece]:
@@ -48,11 +48,11 @@ def _finding(finding: Finding, *, known: bool) -> list[Piece]:
     times = f"  ({finding.count:,} times)" if finding.count > 1 else ""
     where = f"  [{finding.path}]" if finding.path else ""
     style = "note" if known or not rank(finding.severity) else "bad"
-    return [(f"{grade:<10}", style), f"{finding.rule}  ", (place, "note"), f"{finding.message}{where}{times}"]
+    return [(f"{grade:<11}", style), f"{finding.rule}  ", (place, "note"), f"{finding.message}{where}{times}"]
 
 
 def _gap(gap: Gap) -> list[Piece]:
-    return [("INCOMPLETE", "bad"), f"{gap.rule}  ", (_place(gap.member, gap.offset), "note"), gap.message]
+    return [("INCOMPLETE ", "bad"), f"{gap.rule}  ", (_place(gap.member, gap.offset), "note"), gap.message]
 
 
 def _place(member: str | None, offset: int | None) -> str:
@@ -73,7 +73,7 @@ def _facts(report: FileReport) -> str:
 
 def summary_line(reports: list[FileReport], baseline: Known) -> str:
     """Return one line on all files."""
-    worst = {name: 0 for name in reversed(SEVERITIES[1:])}
+    worst = dict.fromkeys(reversed(SEVERITIES[1:]), 0)
     old = 0
     for report in reports:
         for finding in report.findings:

@@ -53,6 +53,4 @@ def judge_repository(name: str, report: RepositoryReport) -> FileReport:
     if not report.complete:
         for reason in report.reasons:
             notes.gap("WL906", reason)
-    return FileReport(
-        name, None, "repository", in_order(notes.findings.values()), tuple(notes.gaps.values())
-    )
+    return FileReport(name, None, "repository", in_order(notes.findings.values()), tuple(notes.gaps.values()))
