@@ -7,7 +7,7 @@ from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
 from weighlock.storages.source import ByteSource, BytesSource
 
-__all__ = ["FORMATS", "read_any", "read_file"]
+__all__ = ["FORMATS", "read_any", "read_archive", "read_file"]
 
 FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors")
 
@@ -42,7 +42,7 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     """
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
-        return _read_zip(source, reading)
+        return read_archive(source, read_directory(source, reading.limits), reading)
     if torch_legacy.matches(head):
         return torch_legacy.read(source, reading)
     if torch_tar.matches(head):
@@ -67,8 +67,8 @@ def _read_tar(source: ByteSource, reading: Reading) -> Contents:
     raise describe_foreign(source)
 
 
-def _read_zip(source: ByteSource, reading: Reading) -> Contents:
-    directory = read_directory(source, reading.limits)
+def read_archive(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Contents:
+    """Read the checkpoint in a zip archive whose directory is read already; raises as `read_any`."""
     names = ["/" + record.name for record in directory.records]
     if any(name.endswith("/data.pkl") for name in names):
         program = any(name.endswith("/constants.pkl") for name in names)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError, WeighlockError
-from weighlock.formats.detect import read_any
+from weighlock.formats.detect import read_archive
 from weighlock.formats.reading import Contents
 from weighlock.formats.zip_directory import (
     ZipDirectory,
@@ -136,7 +136,7 @@ class _Archive:
             return None
         reading = self._examiner.reading
         try:
-            return read_any(self._source, reading)
+            return read_archive(self._source, self._directory, reading)
         except WeighlockError as error:
             self._failed(error, "WL301")
         return None
