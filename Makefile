@@ -27,10 +27,10 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain lint format docs bench real golden clean
+.PHONY: help demo test test-torch test-plain lint format docs bench bench-scan real golden clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(call ready,run) ## the main job on the files in examples/, no network needed once installed
 	@.venv/run/bin/python examples/demo.py
@@ -64,6 +64,9 @@ docs: $(call ready,docs) ## build the documentation into build/docs, warnings ar
 
 bench: $(call ready,torch) ## measure against PyTorch in the same run
 	@.venv/torch/bin/python benchmarks/run.py $(ARGS)
+
+bench-scan: $(call ready,torch) ## compare scanners on the corpus of hostile and harmless files (network)
+	@.venv/torch/bin/python -m benchmarks.scan $(ARGS)
 
 real: $(call ready,torch) ## load real checkpoints out of published packages and compare with PyTorch (network)
 	@.venv/torch/bin/python -m benchmarks.real $(ARGS)

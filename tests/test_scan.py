@@ -28,8 +28,7 @@ from tests.corpus.writers import (
     text,
     two,
 )  # fmt: skip
-from weighlock.scanning.dangers import _ROWS as DANGERS
-from weighlock.scanning.dangers import judge
+from weighlock.scanning.dangers import DANGERS, judge
 from weighlock.scanning.rules import FAMILIES, RULES, SEVERITIES, rank
 
 ADVISORIES = (

@@ -120,7 +120,11 @@ class _Archive:
             notes.add("WL205", what, offset=directory.end, member=self._examiner.reading.member(None),
                       length=directory.trailing_bytes)  # fmt: skip
         contents = self._load()
+        reading = self._examiner.reading
+        outer = reading.scripted
+        reading.scripted = outer or any(f"/{name}".endswith("/constants.pkl") for name in names)
         self._others(contents)
+        reading.scripted = outer
         if self._examiner.deep:
             self._deep()
         if self._broken is not None:

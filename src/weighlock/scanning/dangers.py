@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from weighlock.scanning.rules import rank
 
-__all__ = ["Danger", "judge"]
+__all__ = ["DANGERS", "Danger", "judge"]
 
 
 class Danger(NamedTuple):
@@ -24,7 +24,7 @@ class Danger(NamedTuple):
 _Row = tuple[str, str, str, str]
 
 # (rule, severity, reason, names). A name that ends in ".*" stands for all of a module or class, itself included.
-_ROWS: Final[tuple[_Row, ...]] = (
+DANGERS: Final[tuple[_Row, ...]] = (
     ("WL101", "critical", "runs a command or a program", """
         os.system os.popen os.popen2 os.popen3 os.popen4 os.startfile subprocess.* _posixsubprocess.* popen2.*
         commands.* pty.* pexpect.* sh.* plumbum.* fabric.* invoke.* git.cmd.* platform.popen platform._syscmd_ver
@@ -126,7 +126,7 @@ _ROWS: Final[tuple[_Row, ...]] = (
 
 def _table() -> dict[str, Danger]:
     found: dict[str, Danger] = {}
-    for rule, severity, reason, names in _ROWS:
+    for rule, severity, reason, names in DANGERS:
         for name in names.split():
             found.setdefault(
                 name.removesuffix(".*") if name.endswith(".*") else "=" + name, Danger(rule, severity, reason)

@@ -24,6 +24,7 @@ from weighlock.formats.reading import Contents
 from weighlock.formats.zip_remains import END_MARK
 from weighlock.limits import Limits
 from weighlock.scanning.archives import examine_zip, rule_of
+from weighlock.scanning.dcp_parts import PartSource
 from weighlock.scanning.judging import Judge
 from weighlock.scanning.notes import Notes
 from weighlock.scanning.report import FileReport, in_order
@@ -256,6 +257,18 @@ class Examination:
             self._depth -= 1
             reading.inside, reading.lenient = outer, lenient
 
+    def part(self, source: ByteSource, offset: int, length: int) -> None:
+        """Examine one of several checkpoints that lie behind each other in a file."""
+        outer, self.reading.inside = self.reading.inside, f"part at {offset}"
+        self._depth += 1
+        try:
+            self.examine(PartSource(source, offset, length))
+        except (CheckpointError, SourceError) as error:
+            self.notes.gap("WL903", error.what, f"part at {offset}")
+        finally:
+            self._depth -= 1
+            self.reading.inside = outer
+
     def examine_bytes(self, data: bytes, member: str) -> None:
         """Examine a byte string of a pickle, where it begins like something that would be unpickled."""
         if self.worth(data):
@@ -345,15 +358,36 @@ def _kind_of_zip(source: ByteSource) -> str:
     return getattr(error, "kind", None) or "zip"
 
 
+def _by_parts(examination: Examination, source: ByteSource, parts: Sequence[tuple[int, int]]) -> str:
+    """Examine the parts of a file of a distributed checkpoint, and say where there are others."""
+    end = 0
+    for offset, length in parts:
+        if offset != end:
+            what = f"{abs(offset - end):,} bytes are {'not in the index' if offset > end else 'twice in the index'}"
+            examination.notes.add("WL205" if offset > end else "WL203", what, offset=min(offset, end))
+        end = offset + length
+        if end > source.size:
+            examination.notes.add("WL211", "the index names bytes behind the end of the file", offset=offset)
+            break
+        examination.part(source, offset, length)
+    if end < source.size:
+        examination.notes.add("WL205", f"{source.size - end:,} bytes are not in the index", offset=end)
+    return "dcp-part"
+
+
+# Reason for the parameter count: what a caller may say of one file, keyword-only.
 def examine(
-    source: ByteSource, *, limits: Limits, deep: bool, allowed: Callable[[str], bool], walked: bool = False
-) -> FileReport:
+    source: ByteSource, *, limits: Limits, deep: bool, allowed: Callable[[str], bool], walked: bool = False,
+    parts: Sequence[tuple[int, int]] | None = None,
+) -> FileReport:  # fmt: skip
     """Examine one file.
 
     Parameters
     ----------
     walked : bool
         It was found in a folder, not named: text and images beside the models are no gaps then.
+    parts : sequence of (int, int)
+        Offset and length of the checkpoints in the file, where an index beside it says.
     """
     counting = CountingSource(source)
     examination = Examination(limits, deep=deep, allowed=allowed)
@@ -363,7 +397,7 @@ def examine(
         whole: ByteSource = counting
         if 0 < source.size <= _WHOLE:
             whole = BytesSource(counting.read_at(0, source.size), source.name)
-        found = examination.examine(whole)
+        found = examination.examine(whole) if not parts else _by_parts(examination, whole, parts)
     except DamagedError as error:
         notes.gap("WL903", error.what, error.record, error.offset)
     except SourceError as error:

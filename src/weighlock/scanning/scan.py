@@ -10,6 +10,7 @@ from weighlock.errors import ArgumentError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling import user_globals
+from weighlock.scanning.dcp_parts import parts_of
 from weighlock.scanning.examining import examine
 from weighlock.scanning.report import FileReport, Gap, ScanReport
 from weighlock.storages.source import open_source
@@ -81,7 +82,9 @@ def scan_file(
         return FileReport(str(f), gaps=(Gap("WL901", error.what),))
     try:
         with collector_paused():
-            return examine(source, limits=limits or DEFAULT_LIMITS, deep=deep, allowed=allowed, walked=walked)
+            bounds = limits or DEFAULT_LIMITS
+            parts = parts_of(f, bounds)
+            return examine(source, limits=bounds, deep=deep, allowed=allowed, walked=walked, parts=parts)
     finally:
         source.close()
 

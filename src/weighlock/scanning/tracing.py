@@ -8,6 +8,7 @@ from weighlock.errors import LimitError, WeighlockError
 from weighlock.formats.detect import read_any
 from weighlock.formats.reading import Options, Reading, parse_persistent_id
 from weighlock.formats.reading import allowlist_with as _table
+from weighlock.formats.torchscript import ScriptRows
 from weighlock.limits import Limits
 from weighlock.pickling.allowlist import Allowlist, Known
 from weighlock.pickling.inert import Described
@@ -71,19 +72,32 @@ class ScanLeaves(Leaves):
         return spec
 
 
-class _JoblibRows:
-    """What joblib wraps arrays in: plain data, for a scan. A load does not read it."""
+_DCP: Final = "torch.distributed.checkpoint"
+_DATA_CLASSES: Final = JOBLIB_NAMES | {
+    (f"{_DCP}.{module}", name)
+    for module, names in (
+        ("metadata", "Metadata TensorStorageMetadata BytesStorageMetadata TensorProperties ChunkStorageMetadata "
+                     "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"),
+        ("filesystem", "_StorageInfo"),
+    )
+    for name in names.split()
+}  # fmt: skip
+
+
+class _DataRows:
+    """Classes of other writers that are plain data: what joblib wraps arrays in, the index of a DCP folder."""
 
     def get(self, key: tuple[str, str]) -> Callable[[], Known] | None:
-        return (lambda: Known(Described(*key))) if key in JOBLIB_NAMES else None
+        return (lambda: Known(Described(*key))) if key in _DATA_CLASSES else None
 
 
 def _recording_table() -> Allowlist:
     plain = _table()
-    return RecordingAllowlist(_JoblibRows(), *plain.tables, idiom_function=plain.idiom_function)
+    return RecordingAllowlist(*plain.tables, _DataRows(), idiom_function=plain.idiom_function)
 
 
 _TABLE: Final = _recording_table()
+_SCRIPT_TABLE: Final = _TABLE.extended(ScriptRows({}))
 
 
 def _described(pid: Any) -> Any:
@@ -105,6 +119,8 @@ class ScanReading(Reading):
         What the file that is read now lies in.
     lenient : bool
         It is a record of an archive, whose storages lie beside it: a storage is what the pickle says of it.
+    scripted : bool
+        It lies in a TorchScript archive, whose pickles name the classes of the program.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -114,6 +130,7 @@ class ScanReading(Reading):
         self.read_whole: dict[str, tuple[int, int]] = {}
         self.inside: str | None = None
         self.lenient = False
+        self.scripted = False
 
     @property
     def machine(self) -> Recorder:
@@ -140,7 +157,7 @@ class ScanReading(Reading):
         if persistent_load is None and self.lenient and not plain:
             persistent_load = _described
         recorder = Recorder(
-            data, allowlist or self.allowlist, self.leaves, persistent_load, start=start,
+            data, allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist), self.leaves, persistent_load, start=start,
             encoding=self.options.encoding, errors="replace", limits=self.limits,
         )  # fmt: skip
         recorder.skips = skip_array
