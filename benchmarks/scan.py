@@ -101,8 +101,8 @@ def main() -> None:
         code = [path for path in hostile if path.name in running_code()]
         print(f"{len(code)} files that run code, {len(hostile) - len(code)} that are damaged, odd or name an unknown "
               f"class, {len(benign)} harmless ones\n")  # fmt: skip
-        print("| scanner | runs code: found | called clean | no answer | damaged or odd: found | called clean | no answer "
-              "| harmless: clean | called hostile | no answer | small checkpoints |")  # fmt: skip
+        print("| scanner | runs code: found | called clean | no answer | damaged or odd: found | called clean "
+              "| no answer | harmless: clean | called hostile | no answer | small checkpoints |")  # fmt: skip
         print("|" + "---|" * 11)
         for tool, label in zip(TOOLS, ("weighlock", *PEERS), strict=True):
             bad = answers(tool, python, hostile)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import pickle
+import random
 import re
 from typing import Any
 
@@ -332,3 +333,110 @@ def archive_of(entries: list[Entry]):
     import zipfile
 
     return zipfile.ZipFile(io.BytesIO(archive(entries)))
+
+
+# ------------------------------------------------------------------------------------------- files of PyTorch itself
+
+
+@pytest.mark.requires_torch
+def test_programs_of_torch_are_clean_but_for_a_remark(torch, tmp_path):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(Model(), torch.ones(1, 3)), file)
+    report = scanned(file.getvalue())
+    assert report.verdict == "clean"
+    assert rules_of(report) == {"WL120"}
+    assert report.files[0].format == "torchscript"
+
+
+@pytest.mark.requires_torch
+def test_pickled_modules_name_their_classes(torch):
+    file = io.BytesIO()
+    torch.save(torch.nn.Linear(2, 2), file)
+    report = scanned(file.getvalue())
+    assert {(finding.rule, finding.name) for finding in report.findings} == {
+        ("WL110", "torch.nn.modules.linear.Linear")
+    }
+    assert scanned(file.getvalue(), allow=["torch.nn.modules.*"]).verdict == "clean"
+
+
+@pytest.mark.requires_torch
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_of_torch_is_clean(torch, protocol):
+    from tests.cases import CASES
+
+    for label in ("optimizer_adamw", "sparse", "plain_values", "strides", "state_dict"):
+        for as_zip in (True, False):
+            file = io.BytesIO()
+            made = CASES[label](torch)
+            torch.save(made, file, pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
+            assert scanned(file.getvalue()).verdict == "clean", (label, as_zip)
+
+
+@pytest.mark.requires_torch
+def test_a_distributed_checkpoint_is_clean(torch, tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    with pytest.warns(UserWarning, match="."):
+        dcp.save({"a": torch.ones(3), "b": {"c": torch.zeros(2, 2)}, "n": 5}, checkpoint_id=tmp_path / "dcp")
+    report = wl.scan(tmp_path / "dcp")
+    assert report.verdict == "clean"
+    assert {file.format for file in report.files} == {"pickle", "dcp-part"}
+    # Without the index, the same file is several archives in one.
+    (part,) = (tmp_path / "dcp").glob("*.distcp")
+    assert "WL204" in rules_of(wl.scan(part.read_bytes()))
+    with part.open("ab") as file:
+        file.write(b"more")
+    assert "WL205" in rules_of(wl.scan(tmp_path / "dcp"))
+
+
+# --------------------------------------------------------------------------------------------------- under attack
+
+
+def test_mutated_files_are_judged_in_bounds():
+    """Whatever the bytes are: a report, never an accident of ours, and in time."""
+    dice = random.Random(7)
+    seeds = [data for case in HOSTILE.values() if 0 < len(data := case.make()) < 20_000]
+    for _ in range(1500):
+        data = bytearray(dice.choice(seeds))
+        for _ in range(dice.choice((1, 2, 4))):
+            at = dice.randrange(len(data))
+            data[at : at + dice.choice((0, 1, 8))] = dice.choice(
+                (b"\x00", b"\xff", b"(", b"R", b".", b"b", b"PK\x05\x06")
+            )
+        report = scanned(bytes(data))
+        assert not [gap for gap in report.gaps if "cannot be examined" in gap.message]
+
+
+def test_a_scan_keeps_nothing():
+    import gc
+
+    data = checkpoint(GOOD)
+    scanned(data)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for _ in range(50):
+            scanned(data)
+        assert len(gc.get_objects()) - before < 50
+    finally:
+        gc.enable()
+
+
+def test_loading_keeps_nothing_in_the_table():
+    from weighlock.formats.reading import allowlist_with
+
+    table = allowlist_with()
+    first = table.find("collections", "OrderedDict")
+    kept = len(table._kept)
+    assert table.find("collections", "OrderedDict") is first
+    assert len(table._kept) == kept

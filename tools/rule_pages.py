@@ -29,7 +29,14 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _index() -> str:
-    lines = ["# Rules", "", _MADE, "", "What `weighlock scan` reports. `weighlock explain WL101` shows the same text.", ""]
+    lines = [
+        "# Rules",
+        "",
+        _MADE,
+        "",
+        "What `weighlock scan` reports. `weighlock explain WL101` shows the same text.",
+        "",
+    ]
     lines += ["```{toctree}", ":maxdepth: 1", "", *(f"{prefix.lower()}xx" for prefix in FAMILIES), "```", ""]
     for prefix, family in FAMILIES.items():
         lines += [f"## {family}", "", "| rule | | severity |", "|---|---|---|"]
@@ -46,7 +53,7 @@ def _grade(row: Rule) -> str:
 
 
 def _heading(row: Rule) -> str:
-    return f"{row.id}: {row.title.lower() if row.title.split()[0] not in ('PyTorch',) else row.title}"
+    return f"{row.id}: {row.title.lower() if row.title.split()[0] != 'PyTorch' else row.title}"
 
 
 def _anchor(row: Rule) -> str:
@@ -64,8 +71,8 @@ def _rule(row: Rule) -> str:
 def _dangers() -> str:
     lines = [
         "## Dangerous globals", "",
-        "A global that is not known to be harmless is a finding. This table grades it. `.*` stands for all of a module or "
-        "class. Names inside of dotted names count, too: `torch.os.system` is `os.system`.", "",
+        "A global that is not known to be harmless is a finding. This table grades it. `.*` stands for all of a module",
+        "or class. Names inside of dotted names count, too: `torch.os.system` is `os.system`.", "",
         "| rule | severity | it | names |", "|---|---|---|---|",
     ]  # fmt: skip
     for rule, severity, reason, names in DANGERS:

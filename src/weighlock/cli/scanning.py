@@ -18,6 +18,7 @@ from weighlock.scanning.scan import allowing, expand, scan_file
 __all__ = ["scan_paths"]
 
 _CHUNK: Final = 16
+_TIDY_EVERY: Final = 16 * _CHUNK
 _HUBCONF: Final = "hubconf.py"
 
 
@@ -104,11 +105,20 @@ def _reports(items: Sequence[tuple[Any, bool]], rules: Policy, jobs: int) -> Ite
     workers = min(jobs or os.cpu_count() or 1, -(-len(items) // _CHUNK))
     if workers <= 1:
         allowed = allowing(rules.allow)
-        for item, walked in items:
+        for count, (item, walked) in enumerate(items, 1):
             yield scan_file(item, limits=rules.limits, deep=rules.deep, allowed=allowed, walked=walked)
+            _tidy(count)
         return
     allowing(rules.allow)  # complains here, not in every process
     yield from _in_processes(items, rules, workers)
+
+
+def _tidy(count: int) -> None:
+    """Collect garbage once in a while: the command runs with the collector off, and a scan may take hours."""
+    if count % _TIDY_EVERY == 0:
+        import gc
+
+        gc.collect()
 
 
 def _in_processes(items: Sequence[tuple[Any, bool]], rules: Policy, workers: int) -> Iterator[FileReport]:
@@ -145,6 +155,7 @@ def _one_by_one(
 
 
 _prepared: dict[str, Any] = {}
+_done: Final = [0]  # files that this process has scanned
 
 
 def _prepare(limits: Limits | None, deep: bool, allow: Sequence[str]) -> None:
@@ -156,6 +167,8 @@ def _prepare(limits: Limits | None, deep: bool, allow: Sequence[str]) -> None:
 
 
 def _scan_chunk(chunk: Sequence[tuple[Any, bool]]) -> list[FileReport]:
+    _done[0] += len(chunk)
+    _tidy(_done[0])
     return [scan_file(item, walked=walked, **_prepared) for item, walked in chunk]
 
 

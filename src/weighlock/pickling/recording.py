@@ -36,6 +36,10 @@ class Broken:
 _BROKEN: Final = Broken()
 
 
+def _nothing(_: Any) -> Any:
+    return _BROKEN
+
+
 class Event(NamedTuple):
     """One thing that a pickle does.
 
@@ -125,6 +129,11 @@ class Recorder(Unpickler):
         self.first = self.position
         self._storage_of = self.persistent_load
         self.persistent_load = self._persistent
+
+    def release(self) -> None:
+        """Let go of what refers back to this run, so that it is freed without Python's collector."""
+        self.persistent_load = self._storage_of = _nothing
+        self.context = self.skips = None
 
     def note(self, kind: str, ref: GlobalRef | None = None, value: Any = None, stub: Stub | None = None) -> None:
         """Keep an event that happens at the current opcode."""

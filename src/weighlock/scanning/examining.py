@@ -52,6 +52,10 @@ _HARMLESS: Final = frozenset({
 })  # fmt: skip
 
 
+def _nowhere(_: str | None) -> int | None:
+    return None
+
+
 class CountingSource:
     """A source that counts what is read from it."""
 
@@ -104,6 +108,12 @@ class Examination:
         self._depth = 0
         self._seen: set[tuple[int, int]] = set()
         self.skipped = False
+
+    def release(self) -> None:
+        """Let go of the file: scanning thousands of them must not wait for Python's collector."""
+        self.reading.release()
+        self.notes.place = _nowhere
+        del self._judge
 
     def examine(self, source: ByteSource) -> str | None:
         """Examine a file, or what lies in one as a file; return its format."""
@@ -287,10 +297,13 @@ class Examination:
     # ---------------------------------------------------------------------------------------------------- the end
 
     def _sparse(self, contents: Contents | None) -> None:
+        """Check the sparse tensors that were met; then the file can be let go of."""
         leaves: Any = self.reading.leaves
         specs, leaves.sparse_specs = leaves.sparse_specs, []
         for spec in specs:
             check_sparse(spec, self.notes, self.reading.member(None))
+        if contents is not None:
+            contents.release()
 
     def _settle(self) -> None:
         """Judge the pickles that were run meanwhile."""
@@ -409,6 +422,8 @@ def examine(
         notes.gap("WL904", f"examining it takes too much: {type(error).__name__}")
     except Exception as error:  # noqa: BLE001 - one bad file never stops the run, and never counts as clean
         notes.gap("WL903", f"it cannot be examined: {type(error).__name__}: {str(error)[:200]}")
+    finally:
+        examination.release()
     gaps = tuple(notes.gaps.values())
     skipped = examination.skipped and walked
     with contextlib.suppress(WeighlockError):

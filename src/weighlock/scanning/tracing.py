@@ -76,8 +76,8 @@ _DCP: Final = "torch.distributed.checkpoint"
 _DATA_CLASSES: Final = JOBLIB_NAMES | {
     (f"{_DCP}.{module}", name)
     for module, names in (
-        ("metadata", "Metadata TensorStorageMetadata BytesStorageMetadata TensorProperties ChunkStorageMetadata "
-                     "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"),
+        ("metadata", "Metadata TensorStorageMetadata BytesStorageMetadata TensorProperties ChunkStorageMetadata"),
+        ("metadata", "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"),
         ("filesystem", "_StorageInfo"),
     )
     for name in names.split()
@@ -156,9 +156,10 @@ class ScanReading(Reading):
         self.leaves.allow_work(len(data) - start)
         if persistent_load is None and self.lenient and not plain:
             persistent_load = _described
+        table = allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist)
         recorder = Recorder(
-            data, allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist), self.leaves, persistent_load, start=start,
-            encoding=self.options.encoding, errors="replace", limits=self.limits,
+            data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding, errors="replace",
+            limits=self.limits,
         )  # fmt: skip
         recorder.skips = skip_array
         outer, self._machine = self._machine, recorder
@@ -176,6 +177,13 @@ class ScanReading(Reading):
             self._note(recorder)
             self.traces[member, start] = Trace(member, start, len(data), recorder, stopped, made)
         return made, recorder.end
+
+    def release(self) -> None:
+        """Let go of everything that was run; see `Recorder.release`."""
+        for trace in self.traces.values():
+            trace.recorder.release()
+        self.traces.clear()
+        self.leaves.release()
 
     def member(self, record: str | None) -> str | None:
         """Return what a record is called in the report: what it lies inside of comes first."""
