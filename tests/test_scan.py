@@ -340,16 +340,8 @@ def archive_of(entries: list[Entry]):
 
 @pytest.mark.requires_torch
 def test_programs_of_torch_are_clean_but_for_a_remark(torch, tmp_path):
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.layer(x)
-
     file = io.BytesIO()
-    torch.jit.save(torch.jit.trace(Model(), torch.ones(1, 3)), file)
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(3, 2), torch.ones(1, 3)), file)
     report = scanned(file.getvalue())
     assert report.verdict == "clean"
     assert rules_of(report) == {"WL120"}
@@ -406,14 +398,55 @@ def test_mutated_files_are_judged_in_bounds():
     dice = random.Random(7)
     seeds = [data for case in HOSTILE.values() if 0 < len(data := case.make()) < 20_000]
     for _ in range(1500):
-        data = bytearray(dice.choice(seeds))
+        changed = bytearray(dice.choice(seeds))
         for _ in range(dice.choice((1, 2, 4))):
-            at = dice.randrange(len(data))
-            data[at : at + dice.choice((0, 1, 8))] = dice.choice(
+            at = dice.randrange(len(changed))
+            changed[at : at + dice.choice((0, 1, 8))] = dice.choice(
                 (b"\x00", b"\xff", b"(", b"R", b".", b"b", b"PK\x05\x06")
             )
-        report = scanned(bytes(data))
+        report = scanned(bytes(changed))
         assert not [gap for gap in report.gaps if "cannot be examined" in gap.message]
+
+
+def test_files_of_very_many_pickles_are_bounded():
+    report = scanned(b"\x80\x02N." * 10_500)
+    assert report.verdict == "not fully examined"
+    assert report.files[0].pickles <= 10_001
+    assert scanned(b"\x80\x02N." * 9_000).verdict == "clean"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"PK\x03\x04" + b"PK\x05\x06" * 1000, b"PK\x03\x04" * 2000,
+     (b"PK\x03\x04" + bytes(22) + b"\x05\0\0\0abcde\x80\x02N.") * 200],
+)  # fmt: skip
+def test_marks_of_archives_without_one(data):
+    report = scanned(data)
+    assert report.verdict == "findings"
+    assert not [gap for gap in report.gaps if "cannot be examined" in gap.message]
+
+
+def test_names_out_of_a_web_of_calls():
+    """Each call takes the result of the one before twice: worked out once each, or never done."""
+    step = b"0" + name("operator", "add") + b"h\x01h\x01\x86Rq\x01"
+    assert rules_of(scanned(checkpoint(pickled(text("a") + b"q\x01" + step * 2000)))) >= {"WL104"}
+    inner = name("mypackage", "f")
+    step = b"0" + inner + b"h\x01h\x01\x86Rq\x01"
+    assert rules_of(scanned(checkpoint(pickled(b"K\x01q\x01" + step * 2000)))) >= {"WL110"}
+
+
+def test_huge_integers_as_keys():
+    key = b"\x8b" + (20_000).to_bytes(4, "little") + b"\x7f" * 20_000
+    report = scanned(checkpoint(pickled(b"}(" + key + called("posix", "system", "x") + b"u")))
+    assert rules_of(report) == {"WL101"}
+    assert report.gaps == ()
+
+
+def test_records_that_claim_to_unpack_to_far_too_much():
+    entries = [*records(GOOD), Entry("archive/x.pkl", b"\x80\x02" + bytes(20 << 20), 8)]
+    assert rules_of(scanned(archive(entries))) == {"WL209"}
+    entries = [Entry("archive/data.pkl", b"\x80\x02" + bytes(20 << 20), 8)]
+    assert rules_of(scanned(archive(entries))) == {"WL209"}
 
 
 def test_a_scan_keeps_nothing():

@@ -5,7 +5,7 @@ what each reader would have read; it goes through the same structures, and belie
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -26,6 +26,8 @@ _MOST_PROBLEMS: Final = 200
 _SEARCHED: Final = 256 << 20
 _CHUNK: Final = 4 << 20
 _TAIL: Final = 128 << 10
+_SMALL: Final = 64 << 10
+_HEAD: Final = 64
 _LOCATOR_SIZE: Final = 20
 _END64_SIZE: Final = 56
 
@@ -76,7 +78,9 @@ def survey(source: ByteSource, limits: Limits) -> Survey:
         problems += _problems(records, source.size, limits)
     loose = not views
     if loose:
-        views.append(list(_loose_records(source)))
+        found = list(_loose_records(source))
+        ends = [*(record.header_offset for record in found[1:]), source.size]
+        views.append([record._replace(end=end) for record, end in zip(found, ends, strict=False)])
     return Survey(views, problems[:_MOST_PROBLEMS], loose)
 
 
@@ -197,10 +201,13 @@ def _loose_records(source: ByteSource) -> Iterator[ZipRecord]:
         position += max(len(window) - LOCAL_SIZE - 1024, 1) if position + len(window) < source.size else len(window)
 
 
-def loose_bytes(source: ByteSource, record: ZipRecord, most: int) -> tuple[bytes, bool, list[Problem]]:
+def loose_bytes(
+    source: ByteSource, record: ZipRecord, most: int, worth: Callable[[bytes], bool]
+) -> tuple[bytes, bool, list[Problem]]:
     """Return a record's bytes as far as they can be had, whether that is all of them, and what contradicts what.
 
-    Where its length is not known, all that follows is returned: a pickle knows by itself where it ends.
+    Where its length is not known, all up to the next record is returned: a pickle knows by itself where it ends. Of a
+    large record that does not begin like something worth examining, only the beginning is returned.
     """
     problems: list[Problem] = []
     if record.flags & ENCRYPTED or record.method not in (0, 8):
@@ -215,8 +222,13 @@ def loose_bytes(source: ByteSource, record: ZipRecord, most: int) -> tuple[bytes
         name = source.read_at(start, name_length)
         problems += _contradictions(record, name, (flags, method, crc, packed, size))
         start += name_length + extra
-        count = record.compressed_size or packed or most
-        raw = source.read_at(start, max(min(count, most, source.size - start), 0))
+        count = record.compressed_size or packed or max(record.end - start, 0)
+        count = max(min(count, most, source.size - start), 0)
+        if method == 0 and count > _SMALL:
+            head = source.read_at(start, _HEAD)
+            if not worth(head):
+                return head, True, problems
+        raw = source.read_at(start, count)
     except WeighlockError:
         return b"", False, problems
     return _unpacked(record, method, raw, most, problems)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Final, NamedTuple, cast
 
 from weighlock.errors import LimitError, PickleStreamError
 from weighlock.pickling.allowlist import Allowlist, Known
-from weighlock.pickling.inert import Described, GlobalRef, Stub
+from weighlock.pickling.inert import Described, GlobalRef, Stub, repr_shallow
 from weighlock.pickling.opcodes import CODE
 from weighlock.pickling.rare_opcodes import RARE, Handlers, Rare
-from weighlock.pickling.symbols import Computed, Name, resolve
+from weighlock.pickling.symbols import Computed, Name, Resolver
 from weighlock.pickling.unpickler import Unpickler
 
 __all__ = ["Broken", "Event", "Recorder", "RecordingAllowlist"]
@@ -117,6 +117,8 @@ class Recorder(Unpickler):
     events : list of Event
     dropped : int
         Events that were too many to keep.
+    resolver : Resolver
+        What the calls that were not made would return.
     skips : callable or None
         Asked after each BUILD of an unknown class where the bytes behind it end that are no opcodes.
     """
@@ -125,6 +127,8 @@ class Recorder(Unpickler):
         super().__init__(*args, **options)
         self.events: list[Event] = []
         self.dropped = 0
+        self.resolver = Resolver()
+        self._names: dict[int, tuple[str, str]] = {}
         self.skips: Callable[[Recorder, Stub, int], int | None] | None = None
         self.first = self.position
         self._storage_of = self.persistent_load
@@ -152,7 +156,8 @@ class Recorder(Unpickler):
         for index, level in enumerate(levels):
             owner = levels[index - 1][-1] if index and levels[index - 1] else None
             if isinstance(owner, dict) and level:
-                parts.append(str(level[(len(level) - 1) // 2 * 2])[:80])
+                key = level[(len(level) - 1) // 2 * 2]
+                parts.append(key[:80] if isinstance(key, str) else repr_shallow(key))
             elif isinstance(owner, list):
                 parts.append(str(len(owner) + max(len(level) - 1, 0)))
             top = level[-4:]
@@ -194,14 +199,18 @@ class Recorder(Unpickler):
         ref = function if isinstance(function, GlobalRef) else self._name_of(function)
         stub = Stub(ref, args, kwargs, how="reduce" if call == self.user_globals.call else "newobj")
         if not isinstance(ref, Described):
+            self.resolver.note(stub)
             self.note("called", ref, args, stub)
         return stub
 
+    def _find(self, key: tuple[str, str]) -> Any:
+        found = super()._find(key)
+        self._names.setdefault(id(found), key)
+        return found
+
     def _name_of(self, value: Any) -> GlobalRef:
-        for key, known in self._values.items():
-            if known is value:
-                return GlobalRef(*key)
-        return Computed(value)
+        key = self._names.get(id(value))
+        return Computed(value) if key is None else GlobalRef(*key)
 
     def _finish(self, result: Any) -> Any:
         if self.stack or self.marks:
@@ -246,7 +255,7 @@ class Recorder(Unpickler):
         if type(name) is str and type(module) is str:
             self.op_global((module, name))
             return
-        found = resolve(module), resolve(name)
+        found = self.resolver.of(module), self.resolver.of(name)
         if not isinstance(module, str | Stub | GlobalRef) or not isinstance(name, str | Stub | GlobalRef):
             raise PickleStreamError("a global's module and name are not text", got=type(name).__name__)
         known = [part if isinstance(part, str) and not isinstance(part, Name) else "<computed>" for part in found]

@@ -15,10 +15,13 @@ from typing import Any, Final
 
 from weighlock.pickling.inert import GlobalRef, Stub
 
-__all__ = ["UNKNOWN", "Bound", "Computed", "Name", "callee", "resolve"]
+__all__ = ["UNKNOWN", "Bound", "Computed", "Name", "Resolver"]
 
 _LONGEST: Final = 1 << 16
-_DEEPEST: Final = 40
+_MOST_ARGUMENTS: Final = 64
+_MOST_PARTS: Final = 4096
+_MOST_WORK: Final = 16 << 20
+_LEAST_WORK: Final = 16
 
 
 class Name(str):
@@ -59,28 +62,54 @@ class _Unknown:
 UNKNOWN: Final = _Unknown()
 
 
-def callee(ref: GlobalRef) -> Any:
-    """Return what a `Stub` calls: a `Name`, a `Bound`, or `UNKNOWN`."""
-    if isinstance(ref, Computed):
-        return resolve(ref.source)
-    return Name(_normal(ref.full_name))
+class Resolver:
+    """What the calls of one run would return, each worked out once, when the pickle makes it.
 
+    Attributes
+    ----------
+    exhausted : bool
+        There was more to work out than a pickle's own size justifies; the rest is unknown.
+    """
 
-def resolve(value: Any, depth: int = 0) -> Any:
-    """Return what a value from the machine's stack would be: plain, a `Name`, a `Bound`, or `UNKNOWN`."""
-    if depth > _DEEPEST:
-        return UNKNOWN
-    if isinstance(value, GlobalRef):
-        return callee(value)
-    if type(value) is Stub:
-        target = callee(value.global_ref) if not isinstance(value.global_ref, Computed) else resolve(
-            value.global_ref.source, depth + 1
-        )  # fmt: skip
-        # Arguments by one level at a time: a chain of calls is as long as the pickle makes it.
-        return call(target, tuple(resolve(arg, depth + 1) for arg in value.args[:64]))
-    if isinstance(value, type):
-        return Name(f"{value.__module__}.{value.__qualname__}")
-    return value
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Stub, Any]] = {}
+        self._work = _MOST_WORK
+
+    @property
+    def exhausted(self) -> bool:
+        return self._work < 0
+
+    def note(self, stub: Stub) -> None:
+        """Work out what a call returns, from what its arguments are now."""
+        self._work -= _LEAST_WORK
+        if self._work < 0:
+            return
+        found = call(self.of(stub.global_ref), tuple([self._argument(value) for value in stub.args[:_MOST_ARGUMENTS]]))
+        if found is UNKNOWN:
+            return
+        if isinstance(found, str | bytes):
+            self._work -= len(found)
+        self._made[id(stub)] = stub, found  # the stub is kept, so that its identity stays its own
+
+    def of(self, value: Any) -> Any:
+        """Return what a value from the machine's stack would be: plain, a `Name`, a `Bound`, or `UNKNOWN`."""
+        if type(value) is Stub:
+            found = self._made.get(id(value))
+            return UNKNOWN if found is None else found[1]
+        if isinstance(value, Computed):
+            return self.of(value.source)
+        if isinstance(value, GlobalRef):
+            return Name(_normal(value.full_name))
+        if isinstance(value, type):
+            return Name(f"{value.__module__}.{value.__qualname__}")
+        return value
+
+    def _argument(self, value: Any) -> Any:
+        found = self.of(value)
+        if type(found) in (list, tuple) and len(found) <= _MOST_PARTS:
+            self._work -= len(found)
+            return [self.of(part) for part in found]
+        return found
 
 
 def call(target: Any, args: tuple[Any, ...]) -> Any:
@@ -144,10 +173,9 @@ def item(owner: Any, key: Any) -> Any:
         return Name(_normal(f"{owner.removesuffix('.__dict__')}.{key}"))
     if isinstance(owner, str | bytes | tuple | list | dict) and not isinstance(owner, Name):
         try:
-            found = owner[key]
+            return owner[key]
         except (LookupError, TypeError):
             return UNKNOWN
-        return resolve(found)
     return UNKNOWN
 
 
@@ -182,10 +210,8 @@ def _method(owner: Any, name: str, args: tuple[Any, ...]) -> Any:
         return bytes.fromhex(owner)
     if not isinstance(owner, str | bytes) or name not in _METHODS or not _short(owner, *args):
         return UNKNOWN
-    if name == "join":
-        args = ([resolve(part) for part in args[0]],)
-        if not _short(*args[0]) or len(args[0]) > 4096:
-            return UNKNOWN
+    if name == "join" and not _short(*args[0]):
+        return UNKNOWN
     if name == "replace" and len(owner) * max(len(args[1]), 1) > _LONGEST:
         return UNKNOWN
     return getattr(owner, name)(*args)
@@ -235,9 +261,9 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "builtins.vars": lambda owner: Name(f"{owner}.__dict__") if isinstance(owner, Name) else UNKNOWN,
     "builtins.chr": chr,
     "builtins.str": _text,
-    "builtins.map": lambda function, items: call(function, (resolve(next(iter(items))),)),
-    "builtins.filter": lambda function, items: call(function, (resolve(next(iter(items))),)),
-    "functools.reduce": lambda function, items, *_: call(function, tuple(resolve(part) for part in items[:2])),
+    "builtins.map": lambda function, items: call(function, (items[0],)),
+    "builtins.filter": lambda function, items: call(function, (items[0],)),
+    "functools.reduce": lambda function, items, *_: call(function, tuple(items[:2])),
     "importlib.import_module": lambda name, *_: Name(_normal(name)) if isinstance(name, str) else UNKNOWN,
     "pkgutil.resolve_name": lambda name: Name(_normal(name.replace(":", "."))),
     "pydoc.locate": lambda name, *_: Name(_normal(name)),

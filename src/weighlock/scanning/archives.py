@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -32,9 +33,16 @@ _RULES: Final = {
 _OUTSIDE: Final = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]")
 _STORAGES: Final = re.compile(r"(^|/)(data|constants|tensors)/[^/]*$")
 _HEAD: Final = 64
+_PACKED_HEAD: Final = 4096
 _SMALL: Final = 64 << 10
 _PIECE: Final = 4 << 20
 _MOST_LOOSE: Final = 512 << 20
+_FREE_LOOSE: Final = 32 << 20
+_LOOSE_PER_BYTE: Final = 8
+_LEAST_LOOSE: Final = 256
+# A pickle deflates to a tenth. What claims more than this is not unpacked to be looked at.
+_FREE_INFLATED: Final = 16 << 20
+_INFLATED_PER_BYTE: Final = 100
 
 
 class Examiner(Protocol):
@@ -136,7 +144,8 @@ class _Archive:
 
     def _load(self) -> Contents | None:
         """Have the loader's own reader read the checkpoint, if it is one."""
-        if not any(f"/{record.name}".endswith("/data.pkl") for record in self._directory.records):
+        pickles = [record for record in self._directory.records if f"/{record.name}".endswith("/data.pkl")]
+        if not pickles or any(map(self._is_bomb, pickles)):
             return None
         reading = self._examiner.reading
         try:
@@ -183,11 +192,9 @@ class _Archive:
     def _other(self, record: ZipRecord, called: str) -> None:
         """Look at the head of a record; read it as a whole where it is small, or where the head says so."""
         try:
-            if record.size > _SMALL and not record.method:
-                start = data_offset(self._source, record)
-                if not self._examiner.worth(self._source.read_at(start, min(_HEAD, record.size))):
-                    return
-            elif record.size > _SMALL and record.name.endswith((".txt", ".json", ".md")):
+            if record.size > _SMALL and not self._examiner.worth(self._head(record)):
+                return
+            if self._is_bomb(record):
                 return
             data = read_record(self._source, record, self._examiner.reading.limits, verify=False)
         except WeighlockError as error:
@@ -196,6 +203,26 @@ class _Archive:
         self._check(record, len(data), crc32(data))
         if self._examiner.worth(data):
             self._examiner.bytes_inside(data, called)
+
+    def _head(self, record: ZipRecord) -> bytes:
+        """Return the first bytes of a large record, unpacked."""
+        start = data_offset(self._source, record)
+        raw = self._source.read_at(start, min(_PACKED_HEAD if record.method else _HEAD, record.compressed_size))
+        if not record.method:
+            return raw
+        try:
+            return zlib.decompressobj(-15).decompress(raw, _HEAD)
+        except zlib.error:
+            return b"\x80\x02"  # let the whole record say what is wrong with it
+
+    def _is_bomb(self, record: ZipRecord) -> bool:
+        """Whether a record claims to unpack to more than its bytes justify; then it is said."""
+        if not record.method or record.size <= _FREE_INFLATED + _INFLATED_PER_BYTE * record.compressed_size:
+            return False
+        what = f"{record.compressed_size:,} bytes claim to unpack to {record.size:,}"
+        self._notes.add("WL209", what, member=self._called(record), offset=0)
+        self._notes.gap("WL904", "the record claims to unpack to far more than its bytes", self._called(record))
+        return True
 
     def _deep(self) -> None:
         """Check the local header and the CRC-32 of every record."""
@@ -248,8 +275,15 @@ def _examine_loosely(source: ByteSource, examiner: Examiner, *, cut: bool = Fals
     unread: list[str] = []
     pickles: dict[str, set[str]] = {}
     called: set[str] = set(reading.read_whole)
+    # Many entries may name the same bytes: together they are worth a few times the file.
+    budget = _FREE_LOOSE + _LOOSE_PER_BYTE * source.size
     for record in (record for records in found.views for record in records if not record.name.endswith("/")):
-        data, whole, problems = loose_bytes(source, record, min(_MOST_LOOSE, reading.limits.max_pickle_bytes))
+        if budget <= 0:
+            notes.gap("WL904", "the records claim far more bytes than the file has", reading.member(None))
+            break
+        most = min(budget, _MOST_LOOSE, reading.limits.max_pickle_bytes)
+        data, whole, problems = loose_bytes(source, record, most, examiner.worth)
+        budget -= len(data) + _LEAST_LOOSE
         _report(problems, examiner)
         if not whole and not _STORAGES.search(record.name):
             unread.append(record.name)

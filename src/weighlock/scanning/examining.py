@@ -21,6 +21,7 @@ from weighlock.errors import (
 from weighlock.formats.detect import read_any
 from weighlock.formats.foreign import describe_foreign
 from weighlock.formats.reading import Contents
+from weighlock.formats.torch_legacy import matches
 from weighlock.formats.zip_remains import END_MARK
 from weighlock.limits import Limits
 from weighlock.scanning.archives import examine_zip, rule_of
@@ -39,7 +40,7 @@ _WHOLE: Final = 256 << 10
 _ZIP: Final = b"PK\x03\x04"
 _NPY: Final = b"\x93NUMPY"
 _PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x78\x9c", b"\x78\x01", b"\x78\xda", b"\x78\x5e", b"\x5d\0\0")
-_MOST_TRAILING: Final = 10_000
+_MOST_STREAMS: Final = 10_000
 # Checkpoints hardly compress; what unpacks further than this is not worth the memory.
 _FREE_UNPACKED: Final = 16 << 20
 _UNPACKED_PER_BYTE: Final = 32
@@ -184,26 +185,34 @@ class Examination:
 
     def _following(self, source: ByteSource, end: int) -> None:
         """Examine what stands behind the first pickle of a file: further ones, or bytes that are none."""
-        count = 0
-        while end < source.size and count < _MOST_TRAILING:
-            rest = source.read_at(end, source.size - end)
-            if not self._another(rest):
-                what = f"{len(rest):,} bytes follow the last pickle"
-                self.notes.add("WL302", what, offset=end, length=len(rest), member=self.reading.member(None))
+        if end >= source.size:
+            return
+        data, member = source.read_at(0, source.size), self.reading.member(None)
+        for _ in range(_MOST_STREAMS):
+            if end >= len(data):
                 return
-            outer, self.reading.inside = self.reading.inside, self.reading.member(f"stream at {end}")
+            if data[end : end + 1] != b"\x80" or data[end + 1 : end + 2] > b"\x05":
+                what = f"{len(data) - end:,} bytes follow the last pickle"
+                self.notes.add("WL302", what, offset=end, length=len(data) - end, member=member)
+                return
             try:
-                contents = read_any(BytesSource(rest, source.name), self.reading)
+                end = self._next_stream(data, end)
             except WeighlockError as error:
                 self._failed(error, source)
                 return
-            finally:
-                self.reading.inside = outer
-            end += contents.end
-            count += 1
+        self.notes.gap("WL904", f"only the first {_MOST_STREAMS:,} pickles of the file were examined", member, end)
 
-    def _another(self, rest: bytes) -> bool:
-        return rest[:1] == b"\x80" and len(rest) > 2 and rest[1] <= 5
+    def _next_stream(self, data: bytes, start: int) -> int:
+        """Run a pickle, or read a whole legacy stream, that begins at `start`; return where it ends."""
+        if not matches(data[start : start + 32]):
+            return self.reading.unpickle(data, start=start)[1]
+        outer, self.reading.inside = self.reading.inside, self.reading.member(f"stream at {start}")
+        try:
+            contents = read_any(BytesSource(data[start:], "stream"), self.reading)
+        finally:
+            self.reading.inside = outer
+        self._sparse(contents)
+        return start + contents.end
 
     # ------------------------------------------------------------------------------------------- other containers
 

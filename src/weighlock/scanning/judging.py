@@ -14,10 +14,10 @@ from weighlock.errors import (
 )
 from weighlock.objects import children
 from weighlock.pickling.decoder import decode
-from weighlock.pickling.inert import Stub
+from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.pickling.opcodes import BY_CODE
 from weighlock.pickling.recording import Event
-from weighlock.pickling.symbols import Bound, Computed, Name, callee, resolve
+from weighlock.pickling.symbols import Bound, Computed, Name, Resolver
 from weighlock.scanning.dangers import judge
 from weighlock.scanning.notes import Notes, preview
 from weighlock.scanning.report import GlobalUse
@@ -46,15 +46,21 @@ class Judge:
     def __init__(self, notes: Notes, inside: Callable[[bytes, str], None]) -> None:
         self._notes = notes
         self._inside = inside
+        self._resolver = Resolver()
+        self._looked_at: set[int] = set()
 
     def judge(self, trace: Trace, first_calls: dict[tuple[str, str], Any]) -> None:
         """Judge one pickle."""
         notes, recorder, member = self._notes, trace.recorder, trace.member
         notes.pickles += 1
         used: dict[str, set[str]] = {}
+        self._resolver = recorder.resolver
+        self._looked_at = set()
         for event in recorder.events:
             self._event(event, member, used)
         self._globals(trace, used, first_calls)
+        if recorder.resolver.exhausted:
+            notes.gap("WL904", "the pickle puts more names and text together than can be worked out", member)
         if recorder.dropped:
             notes.gap("WL904", f"{recorder.dropped:,} further uses of unknown globals were not looked at", member)
         self._memo(trace)
@@ -67,6 +73,10 @@ class Judge:
 
     def _globals(self, trace: Trace, used: dict[str, set[str]], first_calls: dict[tuple[str, str], Any]) -> None:
         recorder, notes = trace.recorder, self._notes
+        calls: dict[str, Event] = {}
+        for event in recorder.events:
+            if event.kind == "called" and event.ref is not None:
+                calls.setdefault(event.ref.full_name, event)
         for key, offset in recorder.globals_seen.items():
             name = ".".join(key)
             ref = recorder.unknown.get(key)
@@ -74,12 +84,12 @@ class Judge:
             arguments = None
             if ref is None and key in first_calls:
                 uses = uses | {"called"}
-                arguments = preview(first_calls[key])
-            event = next((e for e in recorder.events if e.ref is ref and e.kind == "called"), None) if ref else None
-            if event is not None:
-                arguments = preview(event.value)
+                arguments = preview(first_calls[key], (), self._resolver)
+            first = calls.get(name) if ref is not None else None
+            if first is not None:
+                arguments = preview(first.value, (), self._resolver)
             shown = tuple(use for use in ("called", "built") if use in uses) or ("named",)
-            path = None if event is None else event.path
+            path = None if first is None else first.path
             notes.use(GlobalUse(name, ref is None, shown, arguments, trace.member, offset, path))
             if ref is not None and not uses:
                 self._unknown(name, "is named", trace.member, offset)
@@ -119,9 +129,8 @@ class Judge:
         stub, ref = event.stub, event.ref
         if stub is None or ref is None:
             return
-        target = callee(ref)
-        arguments = preview(event.value, stub.kwargs)
-        name = _named(target) if isinstance(ref, Computed) else ref.full_name
+        arguments = preview(event.value, stub.kwargs, self._resolver)
+        name = self._name(ref)
         does = "is called" if stub.how == "reduce" else "is made"
         if name is None:
             what = "a function that other calls in the pickle have made is called"
@@ -130,12 +139,12 @@ class Judge:
         else:
             self._unknown(name, does, member, event.offset, arguments, event.path)
         self._result(event, stub, member)
-        for index, data in enumerate(_bytes_in((*event.value, *stub.kwargs.values()))):
+        for index, data in enumerate(self._bytes_in((*event.value, *stub.kwargs.values()))):
             self._inside(data, _inner(member, event.offset, index))
 
     def _result(self, event: Event, stub: Stub, member: str | None) -> None:
         """Look at what a call would return, where that can be worked out."""
-        found = resolve(stub)
+        found = self._resolver.of(stub)
         if isinstance(found, bytes):
             self._inside(found, _inner(member, event.offset, 0))
         named = _named(found)
@@ -147,10 +156,11 @@ class Judge:
         stub = event.stub
         if stub is None or event.ref is None:
             return
-        name = _named(callee(event.ref)) if isinstance(event.ref, Computed) else event.ref.full_name
+        name = self._name(event.ref)
         if name is not None:
-            self._unknown(name, "is given a state", member, event.offset, preview(stub.args, stub.kwargs), event.path)
-        for index, data in enumerate(_bytes_in((event.value,))):
+            arguments = preview(stub.args, stub.kwargs, self._resolver)
+            self._unknown(name, "is given a state", member, event.offset, arguments, event.path)
+        for index, data in enumerate(self._bytes_in((event.value,))):
             self._inside(data, _inner(member, event.offset, index))
 
     def on_patched(self, event: Event, member: str | None) -> None:
@@ -176,7 +186,7 @@ class Judge:
 
     def on_discarded(self, event: Event, member: str | None) -> None:
         """A call whose result nobody keeps."""
-        name = (_named(callee(event.ref)) if event.ref is not None else None) or "<computed>"
+        name = self._name(event.ref) or "<computed>"
         if not self._notes.allowed(name):
             self._notes.add("WL303", f"what {name} returns is thrown away", member=member, offset=event.offset,
                             name=name, path=event.path)  # fmt: skip
@@ -223,13 +233,30 @@ class Judge:
             rule = "WL114"
         what = error.what if isinstance(error, WeighlockError) else f"{type(error).__name__}: {error}"
         facts = _facts(error)
-        arguments = preview(args)
+        arguments = preview(args, (), self._resolver)
         where = f"{name}({arguments}): " if name is not None else ""
         self._notes.add(rule, f"{where}{what}{facts}", member=member, offset=event.offset, name=name,
                         arguments=arguments, path=event.path)  # fmt: skip
         if name == "torch.storage._load_from_bytes":
-            for index, data in enumerate(_bytes_in(args)):
+            for index, data in enumerate(self._bytes_in(args)):
                 self._inside(data, _inner(member, event.offset, index))
+
+    def _name(self, ref: GlobalRef | None) -> str | None:
+        """Return the name of what is called; None where it is unknown."""
+        return _named(self._resolver.of(ref)) if isinstance(ref, Computed) else ref.full_name if ref else None
+
+    def _bytes_in(self, values: tuple[Any, ...]) -> Iterator[bytes]:
+        """Give the byte strings in the arguments of a call, worked out ones among them; each object is entered once."""
+        waiting: list[Any] = list(values[:_MOST_ARGUMENTS])
+        while waiting:
+            value = waiting.pop()
+            if type(value) is Stub:
+                value = self._resolver.of(value)
+            if isinstance(value, bytes | bytearray):
+                yield bytes(value)
+            elif isinstance(value, list | tuple | set | frozenset | dict) and id(value) not in self._looked_at:
+                self._looked_at.add(id(value))
+                waiting.extend(value.values() if isinstance(value, dict) else value)
 
     # ---------------------------------------------------------------------------------------------- the whole run
 
@@ -324,27 +351,6 @@ def _keys(state: Any) -> str:
 def _inner(member: str | None, offset: int, index: int) -> str:
     place = f"bytes at {offset}" + (f" ({index + 1})" if index else "")
     return place if member is None else f"{member} > {place}"
-
-
-def _bytes_in(values: tuple[Any, ...]) -> Iterator[bytes]:
-    """Give the byte strings in the arguments of a call, worked out ones among them."""
-    waiting: list[Any] = list(values)
-    seen: set[int] = set()
-    while waiting and len(seen) < _MOST_ARGUMENTS:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, bytes | bytearray):
-            yield bytes(value)
-        elif isinstance(value, list | tuple | set | frozenset):
-            waiting.extend(value if len(value) < _MOST_ARGUMENTS else list(value)[:_MOST_ARGUMENTS])
-        elif isinstance(value, dict):
-            waiting.extend(list(value.values())[:_MOST_ARGUMENTS])
-        elif type(value) is Stub:
-            found = resolve(value)
-            if isinstance(found, bytes):
-                yield found
 
 
 def _depth(root: Any) -> int:

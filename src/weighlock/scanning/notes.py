@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from weighlock.pickling.inert import GlobalRef, Stub, repr_shallow
-from weighlock.pickling.symbols import Name, resolve
+from weighlock.pickling.symbols import Name, Resolver
 from weighlock.scanning.report import Finding, Gap, GlobalUse
 from weighlock.scanning.rules import RULES
 from weighlock.text import safe_text
@@ -79,11 +79,12 @@ class Notes:
         self.globals[key] = found
 
 
-def preview(args: Any, kwargs: Collection[str] = ()) -> str:
-    """Return the arguments of a call in short, escaped."""
+def preview(args: Any, kwargs: Collection[str] = (), resolver: Resolver | None = None) -> str:
+    """Return the arguments of a call in short, escaped; what the pickle has worked out is shown as its value."""
+    of = _as_it_is if resolver is None else resolver.of
     if not isinstance(args, tuple):
-        return safe_text(_shown(args), limit=_LONGEST_PREVIEW)
-    shown = [_shown(arg) for arg in args[:6]]
+        return safe_text(_shown(args, of), limit=_LONGEST_PREVIEW)
+    shown = [_shown(arg, of) for arg in args[:6]]
     if len(args) > 6:
         shown.append("...")
     if kwargs:
@@ -91,9 +92,13 @@ def preview(args: Any, kwargs: Collection[str] = ()) -> str:
     return safe_text(", ".join(shown), limit=_LONGEST_PREVIEW)
 
 
-def _shown(value: Any) -> str:
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _shown(value: Any, of: Callable[[Any], Any]) -> str:
     if isinstance(value, Stub | GlobalRef):
-        found = resolve(value)
+        found = of(value)
         if isinstance(found, Name):
             return str(found)
         if isinstance(found, str | bytes | int):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
-from weighlock.errors import ArgumentError, SourceError, WeighlockError
+from weighlock.errors import ArgumentError, ArgumentTypeError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling import user_globals
@@ -76,9 +76,9 @@ def scan_file(
     """Scan one file; whatever is wrong with it stands in its report."""
     try:
         source = open_source(f)
+    except ArgumentTypeError:
+        raise
     except WeighlockError as error:
-        if not isinstance(error, SourceError):
-            raise
         return FileReport(str(f), gaps=(Gap("WL901", error.what),))
     try:
         with collector_paused():
