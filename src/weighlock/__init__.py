@@ -76,6 +76,8 @@ if TYPE_CHECKING:
         safe_globals as safe_globals,
     )
     from weighlock.saving import save as save
+    from weighlock.scanning.report import ScanReport as ScanReport
+    from weighlock.scanning.scan import scan as scan
     from weighlock.state_dicts import load_state_dict as load_state_dict
     from weighlock.state_dicts import state_dict as state_dict
     from weighlock.storages.storage import Storage as Storage
@@ -115,6 +117,8 @@ _ROOMS = {
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
     "saving": "save",
+    "scanning.report": "ScanReport",
+    "scanning.scan": "scan",
     "state_dicts": "load_state_dict state_dict",
     "storages.storage": "Storage",
     "tensors.values": "Device ReturnType Size TorchName",

@@ -7,6 +7,7 @@ import click
 
 from weighlock.cli.hub_grammar import cache, hub
 from weighlock.cli.output import COLORS, Output
+from weighlock.cli.scan_grammar import explain, scan
 from weighlock.cli.verbs import VERBS
 from weighlock.inspection import MAX_VALUES
 
@@ -20,6 +21,7 @@ Examples:
   weighlock ls model.pth                  one line per tensor
   weighlock ls model.pth --include 'encoder.**' --format tsv
   weighlock show model.pth 'fc.weight[:2, :5]'
+  weighlock scan models/                  what would loading run, is it whole
   weighlock model.pth --json              for programs
 
 `weighlock FILE...` is short for `weighlock inspect FILE...`; a file that is called like a command is opened with
@@ -157,5 +159,7 @@ def tree(**options: Any) -> int:
     return draw_files(**options)
 
 
+application.add_command(scan)
+application.add_command(explain)
 application.add_command(hub)
 application.add_command(cache)

@@ -32,6 +32,10 @@ SCHEMAS: Final = (
     "weighlock/error",
     "weighlock/hub",
     "weighlock/cache",
+    "weighlock/scan",
+    "weighlock/scan-file",
+    "weighlock/explain",
+    "weighlock/baseline",
 )
 SCHEMA_VERSION: Final = 1
 

@@ -14,6 +14,8 @@ VERBS: Final = {
     "ls": "One line per tensor.",
     "show": "The values of a tensor, or what stands at a place.",
     "tree": "The names of the tensors as a tree.",
+    "scan": "What loading would run, and whether files are whole.",
+    "explain": "What a rule of the scan means.",
     "hub": "Models and weights from repositories: list, fetch, lock, trust.",
     "cache": "What the hub has stored: show, check, remove.",
 }
