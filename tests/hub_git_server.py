@@ -5,10 +5,9 @@ from __future__ import annotations
 import http.server
 import os
 import subprocess
-import threading
 from pathlib import Path
 
-from tests.hub_host import _ENVIRONMENT, text_of
+from tests.hub_host import _ENVIRONMENT, serve, text_of
 
 
 class GitServer:
@@ -18,13 +17,8 @@ class GitServer:
         self.log: list[tuple[str, str, int]] = []
         program = Path(text_of(folder, "--exec-path")) / "git-http-backend"
         environment = {**_ENVIRONMENT, "GIT_PROJECT_ROOT": str(folder), "GIT_HTTP_EXPORT_ALL": "1"}
-        handler = type("Bound", (_Handler,), {
-            "log": self.log, "program": str(program), "environment": environment, "version": version,
-        })  # fmt: skip
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = serve(_Handler, log=self.log, program=str(program), environment=environment, version=version)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self):
         return self

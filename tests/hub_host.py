@@ -84,6 +84,22 @@ _BREAKS = ("truncate", "reset", "stall")
 """Faults that end a body before its end."""
 
 
+def serve(handler, **facts):
+    """Start a server on a port of its own, whose handlers have these facts as attributes."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request, client_address):
+            pass
+
+    server = Server(("127.0.0.1", 0), type("Bound", (handler,), facts))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
 @dataclasses.dataclass
 class Fault:
     pattern: str
@@ -114,7 +130,7 @@ class Host:
         self.released = threading.Event()
         self.closing = threading.Event()
         self._stopping: list[threading.Thread] = []
-        self._servers = [self._serve(role) for role in ("web", "api", "files")]
+        self._servers = [serve(_Handler, host=self, role=role) for role in ("web", "api", "files")]
         self.web, self.api, self.files = [f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers]
 
     def __enter__(self):
@@ -130,21 +146,6 @@ class Host:
             self._stopping.pop().join()
         for server in self._servers:
             server.server_close()
-
-    def _serve(self, role, kind=None):
-        handler = type("Bound", (kind or _Handler,), {"host": self, "role": role})
-
-        class Server(http.server.ThreadingHTTPServer):
-            request_queue_size = 128
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, request, client_address):
-                pass
-
-        server = Server(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        return server
 
     def repository(self, name, files=None, **options) -> Repository:
         repository = self.repositories[name] = Repository(self.folder / name.replace("/", "__"))

@@ -10,25 +10,10 @@ import select
 import socket
 import ssl
 import subprocess
-import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-
-def serve(handler, **facts):
-    """Start a server with a handler; return it and its address."""
-    bound = type("Bound", (handler,), facts)
-
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, request, client_address):
-            pass
-
-    server = Server(("127.0.0.1", 0), bound)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    return server
+from tests.hub_host import serve
 
 
 class Proxy:

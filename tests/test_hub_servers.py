@@ -102,7 +102,8 @@ class TestNginx:
         part.write_bytes(DATA)
         hub.download_url_to_file(nginx.url + "/slow/a.bin", target, hash_prefix=sha(DATA))
         assert target.read_bytes() == DATA
-        assert nginx.seen()[-1].split()[2] == "416"
+        # Not the last row: nginx may write down the broken-off request after this one.
+        assert "416" in [row.split()[2] for row in nginx.seen()]
 
 
 @pytest.fixture

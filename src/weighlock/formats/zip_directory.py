@@ -28,6 +28,7 @@ from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
 __all__ = [
+    "ENCRYPTED",
     "ZipDirectory",
     "ZipRecord",
     "data_offset",
@@ -38,12 +39,11 @@ __all__ = [
 ]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
-
 _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
-_ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
+ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
 _UTF8: Final = 0x0800
 
 _FIRST_RUN: Final = 4
@@ -96,21 +96,24 @@ class ZipDirectory:
 
     Attributes
     ----------
+    names : list of str
     records : list of ZipRecord
         In the directory's order.
     comment : bytes
     trailing_bytes : int
         Bytes behind the archive that are not its comment.
-    start_of_directory, end : int
-        Where the directory begins, and where the archive ends, comment included.
+    start_of_directory, nbytes, end : int
+        Where the directory begins, its length, and where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "names", "nbytes", "records", "start_of_directory", "trailing_bytes")
 
-    def __init__(self, records: list[ZipRecord], end: EndRecord, size: int) -> None:
+    def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
+        self.names = names
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
+        self.nbytes = end.size
         self.end = end.stop
         self.trailing_bytes = size - self.end
 
@@ -137,10 +140,11 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
         at = end.offset - base
         _check_count(end, limits)
         raw = tail[at : at + end.size] if at >= 0 else source.read_at(end.offset, end.size)
-        records = _checked_records(_Entries(raw, end), end, limits)
+        entries = _Entries(raw, end)
+        records = _checked_records(entries, end, limits)
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
-    return ZipDirectory(records, end, source.size)
+    return ZipDirectory(entries.names, records, end, source.size)
 
 
 # --------------------------------------------------------------------------------------------------- the entries
@@ -270,7 +274,9 @@ def _checked_records(entries: _Entries, end: EndRecord, limits: Limits) -> list[
 def _check_names(names: list[str]) -> None:
     text = "\0".join(names)
     folded = text.casefold()
-    keys = names if folded == text else folded.split("\0")
+    # PyTorch finds names without regard to case; in NumPy's archives of arrays, W and w are two.
+    exact = folded == text or all(name.endswith(".npy") for name in names)
+    keys = names if exact else folded.split("\0")
     if len(set(keys)) == len(keys):
         return
     seen: dict[str, str] = {}
@@ -283,7 +289,7 @@ def _check_names(names: list[str]) -> None:
 
 def _check_readable(entries: _Entries) -> None:
     for bits in set(entries.flags):
-        if bits & _ENCRYPTED:
+        if bits & ENCRYPTED:
             raise UnsupportedError("the record is encrypted", record=entries.names[entries.flags.index(bits)])
     for method in set(entries.methods) - {_STORED, _DEFLATED}:
         raise UnsupportedError(
@@ -370,7 +376,7 @@ def parse_local_header(buffer: bytes | memoryview, position: int, record: ZipRec
     if mark != LOCAL_MARK or name != stop - start or buffer[start:stop] != raw_name:
         raise _no_header(buffer, position, record)
     # PyTorch leaves the three numbers zero; what is not zero must agree.
-    if local_method != method or flags & _ENCRYPTED or crc or local_packed or size:
+    if local_method != method or flags & ENCRYPTED or crc or local_packed or size:
         _check_local_fields(record, (flags, local_method, crc, local_packed, size))
     if offset + LOCAL_SIZE + name + extra + packed > end:
         raise DirectoryError("the record's local header pushes its data into the next record", record=record.name)
@@ -388,7 +394,7 @@ def _no_header(buffer: bytes | memoryview, position: int, record: ZipRecord) -> 
 
 def _check_local_fields(record: ZipRecord, found: tuple[int, int, int, int, int]) -> None:
     flags, method, crc, packed, size = found
-    if method != record.method or flags & _ENCRYPTED:
+    if method != record.method or flags & ENCRYPTED:
         got = f"method {method}, flags {flags:#06x}"
         expected = f"method {record.method}, flags {record.flags:#06x}"
         raise DirectoryError("local header and directory differ", expected=expected, got=got, record=record.name)

@@ -17,6 +17,7 @@ from weighlock.errors import (
     NotInRepositoryError,
     OfflineError,
     PinError,
+    ReadOnlyCacheError,
     UntrustedRepositoryError,
 )
 from weighlock.hub import fetching, git_tree, refs
@@ -96,7 +97,9 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
     except (NotInRepositoryError, UntrustedRepositoryError, PinError):
         raise
     except HubError as error:
-        instead = _instead(store, repository, wanted, known, old, str(error))
+        # A cache that must not be written is no fault that passes: who asked for it anew is told.
+        hopeless = wanted.force and isinstance(error, ReadOnlyCacheError)
+        instead = None if hopeless else _instead(store, repository, wanted, known, old, str(error))
         if instead is None:
             raise
         return instead

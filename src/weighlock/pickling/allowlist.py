@@ -66,10 +66,13 @@ class Allowlist:
 
     def find(self, module: str, name: str) -> Any:
         """Return what ``module.name`` stands for, or a new `GlobalRef` where it is unknown."""
+        key = module, name
+        if key in self.values:
+            return self.values[key]
         for table in self._tables:
-            row = table.get((module, name))
+            row = table.get(key)
             if row is not None:
-                return self._admit((module, name), row())
+                return self._admit(key, row())
         return GlobalRef(module, name)
 
     def _admit(self, key: tuple[str, str], known: Known) -> Any:
