@@ -127,7 +127,8 @@ def _replace(target: str, write: Write, held: os.stat_result | None, *, durable:
             if not _WINDOWS:  # there, open files cannot be renamed; here, the lock must be held until it is done
                 os.replace(temporary, target)
         finally:
-            os.close(descriptor)
+            with suppress(*(() if _WINDOWS else (OSError,))):  # here, a close that matters came before the rename
+                os.close(descriptor)
         if _WINDOWS:
             os.replace(temporary, target)
     except BaseException:  # an interrupt too must not leave half a file behind
