@@ -119,8 +119,8 @@ class Host:
             server.shutdown()
             server.server_close()
 
-    def _serve(self, role):
-        handler = type("Bound", (_Handler,), {"host": self, "role": role})
+    def _serve(self, role, kind=None):
+        handler = type("Bound", (kind or _Handler,), {"host": self, "role": role})
 
         class Server(http.server.ThreadingHTTPServer):
             request_queue_size = 128
@@ -251,6 +251,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send(300, b"choose")
                 return
             self._send(302, b"", Location=f"{self.host.files}/codeload/{name}/{ref}")
+        elif rest[:2] == ["releases", "download"]:
+            self._send(302, b"", Location=f"{self.host.files}{self.path}")
         elif rest[0] == "tree":
             git(repository.folder, "rev-parse", "--verify", f"{rest[1]}^{{commit}}")
             self._send(200, b"<html>")
@@ -272,10 +274,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         protocol = self.headers.get("Git-Protocol") or ""
         if self.command == "GET":
             data = git(repository.folder, "upload-pack", "--stateless-rpc", "--advertise-refs", ".", protocol=protocol)
-            self._send(200, b"001e# service=git-upload-pack\n0000" + data)
+            kind = {"Content-Type": "application/x-git-upload-pack-advertisement"}
+            self._send(200, b"001e# service=git-upload-pack\n0000" + data, **kind)
             return
         data = git(repository.folder, "upload-pack", "--stateless-rpc", ".", data=self.body, protocol=protocol)
-        self._send(200, data)
+        self._send(200, data, **{"Content-Type": "application/x-git-upload-pack-result"})
 
     def _api(self, parts):
         if not self.host.api_works:

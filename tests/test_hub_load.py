@@ -112,6 +112,17 @@ class TestRefs:
         assert isinstance(caught.value, ValueError)
         assert not host.log
 
+    @pytest.mark.parametrize("text", ["copy", "./copy"])
+    def test_a_folder_in_the_place_of_a_name(self, host, tmp_path, monkeypatch, text):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "copy").mkdir()
+        with pytest.raises(wl.RepositoryNameError, match='source="local"'):
+            hub.list(text)
+
+    def test_a_ref_behind_the_wrong_sign(self, host):
+        with pytest.raises(wl.RepositoryNameError, match="owner/name:ref"):
+            hub.list("o/n@v1")
+
     def test_an_unknown_source(self, host):
         with pytest.raises(ValueError, match=r'Unknown source: "x". Allowed values: "github" | "local"'):
             hub.load("o/n", "net", source="x")

@@ -242,7 +242,9 @@ class TestCache:
 
     def test_rm(self, host, call):
         self.fill(host)
-        assert call("cache", "rm", "nothing", "-y")[0] == 1
+        code, out, err = call("cache", "rm", "nothing", "-y")
+        assert (code, out) == (1, "")
+        assert "nothing in the cache has this in its name" in err
         assert call("cache", "rm", "o/n", "-y")[0] == 0
         with pytest.raises(wl.OfflineError):
             hub.load("o/n", "net", offline=True)
@@ -267,7 +269,9 @@ class TestCache:
         assert code == 0
         assert "because default branch means this commit" in out
         assert "/zipball/" in out
-        assert call("cache", "why", "nothing")[0] == 1
+        code, out, err = call("cache", "why", "nothing")
+        assert (code, out) == (1, "")
+        assert "nothing in the cache has this in its name" in err
         assert call("cache", "dir")[1] == store.hub + "\n" == call("hub", "dir")[1]
 
 
@@ -310,6 +314,9 @@ class TestCommands:
         url = host.put("net.pth", weights())
         text = f"import weighlock\ndef net():\n    return weighlock.hub.load_state_dict_from_url({url!r})\n"
         host.repository("o/n", {"hubconf.py": text})
+        code, _, err = call("hub", "lock")
+        assert (code, "nothing was named to be locked" in err) == (2, True)
+        assert not Path("weighlock.lock").exists()
         assert call("hub", "trust", "add", "o/n")[:2] == (0, "github.com/o/n\n")
         assert len(call_json("hub", "lock", "o/n", "--entry", "net")["lock"]["weights"]) == 1
         assert call("hub", "lock", "--check")[0] == 0

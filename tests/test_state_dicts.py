@@ -56,6 +56,19 @@ class TestDrawing:
         drawn = wl.state_dict({"s": Slots(), "t": (np.ones(1), {7: np.ones(2)})})
         assert list(drawn) == ["s.a", "s.b", "t.0", "t.1.7"]
 
+    def test_layers_that_can_be_called_hold_state_and_functions_do_not(self):
+        def function():
+            pass
+
+        function.__dict__["weight"] = np.ones(1)
+
+        class Called(Layer):
+            def __call__(self, values):
+                return values
+
+        drawn = wl.state_dict({"a": Called(1), "f": function, "m": Called(1).__call__, "n": len})
+        assert list(drawn) == ["a.weight", "a.bias"]
+
     def test_numbers_are_no_state(self):
         assert list(wl.state_dict({"lr": np.float32(0.1), "n": 3, "deep": {"w": np.ones(1)}})) == ["deep.w"]
 

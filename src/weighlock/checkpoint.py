@@ -6,7 +6,7 @@ Reads the directory and the pickles, no tensor data, and needs neither NumPy nor
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
-from weighlock.errors import DamagedError, MissingFileError, WeighlockError
+from weighlock.errors import DamagedError, MissingFileError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.foreign import describe_folder
@@ -112,13 +112,14 @@ def open_any(f: Any, storage_options: Mapping[str, Any] | None = None) -> ByteSo
     """Open what a caller passed as a file; a folder is refused with what it looks like."""
     import os
 
-    if isinstance(f, str | os.PathLike) and os.path.isdir(f):
-        raise describe_folder(os.fspath(f))
     try:
         return open_anywhere(f, storage_options)
-    except MissingFileError as error:
-        if os.path.islink(os.fspath(f)):
-            error.locate(hint="It is a symbolic link to a file that is not there.")
+    except SourceError as error:
+        if isinstance(f, str | os.PathLike):  # asked only now: most paths are files
+            if os.path.isdir(f):
+                raise describe_folder(os.fspath(f)) from None
+            if isinstance(error, MissingFileError) and os.path.islink(f):
+                error.locate(hint="It is a symbolic link to a file that is not there.")
         raise
 
 

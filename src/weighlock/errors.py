@@ -55,7 +55,7 @@ path) and what to do next; the same facts are attributes, for programs.
 """
 
 from _pickle import UnpicklingError  # The exception type alone: the module `pickle` is never loaded for it.
-from typing import Any
+from typing import Any, Self
 
 from weighlock.text import safe_text
 
@@ -151,6 +151,12 @@ class WeighlockError(Exception):
         for name, value in facts.items():
             if getattr(self, name) is None and value is not None:
                 setattr(self, name, value)
+        return self
+
+    def caused_by(self, error: OSError) -> Self:
+        """Take over the number and the file name of the system's own error, which programs look at (`errno`)."""
+        for name in ("errno", "strerror", "filename"):
+            setattr(self, name, getattr(error, name))
         return self
 
     def _where(self) -> str:

@@ -193,6 +193,10 @@ def _object_path(trail: list[Any]) -> str:
 # Where it is written
 
 
+class _ClosedFileError(SaveError, ValueError):
+    """The file object is closed: a ValueError in Python's own classes."""
+
+
 def _write_object(f: Any, write: Write) -> None:
     try:
         write(ObjectSink(f))
@@ -202,9 +206,9 @@ def _write_object(f: Any, write: Write) -> None:
     except WeighlockError:
         raise
     except OSError as error:
-        raise SaveError(f"the file object could not be written to: {_reason(error)}") from error
+        raise TargetError(f"the file object could not be written to: {_reason(error)}").caused_by(error) from error
     except ValueError as error:  # "I/O operation on closed file"
-        raise SaveError(f"the file object could not be written to: {error}") from error
+        raise _ClosedFileError(f"the file object could not be written to: {error}") from error
 
 
 @contextmanager
@@ -220,7 +224,8 @@ def _os_errors(path: str) -> Iterator[None]:
             hint = f"Parent directory {folder} does not exist. Create it first."
         missing = isinstance(error, FileNotFoundError)
         kind = MissingFolderError if missing else TargetError
-        raise kind(f"the file cannot be written: {_reason(error)}", path=path, hint=hint) from error
+        made = kind(f"the file cannot be written: {_reason(error)}", path=path, hint=hint)
+        raise made.caused_by(error) from error
 
 
 def _reason(error: OSError) -> str:

@@ -47,6 +47,10 @@ def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return span
 
 
+# An empty tensor of each type, made where no mode was active.
+_blanks: Final[dict[DType, Any]] = {}
+
+
 class TorchLeaves(SpecialLeaves):
     """Builds PyTorch's tensors.
 
@@ -78,10 +82,11 @@ class TorchLeaves(SpecialLeaves):
         self._placement = Placement(map_location)
         self._mapped, self._source = mapped, source
         self._overall: Any = None
+        self._shared: bool | None = None
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
-        self._fake = torch._guards.detect_fake_mode(None) is not None
+        self._fake = _is_faking()
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
@@ -116,18 +121,19 @@ class TorchLeaves(SpecialLeaves):
 
     def storage(self, ref: StorageRef) -> Any:
         storage = TorchStorage(ref)
+        reader = ref.reader
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and getattr(reader, "source", None) is self._source:
             storage.untyped = self._part_of_map(ref)
             return storage
         if self._without_data:
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign.append(storage)
-        if ref.nbytes <= _SMALL and ref.reader is not None:
-            place = ref.reader.window_of(ref)
+        if ref.nbytes <= _SMALL and reader is not None:
+            place = reader.window_of(ref)
             if place is not None:
                 window, storage.start = place
                 group = self._windows.get(window)
@@ -183,8 +189,12 @@ class TorchLeaves(SpecialLeaves):
         """Return a storage that is a part of the mapped file."""
         reader: Any = ref.reader
         extent = reader.extent(ref)
-        shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
-        if extent is None or (shared and ref.byteorder != sys.byteorder):
+        shared = self._shared
+        if shared is None:  # asked once for a file: PyTorch looks it up in its configuration, which takes long
+            shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
+            self._shared = shared
+        is_foreign = ref.byteorder != sys.byteorder
+        if extent is None or (shared and is_foreign):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
                 f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
@@ -197,7 +207,8 @@ class TorchLeaves(SpecialLeaves):
         if end > self._overall.nbytes():
             raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
         part = self._overall[extent.offset : end]
-        swap(part, ref)
+        if is_foreign:
+            swap(part, ref)
         return part
 
     def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
@@ -274,9 +285,16 @@ class TorchLeaves(SpecialLeaves):
         if untyped.device.type == "meta" and self._alone:
             # PyTorch cuts a storage without data to what its tensor spans, so no two tensors can share one.
             untyped = _like(untyped)
-        made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
+        if self._free and untyped.device == _CPU:
+            blank = _blanks.get(dtype)
+            if blank is None:
+                blank = _blanks[dtype] = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=_CPU)
+            made = blank.new()  # a third of the time of asking for an empty tensor by its type
+        else:
+            made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
         made.set_(untyped, offset, shape, stride)
-        made.requires_grad = requires_grad
+        if requires_grad:
+            made.requires_grad = True
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def tensor(self, spec: TensorSpec) -> Any:
@@ -335,11 +353,7 @@ class TorchLeaves(SpecialLeaves):
         chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
         for window, storages in self._windows.items():
             if window not in self._filled:
-                targets = {
-                    storage.start: memory_at(storage.address(), storage.ref.nbytes)
-                    for storage in storages if storage.has_memory
-                }  # fmt: skip
-                chosen.setdefault(window.contents[0].reader, []).append((window, targets))
+                chosen.setdefault(window.contents[0].reader, []).append((window, _targets(storages)))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
@@ -399,6 +413,17 @@ class TorchLeaves(SpecialLeaves):
         return numpy_pickles.build(target, state, self.charge)
 
 
+def _targets(storages: list[TorchStorage]) -> dict[int, memoryview]:
+    """Return the memory of those that have any, by the place of their bytes in their window."""
+    found = {}
+    for storage in storages:
+        # Nearly always the tensor; a call less for each.
+        owner = storage.tensor if storage.tensor is not None else storage.untyped
+        if owner is not None:
+            found[storage.start] = memory_at(owner.data_ptr(), storage.ref.nbytes)
+    return found
+
+
 def _like(untyped: Any) -> Any:
     """Return another storage without data, that says the same of itself."""
     made = torch.UntypedStorage(untyped.nbytes(), device="meta")
@@ -413,6 +438,14 @@ def _sparse_to_validate() -> Any:
     """Return PyTorch's list of the sparse tensors that a load has made: from 2.14 on, one for each thread."""
     found = getattr(torch._utils, "_get_sparse_tensors_to_validate", None)
     return torch._utils._sparse_tensors_to_validate if found is None else found()
+
+
+def _is_faking() -> bool:
+    """Whether tensors are to be fake: asked of PyTorch only where there is a mode or a trace, since that takes long."""
+    guards = torch._guards
+    if not torch._C._len_torch_dispatch_stack() and guards.TracingContext.try_get() is None:
+        return False
+    return guards.detect_fake_mode(None) is not None
 
 
 def _modes() -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from weighlock.cli.documents import document
 from weighlock.cli.hub_commands import confirmed
 from weighlock.cli.opening import GOOD, NO
-from weighlock.cli.output import Output
+from weighlock.cli.output import Output, note
 from weighlock.cli.wording import size
 from weighlock.hub import cache
 from weighlock.hub.cache import Item
@@ -16,6 +16,8 @@ from weighlock.hub.directories import find_store
 from weighlock.hub.lock_file import read_lock_file
 
 __all__ = ["explain", "list_items", "prune", "remove_items", "usage", "verify"]
+
+_NOTHING = "nothing in the cache has this in its name or path; weighlock cache ls shows what is there"
 
 
 def _matching(words: Sequence[str]) -> list[Item]:
@@ -64,7 +66,10 @@ def usage(*, as_json: bool) -> int:
 
 def remove_items(*, words: Sequence[str], dry_run: bool, yes: bool, as_json: bool) -> int:
     """Remove what matches; return 1 where nothing does, or the answer was no."""
-    return _removed("rm", _matching(words), dry_run=dry_run, yes=yes, as_json=as_json) if words else NO
+    found = _matching(words)
+    if not found:
+        note(_NOTHING)
+    return _removed("rm", found, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 def prune(*, days: float | None, lock_files: Sequence[str], dry_run: bool, yes: bool, as_json: bool) -> int:
@@ -120,4 +125,6 @@ def explain(*, text: str, lock_files: Sequence[str]) -> int:
     names = list(lock_files) or [name for name in ("weighlock.lock",) if os.path.exists(name)]
     lines = list(cache.why(find_store(), text, [read_lock_file(name) for name in names]))
     Output().lines([line] for line in lines)
+    if not lines:
+        note(_NOTHING)
     return GOOD if lines else NO

@@ -163,6 +163,8 @@ def lock(
     with configured(offline=offline or None, lock_file=lock_file):
         if check:
             return _check_lock(output)
+        if not (repositories or urls):
+            raise HubError("nothing was named to be locked", hint="Try: weighlock hub lock --help")
         used = _run_entries(repositories, entries, source) if entries else None
         new = locking.lock(*repositories, urls=urls, used=used, source=source, update=not offline or refresh)
     if as_json:

@@ -56,7 +56,10 @@ def hub() -> None:
 @_reaching
 @_json
 def list_entries(**options: Any) -> int:
-    """List the entry points of REPOSITORY: name, parameters, first line of the docstring."""
+    """List the entry points of REPOSITORY.
+
+    One line each: name, parameters, first line of the docstring.
+    """
     return _run("list_entries", options)
 
 
@@ -75,7 +78,7 @@ def help_entry(**options: Any) -> int:
 @_reaching
 @_json
 def inspect_repository(**options: Any) -> int:
-    """Say what REPOSITORY offers, needs, fetches, and does when it is imported."""
+    """Say what REPOSITORY offers, needs, fetches, does on import."""
     return _run("inspect_repository", options)
 
 
@@ -91,7 +94,7 @@ def inspect_repository(**options: Any) -> int:
 @_reaching
 @_json
 def prefetch(**options: Any) -> int:
-    """Fetch repositories and weights ahead, so that they can be used offline."""
+    """Fetch repositories and weights ahead, for use offline."""
     return _run("prefetch", options)
 
 
@@ -106,7 +109,7 @@ def prefetch(**options: Any) -> int:
 @_reaching
 @_json
 def lock(**options: Any) -> int:
-    """Write commits, tree ids, and digests of weights into weighlock.lock."""
+    """Write commits and digests into weighlock.lock."""
     return _run("lock", options)
 
 
@@ -114,7 +117,10 @@ def lock(**options: Any) -> int:
 @click.argument("folder", metavar="DIR", default=".")
 @_json
 def check(**options: Any) -> int:
-    """Say what an author should mend in DIR before others load from it. Exits with 1 if there is something."""
+    """Say what an author should mend in DIR.
+
+    Exits with 1 if there is something.
+    """
     return _run("check", options)
 
 
@@ -126,7 +132,10 @@ def directory(**options: Any) -> int:
 
 @hub.group("trust")
 def trust() -> None:
-    """Whose code may run: patterns such as owner/name, host/owner/*, owner/name@commit."""
+    """Say whose code may run.
+
+    A PATTERN is such as owner/name, host/owner/*, owner/name@commit.
+    """
 
 
 @trust.command("add")
@@ -187,7 +196,10 @@ def cache_rm(**options: Any) -> int:
 @_yes
 @_json
 def cache_prune(**options: Any) -> int:
-    """Remove commits that no ref means any more, unfinished downloads, and what killed processes left."""
+    """Remove what nothing refers to.
+
+    That is commits that no ref means any more, unfinished downloads, and what killed processes left.
+    """
     return _run_cache("prune", options)
 
 
@@ -195,7 +207,10 @@ def cache_prune(**options: Any) -> int:
 @click.argument("words", nargs=-1, metavar="[TEXT]...")
 @_json
 def cache_verify(**options: Any) -> int:
-    """Compare everything with its digests, without a network. Exits with 1 if something is damaged."""
+    """Compare everything with its digests, without a network.
+
+    Exits with 1 if something is damaged.
+    """
     return _run_cache("verify", options)
 
 

@@ -78,6 +78,9 @@ class _Stream:
         made = self.made.get(key)
         if made is None:
             made = self.made[key] = self._new_storage(kind, key, location, numel)
+        elif not numel and made.ref.dtype is not kind.dtype:
+            # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
+            made = self._new_storage(kind, key, location, numel)
         view = pid[5] if len(pid) > 5 else None
         return made if view is None else self._view(made, kind, view)
 

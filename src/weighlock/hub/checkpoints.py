@@ -335,10 +335,10 @@ def check_digest(digest: str, prefix: str, path: str) -> None:
 
 def download_to(store: Store, url: str, dst: str, prefix: str | None, progress: Any, settings: Settings) -> None:
     """Fetch a URL into a file of the user's choice; offline or locked, from the cache if it is there."""
-    dst = os.path.expanduser(os.fspath(dst))
+    dst = os.path.abspath(os.path.expanduser(os.fspath(dst)))
     lock = load_lock(settings)
     pin = lock.weights_of(url) if lock else None
-    folder = os.path.dirname(os.path.abspath(dst))
+    folder = os.path.dirname(dst)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"the folder does not exist: {folder}")
     held_already = _held_elsewhere(store, url) if settings.offline or pin else None

@@ -316,6 +316,7 @@ def stored_commits(store: Store) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Give every stored commit: its folder, its record's path, and its record."""
     base = store.path("repos")
     for folder, names, _ in os.walk(base):
+        names.sort()
         if "commits" not in names or not os.path.basename(folder).startswith("+"):
             continue
         names.clear()

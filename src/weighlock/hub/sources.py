@@ -126,14 +126,19 @@ def _from_name(text: str, host: str, settings: Settings) -> Repository:
     if len(parts) > 2 and find_host(parts[0], settings) is not None:
         host, parts = parts[0].lower(), parts[1:]
     if len(parts) < 2 or (len(parts) > 2 and _kind(host, settings) != "gitlab"):
-        hint = "Write owner/name, owner/name:branch, or owner/name:tag."
-        if os.path.isdir(text):
-            hint = 'A folder of that name is here: source="local" loads from it.'
-        raise RepositoryNameError("this names no repository", got=text[:100], hint=hint)
+        raise RepositoryNameError("this names no repository", got=text[:100], hint=_advice(text))
     for part in parts:
         if not _NAME.match(part) or part in (".", ".."):
-            raise RepositoryNameError("a name in a repository's address is not one", got=part[:100] or text[:100])
+            raise RepositoryNameError(
+                "a name in a repository's address is not one", got=part[:100] or text[:100], hint=_advice(text)
+            )
     return Repository(host, "/".join(parts[:-1]), parts[-1], _checked_ref(ref, text) if colon else None)
+
+
+def _advice(text: str) -> str:
+    if os.path.exists(os.path.expanduser(text)):
+        return 'That is here on this machine: source="local" (on the command line --source local) loads from it.'
+    return "Write owner/name, or owner/name:ref with a branch, tag or commit."
 
 
 def _kind(host: str, settings: Settings) -> str:

@@ -154,7 +154,10 @@ class Unpickler(Handlers):
                     memo[_U4(data, position + 1)[0]] = text
                     position += 5
             elif code == 0x51:  # BINPERSID
-                stack[-1] = self.exposed(persistent_load(stack[-1]))
+                storage = persistent_load(stack[-1])
+                # The usual call takes it as it is. (The first tensor of a file introduces names: no idiom yet.)
+                is_argument = len(stack) == 1 and marks and marks[-1] and marks[-1][-1] is idiom_function
+                stack[-1] = storage if is_argument else self.exposed(storage)
                 position += 1
             elif code == 0x85:  # TUPLE1
                 stack[-1] = (stack[-1],)

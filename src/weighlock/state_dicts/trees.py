@@ -5,12 +5,17 @@ asked for it. Nothing here imports an array library: a tensor is whatever has a 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import StateDictError
 from weighlock.pickling.inert import GlobalRef, Stub
 
 __all__ = ["Slot", "assign", "dtype_name", "is_tensor", "shape_of", "slots"]
+
+_FUNCTIONS: Final = (FunctionType, MethodType, BuiltinFunctionType, partial)
+"""Objects of any other class that can be called may be layers, and hold tensors."""
 
 _PLAIN: Final = (str, bytes, bytearray, int, float, complex, bool, type(None), type, GlobalRef)
 
@@ -85,7 +90,7 @@ def has_own(value: Any) -> bool:
 
 
 def _is_container(value: Any) -> bool:
-    if isinstance(value, _PLAIN) or callable(value) or is_tensor(value):
+    if isinstance(value, (*_PLAIN, *_FUNCTIONS)) or is_tensor(value):
         return False
     return isinstance(value, Mapping | Sequence) or hasattr(value, "__dict__") or hasattr(type(value), "__slots__")
 
