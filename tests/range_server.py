@@ -78,8 +78,9 @@ class RangeServer:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     host: RangeServer
-    # Headers and body go out in one piece: two small ones would wait for each other (Nagle, delayed ACK).
+    # Headers and body go out together, or at once: the second of two small packets would wait for the first (Nagle).
     wbufsize = -1
+    disable_nagle_algorithm = True
 
     def log_message(self, *_):
         pass

@@ -13,7 +13,7 @@ from weighlock.formats.foreign import describe_folder
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
-from weighlock.storages.addresses import open_anywhere
+from weighlock.storages.addresses import is_address, open_anywhere
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
@@ -115,7 +115,7 @@ def open_any(f: Any, storage_options: Mapping[str, Any] | None = None) -> ByteSo
     try:
         return open_anywhere(f, storage_options)
     except SourceError as error:
-        if isinstance(f, str | os.PathLike):  # asked only now: most paths are files
+        if isinstance(f, str | os.PathLike) and not is_address(f):  # asked only now: most paths are files
             if os.path.isdir(f):
                 raise describe_folder(os.fspath(f)) from None
             if isinstance(error, MissingFileError) and os.path.islink(f):
