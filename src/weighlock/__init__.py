@@ -46,11 +46,21 @@ if TYPE_CHECKING:
     )
     from weighlock.checkpoint import Checkpoint as Checkpoint
     from weighlock.checkpoint import read_checkpoint as read_checkpoint
+    from weighlock.comparing.diffing import Diff as Diff
+    from weighlock.comparing.diffing import ObjectDiff as ObjectDiff
+    from weighlock.comparing.diffing import TensorDiff as TensorDiff
+    from weighlock.comparing.diffing import diff as diff
+    from weighlock.comparing.values import ValueDiff as ValueDiff
     from weighlock.dtypes import DType as DType
     from weighlock.dtypes import dtype as dtype
     from weighlock.errors import *  # noqa: F403
     from weighlock.limits import Limits as Limits
     from weighlock.loading import load as load
+    from weighlock.measuring.digests import Digest as Digest
+    from weighlock.measuring.digests import digest as digest
+    from weighlock.measuring.summaries import Histogram as Histogram
+    from weighlock.measuring.summaries import TensorStats as TensorStats
+    from weighlock.measuring.summaries import stats as stats
     from weighlock.opening.opened import LazyCheckpoint as LazyCheckpoint
     from weighlock.opening.opened import LazyStorage as LazyStorage
     from weighlock.opening.opened import open_checkpoint as open_checkpoint
@@ -92,6 +102,8 @@ _ROOMS = {
     "backends.numpy_types": "JaggedTensor MetaTensor NestedTensor PackedTensor QuantizedTensor SparseTensor "
     "TensorSubclass UninitializedTensor WrapperTensor",
     "checkpoint": "Checkpoint read_checkpoint",
+    "comparing.diffing": "Diff ObjectDiff TensorDiff diff",
+    "comparing.values": "ValueDiff",
     "dtypes": "DType dtype",
     "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError "
     "CheckpointError ChecksumError "
@@ -104,6 +116,8 @@ _ROOMS = {
     "WeighlockError",
     "limits": "Limits",
     "loading": "load",
+    "measuring.digests": "Digest digest",
+    "measuring.summaries": "Histogram TensorStats stats",
     "opening.opened": "LazyCheckpoint LazyStorage open_checkpoint",
     "opening.tensors": "LazyTensor LazyTensors",
     "pickling.inert": "GlobalRef Stub",
