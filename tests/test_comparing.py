@@ -170,7 +170,11 @@ def test_opaque_bits_and_text_are_compared_as_they_are():
 def test_sparse_tensors():
     def sparse(*values: float):
         indices = np.arange(len(values))[None]
-        return {"s": weighlock.SparseTensor(TORCH_NAMES["sparse_coo"], indices, np.array(values, "f8"), (5,), coalesced=True)}
+        return {
+            "s": weighlock.SparseTensor(
+                TORCH_NAMES["sparse_coo"], indices, np.array(values, "f8"), (5,), coalesced=True
+            )
+        }
 
     assert diff(sparse(1, 2), sparse(1, 2)).same
     row = diff(sparse(1, 2), sparse(1, 2.5)).tensors[0]

@@ -29,7 +29,7 @@ from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import Describe
 from weighlock.storages.sinks import DescriptorSink, ObjectSink, Sink, StorageRecords
 
-__all__ = ["save"]
+__all__ = ["save", "write_file"]
 
 # Longest part of the target's name that is repeated in the temporary name: file names have at most 255 bytes.
 _NAME_BYTES: Final = 200
@@ -230,6 +230,18 @@ def _os_errors(path: str) -> Iterator[None]:
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
+
+
+def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
+    """Write a whole file, or leave what is there as it was.
+
+    Raises
+    ------
+    SaveError
+        If it cannot be written.
+    """
+    with _os_errors(path):
+        _write_path(path, lambda sink: sink.write(data), durable=durable)
 
 
 def _write_path(path: str, write: Write, *, durable: bool) -> None:

@@ -33,10 +33,15 @@ class Output:
         One of `COLORS`.
     stream : file object
         Standard output by default.
+    quiet : bool
+        Write nothing but errors.
     """
 
-    def __init__(self, *, json: bool = False, color: str = "auto", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, *, json: bool = False, color: str = "auto", stream: TextIO | None = None, quiet: bool = False
+    ) -> None:
         self.json = json
+        self.quiet = quiet
         self._stream = sys.stdout if stream is None else stream
         self._color = _wants_color(color, self._stream)
         reconfigure = getattr(self._stream, "reconfigure", None)
@@ -49,7 +54,8 @@ class Output:
 
     def lines(self, lines: Iterable[Sequence[Piece]]) -> None:
         """Write many lines at once."""
-        self._stream.write("".join([self._drawn(pieces) + "\n" for pieces in lines]))
+        if not self.quiet:
+            self._stream.write("".join([self._drawn(pieces) + "\n" for pieces in lines]))
 
     def text(self, text: str) -> None:
         """Write text of our own that has line feeds in it."""
@@ -67,12 +73,20 @@ class Output:
 
     def cells(self, rows: Iterable[Sequence[object]], *, comma: bool) -> None:
         """Write rows as CSV (`comma`: RFC 4180, safe to open in a spreadsheet), or as tab-separated values."""
+        if self.quiet:
+            return
         end, separator, form = ("\r\n", ",", _csv_cell) if comma else ("\n", "\t", safe_text)
         self._stream.write("".join([separator.join([form(cell) for cell in row]) + end for row in rows]))
 
     def document(self, document: Any) -> None:
         """Write the one JSON document of this command."""
-        self._stream.write(as_json(document) + "\n")
+        if not self.quiet:
+            self._stream.write(as_json(document) + "\n")
+
+    def note(self, text: str) -> None:
+        """Write a remark to standard error."""
+        if not self.quiet:
+            note(text)
 
     def error(self, error: WeighlockError) -> int:
         """Say what could not be done; return the exit code for that."""
@@ -121,7 +135,7 @@ def _wants_color(color: str, stream: TextIO) -> bool:
 
 def _csv_cell(cell: object) -> str:
     text = safe_text(cell)
-    if text[:1] in ("=", "+", "-", "@"):
+    if not isinstance(cell, int | float) and text[:1] in ("=", "+", "-", "@"):
         text = "'" + text
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 

@@ -15,7 +15,7 @@ from weighlock.opening.opened import LazyCheckpoint
 from weighlock.opening.tensors import LazyTensor, LazyTensors
 from weighlock.tensors.spec import QuantizedSpec, TensorSpec
 
-__all__ = ["Diff", "ObjectDiff", "TensorDiff", "TensorSide", "diff"]
+__all__ = ["Diff", "ObjectDiff", "TensorDiff", "TensorSide", "diff", "plain_texts"]
 
 
 class TensorSide(NamedTuple):
@@ -289,6 +289,11 @@ def _side(tensor: LazyTensor | None) -> TensorSide | None:
         return None
     dtype = tensor.metadata.get("numpy_dtype") if tensor.dtype is None else tensor.dtype.name
     return TensorSide(tensor.key, tensor.path, dtype, tensor.shape, tensor.layout, tensor.nbytes)
+
+
+def plain_texts(ckpt: LazyCheckpoint) -> dict[str, str]:
+    """Return the plain values of a checkpoint as short text, by key."""
+    return {name: text for name, (_, text) in (_plain(ckpt, Naming()) or {}).items()}
 
 
 def _objects(a: LazyTensors, b: LazyTensors, naming_a: Naming, naming_b: Naming) -> tuple[tuple[ObjectDiff, ...], int]:
