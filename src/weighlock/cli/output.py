@@ -5,6 +5,7 @@ only then coloured. Colour is for terminals, and follows ``NO_COLOR``, ``FORCE_C
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,10 +35,15 @@ class Output:
         One of `COLORS`.
     stream : file object
         Standard output by default.
+    quiet : bool
+        Write nothing but errors.
     """
 
-    def __init__(self, *, json: bool = False, color: str = "auto", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, *, json: bool = False, color: str = "auto", stream: TextIO | None = None, quiet: bool = False
+    ) -> None:
         self.json = json
+        self.quiet = quiet
         self._stream = sys.stdout if stream is None else stream
         self._color = _wants_color(color, self._stream)
         reconfigure = getattr(self._stream, "reconfigure", None)
@@ -50,7 +56,8 @@ class Output:
 
     def lines(self, lines: Iterable[Sequence[Piece]]) -> None:
         """Write many lines at once."""
-        self._stream.write("".join([self._drawn(pieces) + "\n" for pieces in lines]))
+        if not self.quiet:
+            self._stream.write("".join([self._drawn(pieces) + "\n" for pieces in lines]))
 
     def text(self, text: str) -> None:
         """Write text of our own that has line feeds in it."""
@@ -68,12 +75,20 @@ class Output:
 
     def cells(self, rows: Iterable[Sequence[object]], *, comma: bool) -> None:
         """Write rows as CSV (`comma`: RFC 4180, safe to open in a spreadsheet), or as tab-separated values."""
+        if self.quiet:
+            return
         end, separator, form = ("\r\n", ",", _csv_cell) if comma else ("\n", "\t", safe_text)
         self._stream.write("".join([separator.join([form(cell) for cell in row]) + end for row in rows]))
 
     def document(self, document: Any) -> None:
         """Write the one JSON document of this command."""
-        self._stream.write(as_json(document) + "\n")
+        if not self.quiet:
+            self._stream.write(as_json(document) + "\n")
+
+    def note(self, text: str) -> None:
+        """Write a remark to standard error."""
+        if not self.quiet:
+            note(text)
 
     def error(self, error: WeighlockError) -> int:
         """Say what could not be done; return the exit code for that."""
@@ -138,22 +153,17 @@ def written_to(path: str | None) -> Iterator[TextIO]:
 
     Raises
     ------
-    WeighlockError
+    TargetError
         If the file cannot be written.
     """
     if path is None or path == "-":
         yield sys.stdout
         return
-    part = f"{path}.{os.getpid()}.part"
-    try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(part, path)
-    except OSError as error:
-        raise WeighlockError(f"the report cannot be written: {error.strerror}", path=path) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
+    from weighlock.storages.targets import write_file
+
+    text = io.StringIO(newline="")
+    yield text
+    write_file(path, text.getvalue().encode("utf-8"))
 
 
 def _wants_color(color: str, stream: TextIO) -> bool:
@@ -168,7 +178,7 @@ def _wants_color(color: str, stream: TextIO) -> bool:
 
 def _csv_cell(cell: object) -> str:
     text = safe_text(cell)
-    if text[:1] in ("=", "+", "-", "@"):
+    if not isinstance(cell, int | float) and text[:1] in ("=", "+", "-", "@"):
         text = "'" + text
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
