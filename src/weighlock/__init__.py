@@ -51,11 +51,26 @@ if TYPE_CHECKING:
     from weighlock.checkpointer import Checkpointer as Checkpointer
     from weighlock.checkpointer import LoadedStep as LoadedStep
     from weighlock.checkpointer import SavedStep as SavedStep
+    from weighlock.comparing.diffing import Diff as Diff
+    from weighlock.comparing.diffing import ObjectDiff as ObjectDiff
+    from weighlock.comparing.diffing import TensorDiff as TensorDiff
+    from weighlock.comparing.diffing import diff as diff
+    from weighlock.comparing.values import ValueDiff as ValueDiff
     from weighlock.dtypes import DType as DType
     from weighlock.dtypes import dtype as dtype
     from weighlock.errors import *  # noqa: F403
     from weighlock.limits import Limits as Limits
     from weighlock.loading import load as load
+    from weighlock.measuring.digests import Digest as Digest
+    from weighlock.measuring.digests import digest as digest
+    from weighlock.measuring.summaries import Histogram as Histogram
+    from weighlock.measuring.summaries import TensorStats as TensorStats
+    from weighlock.measuring.summaries import stats as stats
+    from weighlock.opening.opened import LazyCheckpoint as LazyCheckpoint
+    from weighlock.opening.opened import LazyStorage as LazyStorage
+    from weighlock.opening.opened import open_checkpoint as open_checkpoint
+    from weighlock.opening.tensors import LazyTensor as LazyTensor
+    from weighlock.opening.tensors import LazyTensors as LazyTensors
     from weighlock.pickling.inert import GlobalRef as GlobalRef
     from weighlock.pickling.inert import Stub as Stub
     from weighlock.pickling.user_globals import (
@@ -71,6 +86,8 @@ if TYPE_CHECKING:
         safe_globals as safe_globals,
     )
     from weighlock.saving import save as save
+    from weighlock.scanning.report import ScanReport as ScanReport
+    from weighlock.scanning.scan import scan as scan
     from weighlock.state_dicts import load_state_dict as load_state_dict
     from weighlock.state_dicts import state_dict as state_dict
     from weighlock.storages.storage import Storage as Storage
@@ -94,20 +111,28 @@ _ROOMS = {
     "background": "SaveFuture save_async",
     "checkpoint": "Checkpoint read_checkpoint",
     "checkpointer": "Checkpointer LoadedStep SavedStep",
+    "comparing.diffing": "Diff ObjectDiff TensorDiff diff",
+    "comparing.values": "ValueDiff",
     "dtypes": "DType dtype",
-    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError CheckpointError ChecksumError "
-    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
+    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
+    "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
     "HashMismatchError HubError LimitError MissingDependencyError MissingFileError MissingFolderError "
-    "MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
-    "OfflineError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
-    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError "
-    "TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
-    "UnsupportedTypeError UntrustedRepositoryError WeighlockError",
+    "MissingKeyError MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
+    "OfflineError OutOfRangeError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
+    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError TargetError "
+    "TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
+    "UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
+    "measuring.digests": "Digest digest",
+    "measuring.summaries": "Histogram TensorStats stats",
+    "opening.opened": "LazyCheckpoint LazyStorage open_checkpoint",
+    "opening.tensors": "LazyTensor LazyTensors",
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
     "saving": "save",
+    "scanning.report": "ScanReport",
+    "scanning.scan": "scan",
     "state_dicts": "load_state_dict state_dict",
     "storages.storage": "Storage",
     "tensors.values": "Device ReturnType Size TorchName",

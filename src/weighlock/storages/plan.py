@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Final
 
 from weighlock.storages.folders import PartSource, SliceSource
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource, BytesSource, PathSource
 
 __all__ = ["Task", "read_extents", "run_in_order", "thread_count"]
@@ -23,6 +24,8 @@ _OFFSET: Final = itemgetter(0)
 
 def thread_count(source: ByteSource, nbytes: int) -> int:
     """Return how many threads to read this much with: one for little, and for sources with one file pointer."""
+    if isinstance(source, RangedSource):
+        return source.connections
     if nbytes <= _WORTH_THREADS or not isinstance(source, _AT_ONCE):
         return 1
     return min(_MOST_THREADS, os.cpu_count() or 1)
@@ -77,6 +80,9 @@ def read_extents(source: ByteSource, wanted: Sequence[tuple[int, memoryview]]) -
     TruncatedError, SourceError
         The error that lies first in the file.
     """
+    if isinstance(source, RangedSource):
+        source.read_many(wanted)
+        return
     run_in_order(_pieces(source, wanted), thread_count(source, sum(len(target) for _, target in wanted)))
 
 
