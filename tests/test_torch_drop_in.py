@@ -9,6 +9,7 @@ import collections
 import copy
 import dataclasses
 import datetime
+import errno
 import gzip
 import io
 import mmap
@@ -19,6 +20,7 @@ import types
 import warnings
 import zipfile
 import zoneinfo
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -172,15 +174,33 @@ class TestStorages:
                 with pytest.raises(RuntimeError, match="Cannot save multiple tensors or storages that view the"):
                     pt.save(obj, io.BytesIO(), _use_new_zipfile_serialization=zipped)
 
-    def test_different_types_without_memory(self, pt, torch):
+    @BOTH_FORMATS
+    @BOTH_MODES
+    def test_different_types_without_memory(self, pt, torch, zipped, weights_only):
         a = torch.tensor([], dtype=torch.float32)
         s = torch.TypedStorage(wrap_storage=a.untyped_storage(), dtype=torch.int64, _internal=True)
-        loaded = pt.load(saved(pt, [a, s, torch.tensor([], dtype=torch.bool)]))
+        obj = [a, s, torch.tensor([], dtype=torch.bool), s]
+        loaded = pt.load(saved(pt, obj, _use_new_zipfile_serialization=zipped), weights_only=weights_only)
         assert loaded[0].numel() == 0
         assert loaded[1].dtype is torch.int64
+        assert loaded[3].dtype is torch.int64
+
+    def test_the_first_storage_of_a_file_by_itself_and_as_an_argument(self, pt, torch):
+        a = torch.arange(3.0)
+        for obj in ([a.storage(), a], [a, a.storage()], (a.storage(),), {"s": a.storage(), "a": a}):
+            loaded = pt.load(saved(pt, obj))
+            first, *others = loaded.values() if isinstance(loaded, dict) else loaded
+            assert not others or first.data_ptr() == others[0].data_ptr()
+            assert not isinstance(first, torch.storage.TypedStorage) or first.tolist() == [0.0, 1.0, 2.0]
 
 
 class TestSources:
+    @pytest.mark.parametrize("name", ["http://127.0.0.1:1/model.pt", "memory://models/model.pt", "file:///nowhere"])
+    def test_an_address_is_a_path(self, pt, torch, name):
+        """A program that hands on a name from elsewhere does not begin to use the network."""
+        with pytest.raises(FileNotFoundError):
+            pt.load(name)
+
     def test_gzip_file(self, pt, torch, tmp_path):
         path = tmp_path / "model.pt.gz"
         with gzip.open(path, "wb") as file:
@@ -276,6 +296,19 @@ class TestSources:
         with pytest.raises(TypeError):
             pt.save("foo", x)
 
+    def test_a_file_object_that_fails(self, pt):
+        class Full(io.BytesIO):
+            def write(self, data):
+                raise OSError(errno.ENOSPC, "no space left")
+
+        with pytest.raises(OSError, match="no space left") as full:
+            pt.save({"a": 1}, Full())
+        assert full.value.errno == errno.ENOSPC
+        closed = io.BytesIO()
+        closed.close()
+        with pytest.raises(ValueError, match="closed file"):
+            pt.save({"a": 1}, closed)
+
     def test_paths_of_other_scripts(self, pt, torch, tmp_path):
         folder = tmp_path / "非ASCIIパス"
         folder.mkdir()
@@ -289,8 +322,11 @@ class TestSources:
         assert torch.equal(pt.load(saved(pt, t, _use_new_zipfile_serialization=False)), t)
 
     def test_wrong_files(self, pt, tmp_path):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as missing:
             pt.load(tmp_path / "missing.pt")
+        assert (missing.value.errno, missing.value.filename) == (errno.ENOENT, str(tmp_path / "missing.pt"))
+        with pytest.raises(IsADirectoryError):
+            pt.load(tmp_path)
         for data, kind in ((b"", EOFError), (b"PK\x03\x04garbage", RuntimeError), (b"\x80\x02", EOFError),
                            (b"no checkpoint", pickle.UnpicklingError)):  # fmt: skip
             with pytest.raises(kind):
@@ -643,7 +679,7 @@ class TestEnvironment:
     def test_a_legacy_file_is_not_mapped(self, pt, torch, tmp_path):
         path = tmp_path / "legacy.pt"
         pt.save(torch.ones(3), path, _use_new_zipfile_serialization=False)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="mmap can only be used with files saved with `torch.save"):
             pt.load(path, mmap=True)
 
     def test_private_and_shared_maps(self, pt, torch, tmp_path):
@@ -831,6 +867,23 @@ class TestLocations:
         file.seek(0)
         with pytest.raises(RuntimeError, match="don't know how to restore data location"):
             pt.load(file, map_location="nowhere")
+
+    def test_views_of_each_type_with_and_without_modes(self, pt, torch, tmp_path):
+        names = ("float64", "float16", "bfloat16", "int8", "bool", "complex64", "uint16", "float8_e5m2")
+        obj = {name: torch.zeros(6, dtype=getattr(torch, name))[2:5] for name in names}
+        obj["grad"] = torch.nn.Parameter(torch.zeros(6)[1:3])
+        pt.save(obj, tmp_path / "views.pt")
+        for context in (nullcontext(), torch.inference_mode(), torch.device("meta"), torch.no_grad(), nullcontext()):
+            with context:
+                loaded = pt.load(tmp_path / "views.pt")
+                mapped = pt.load(tmp_path / "views.pt", mmap=True)
+            for name, saved_tensor in obj.items():
+                for tensor in (loaded[name], mapped[name]):
+                    assert (tensor.dtype, tensor.device.type) == (saved_tensor.dtype, "cpu")
+                    assert tensor.shape == saved_tensor.shape
+                    assert tensor.storage_offset() == saved_tensor.storage_offset()
+                    assert tensor.requires_grad == (name == "grad")
+                    assert tensor.is_inference() == isinstance(context, torch.inference_mode)
 
     def test_meta_reads_nothing(self, pt, torch):
         data = bytearray(saved(pt, {"t": torch.ones(1000)}).getvalue())

@@ -177,11 +177,11 @@ sys.exit(3 if "fail" in sys.argv else 0)
 
 
 class TestScripts:
-    def run(self, *arguments, cwd):
+    def run(self, *arguments, cwd, **options):
         command = [sys.executable, "-W", "ignore", "-m", "weighlock.torch", *arguments]
         environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
         return subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=110, check=False
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=110, check=False, **options
         )
 
     @pytest.fixture
@@ -211,9 +211,49 @@ class TestScripts:
         assert done.stdout.startswith("weighlock.torch.loading [1.0, 1.0] ['out.pt'] __main__ 7")
 
     def test_nothing_to_run(self, folder):
-        done = self.run(cwd=folder)
-        assert done.returncode == 2
-        assert "usage:" in done.stderr
+        for arguments in ((), ("-m",), ("-c",), ("--flag",)):
+            done = self.run(*arguments, cwd=folder)
+            assert done.returncode == 2
+            assert "usage:" in done.stderr
+
+    def test_a_program_that_is_not_there(self, folder):
+        done = self.run("code/other.py", cwd=folder)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "can't open file" in done.stderr
+        done = self.run("-m", "other.module", cwd=folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.endswith("No module named other.module\n")
+
+    def test_what_must_be_imported_first_is_said_first(self, torch, folder):
+        code = "import sys, torch; print(torch.load(sys.argv[1]).is_nested)"
+        torch.save(torch.nested.nested_tensor([[1, 2], [3]], layout=torch.jagged), folder / "njt.pt")
+        done = self.run("-c", code, "njt.pt", cwd=folder)
+        assert done.returncode == 1
+        assert "Weights only load failed. ``torch.nested`` and ``torch._dynamo`` must be imported" in done.stderr
+        done = self.run("-c", f"import torch._dynamo; {code}", "njt.pt", cwd=folder)
+        assert (done.stdout, done.stderr) == ("True\n", "")
+
+    def test_code_on_the_command_line_and_from_standard_input(self, folder):
+        code = "import sys, helper, torch; print(torch.load.__module__, sys.argv, __name__, helper.VALUE)"
+        done = self.run("-c", code, "x", cwd=folder / "code")
+        assert (done.stdout, done.stderr) == ("weighlock.torch.loading ['-c', 'x'] __main__ 7\n", "")
+        done = self.run("-", "x", cwd=folder / "code", input=code)
+        assert (done.stdout, done.stderr) == ("weighlock.torch.loading ['-', 'x'] __main__ 7\n", "")
+
+    def test_a_folder_with_a_main(self, folder):
+        (folder / "code" / "__main__.py").write_text("import helper, sys; print(helper.VALUE, sys.argv[1:])\n")
+        done = self.run("code", "x", cwd=folder)
+        assert (done.stdout, done.stderr) == ("7 ['x']\n", "")
+
+    def test_the_main_module_is_pythons(self, folder):
+        (folder / "code" / "main.py").write_text(
+            "import atexit, os, pickle, sys, __main__\n"
+            "class Own: pass\n"
+            "print(sys.argv[0], os.path.isabs(__file__), __spec__, __main__.Own is Own)\n"
+            "atexit.register(lambda: print(type(pickle.loads(pickle.dumps(Own()))) is Own))\n"
+        )
+        done = self.run("code/main.py", cwd=folder)
+        assert (done.stdout, done.stderr) == ("code/main.py True None True\nTrue\n", "")
 
 
 def total(array):

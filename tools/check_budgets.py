@@ -29,6 +29,7 @@ REASON_LINES: Final = 5
 
 # Functions that may take more parameters, each with its reason. An entry that is not needed is reported.
 ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
+    "weighlock.background._start": "the parameters of weighlock.save",
     "weighlock.cli.hub_commands.lock": "one parameter an option of the command",
     "weighlock.cli.hub_commands.prefetch": "one parameter an option of the command",
     "weighlock.cli.scanning.scan_paths": "one parameter an option of the command",

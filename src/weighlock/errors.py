@@ -5,7 +5,8 @@ library already catch in that situation::
 
     WeighlockError
     ├── SourceError (OSError)                    the bytes cannot be reached
-    │   └── MissingFileError (FileNotFoundError)
+    │   ├── MissingFileError (FileNotFoundError)
+    │   └── ChangedFileError                     the file changed while it was open
     ├── CheckpointError (RuntimeError)           the bytes are there, but cannot be read as asked
     │   ├── NotACheckpointError (UnpicklingError)  some other kind of file: a web page, a Git LFS pointer ...
     │   ├── DamagedError                         a checkpoint that is not whole or contradicts itself
@@ -28,7 +29,9 @@ library already catch in that situation::
     │   └── StateDictMismatchError (RuntimeError)  its keys or shapes are not those of the object
     ├── ArgumentError (ValueError)               a parameter's value makes no sense
     │   ├── ConflictError (RuntimeError)         two parameters exclude each other
-    │   └── ArgumentTypeError (TypeError)
+    │   ├── ArgumentTypeError (TypeError)
+    │   ├── MissingKeyError (KeyError)           nothing in the file has this key
+    │   └── OutOfRangeError (IndexError)         an index outside of a tensor
     ├── HubError (RuntimeError)                  a repository or a download that cannot be had as asked
     │   ├── RepositoryNameError (ValueError)     the text names no repository
     │   ├── NotInRepositoryError (ValueError)    there is no such repository, branch, tag or commit
@@ -36,6 +39,7 @@ library already catch in that situation::
     │   ├── UntrustedRepositoryError             code that nobody has said to trust
     │   ├── EntryPointError                      hubconf has no such entry point, or it cannot be run here
     │   │   └── MissingPackagesError (ImportError)  packages that the repository needs are not installed
+    │   ├── ReadOnlyCacheError (PermissionError) what is not in the cache cannot be put there
     │   ├── PinError                             not what the lock file says, or not in it
     │   ├── HashMismatchError                    bytes with another digest than was asked for
     │   └── DownloadError (OSError)              the bytes did not arrive
@@ -52,7 +56,7 @@ path) and what to do next; the same facts are attributes, for programs.
 """
 
 from _pickle import UnpicklingError  # The exception type alone: the module `pickle` is never loaded for it.
-from typing import Any
+from typing import Any, Self
 
 from weighlock.text import safe_text
 
@@ -61,6 +65,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "AuthenticationError",
+    "ChangedFileError",
     "CheckpointError",
     "ChecksumError",
     "ConflictError",
@@ -75,15 +80,18 @@ __all__ = [
     "MissingDependencyError",
     "MissingFileError",
     "MissingFolderError",
+    "MissingKeyError",
     "MissingPackagesError",
     "NetworkError",
     "NotACheckpointError",
     "NotInRepositoryError",
     "NotWeightsError",
     "OfflineError",
+    "OutOfRangeError",
     "PickleStreamError",
     "PinError",
     "RateLimitError",
+    "ReadOnlyCacheError",
     "RepositoryNameError",
     "SaveError",
     "ScriptArchiveError",
@@ -147,6 +155,12 @@ class WeighlockError(Exception):
                 setattr(self, name, value)
         return self
 
+    def caused_by(self, error: OSError) -> Self:
+        """Take over the number and the file name of the system's own error, which programs look at (`errno`)."""
+        for name in ("errno", "strerror", "filename"):
+            setattr(self, name, getattr(error, name))
+        return self
+
     def _where(self) -> str:
         parts = []
         url = getattr(self, "url", None)
@@ -183,6 +197,10 @@ class SourceError(WeighlockError, OSError):
 
 class MissingFileError(SourceError, FileNotFoundError):
     """There is no such file."""
+
+
+class ChangedFileError(SourceError):
+    """The file is not the one any more that was opened: what was read of it does not fit what would be read now."""
 
 
 class CheckpointError(WeighlockError, RuntimeError):
@@ -300,6 +318,14 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """A parameter is of the wrong type."""
 
 
+class MissingKeyError(ArgumentError, KeyError):
+    """Nothing in the file has this key, or more than one thing could be meant."""
+
+
+class OutOfRangeError(ArgumentError, IndexError):
+    """An index lies outside of a tensor, or has more dimensions than it."""
+
+
 class MissingDependencyError(WeighlockError, ImportError):
     """An optional package that this call needs is not installed."""
 
@@ -341,6 +367,10 @@ class MissingPackagesError(EntryPointError, ImportError):
 
     FACTS = (*EntryPointError.FACTS, "packages")
     packages: tuple[str, ...] = ()
+
+
+class ReadOnlyCacheError(HubError, PermissionError):
+    """Something is not in the hub's folder, and nothing can be written there."""
 
 
 class PinError(HubError):

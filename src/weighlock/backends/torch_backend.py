@@ -8,6 +8,7 @@ checked the arguments. Data are read in one plan when the tree stands; before an
 import ctypes
 import mmap
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,12 +16,14 @@ from typing import Any, Final
 
 import torch
 
+from weighlock.backends.torch_columns import Batches
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
 from weighlock.storages.refs import StorageRef, Window
+from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
 
@@ -45,6 +48,10 @@ def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
         span = 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
     _spans[shape, stride] = span
     return span
+
+
+# An empty tensor of each type, made where no mode was active.
+_blanks: Final[dict[DType, Any]] = {}
 
 
 class TorchLeaves(SpecialLeaves):
@@ -78,14 +85,16 @@ class TorchLeaves(SpecialLeaves):
         self._placement = Placement(map_location)
         self._mapped, self._source = mapped, source
         self._overall: Any = None
+        self._shared: bool | None = None
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
-        self._fake = torch._guards.detect_fake_mode(None) is not None
+        self._fake = _is_faking()
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
         self._windows: dict[Window, list[TorchStorage]] = {}
+        self._batches = Batches()
         self._filled: dict[Window, bytearray] = {}
         self._unread: list[TorchStorage] = []
         self._foreign: list[TorchStorage] = []
@@ -109,25 +118,35 @@ class TorchLeaves(SpecialLeaves):
                 _sparse_to_validate().clear()
 
     def restart(self) -> None:
-        for kept in (self._windows, self._filled, self._unread, self._foreign, self._typed, self._late, self._after):
+        for kept in (
+            self._windows,
+            self._batches,
+            self._filled,
+            self._unread,
+            self._foreign,
+            self._typed,
+            self._late,
+            self._after,
+        ):
             kept.clear()
 
     # Storages
 
     def storage(self, ref: StorageRef) -> Any:
         storage = TorchStorage(ref)
+        reader = ref.reader
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and getattr(reader, "source", None) is self._source:
             storage.untyped = self._part_of_map(ref)
             return storage
         if self._without_data:
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign.append(storage)
-        if ref.nbytes <= _SMALL and ref.reader is not None:
-            place = ref.reader.window_of(ref)
+        if ref.nbytes <= _SMALL and reader is not None:
+            place = reader.window_of(ref)
             if place is not None:
                 window, storage.start = place
                 group = self._windows.get(window)
@@ -183,8 +202,12 @@ class TorchLeaves(SpecialLeaves):
         """Return a storage that is a part of the mapped file."""
         reader: Any = ref.reader
         extent = reader.extent(ref)
-        shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
-        if extent is None or (shared and ref.byteorder != sys.byteorder):
+        shared = self._shared
+        if shared is None:  # asked once for a file: PyTorch looks it up in its configuration, which takes long
+            shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
+            self._shared = shared
+        is_foreign = ref.byteorder != sys.byteorder
+        if extent is None or (shared and is_foreign):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
                 f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
@@ -197,7 +220,8 @@ class TorchLeaves(SpecialLeaves):
         if end > self._overall.nbytes():
             raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
         part = self._overall[extent.offset : end]
-        swap(part, ref)
+        if is_foreign:
+            swap(part, ref)
         return part
 
     def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
@@ -274,10 +298,42 @@ class TorchLeaves(SpecialLeaves):
         if untyped.device.type == "meta" and self._alone:
             # PyTorch cuts a storage without data to what its tensor spans, so no two tensors can share one.
             untyped = _like(untyped)
-        made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
+        if self._free and untyped.device == _CPU:
+            blank = _blanks.get(dtype)
+            if blank is None:
+                blank = _blanks[dtype] = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=_CPU)
+            made = blank.new()  # a third of the time of asking for an empty tensor by its type
+        else:
+            made = torch.empty((0,), dtype=TORCH_DTYPES[dtype], device=untyped.device)
         made.set_(untyped, offset, shape, stride)
-        made.requires_grad = requires_grad
+        if requires_grad:
+            made.requires_grad = True
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
+
+    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
+        plain = self._free and not (self._mapped or self._eager or self._without_data)
+        locations = {form.location for form in set(columns.forms)}
+        if not plain or columns.byteorder != sys.byteorder or not all(map(self._placement.is_direct, locations)):
+            return None
+        made, usual = self._batches.make(columns)
+        for window in self._batches:
+            self._windows.setdefault(window, [])
+        tensors = iter(made)
+        return [next(tensors) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
+
+    def _one_of(self, columns: TensorColumns, index: int) -> Any:
+        storage = columns.storages[index] = self.storage(columns.ref(index))
+        form = columns.forms[index]
+        made = self.strided(storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad)
+        return self.hooked(made, OrderedDict())
+
+    def storage_of(self, columns: TensorColumns, index: int, data: Any) -> Any:
+        storage = TorchStorage(columns.ref(index))
+        storage.tensor = data
+        return storage
+
+    def hooks_of(self, data: Any) -> Any:
+        return data._backward_hooks
 
     def tensor(self, spec: TensorSpec) -> Any:
         if spec.dtype.kind == "q":
@@ -334,17 +390,18 @@ class TorchLeaves(SpecialLeaves):
         """Read small storages straight into their memory: the last time, when nobody asks for a window again."""
         chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
         for window, storages in self._windows.items():
-            if window not in self._filled:
-                targets = {
-                    storage.start: memory_at(storage.address(), storage.ref.nbytes)
-                    for storage in storages if storage.has_memory
-                }  # fmt: skip
-                chosen.setdefault(window.contents[0].reader, []).append((window, targets))
+            batch = self._batches.get(window)
+            if window not in self._filled and (batch is None or batch.is_coarse):
+                targets = _targets(storages)
+                if batch is not None:
+                    targets.update(batch.targets())
+                chosen.setdefault(window.reader, []).append((window, targets))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
                 if window not in left:
                     del self._windows[window]
+                    self._batches.pop(window, None)
 
     def _fill_windows(self) -> None:
         windows, self._windows = self._windows, {}
@@ -353,7 +410,7 @@ class TorchLeaves(SpecialLeaves):
             if window in self._filled:
                 self._hand_out(window, storages)
             else:
-                unread.setdefault(window.contents[0].reader, []).append(window)
+                unread.setdefault(window.reader, []).append(window)
         for reader, every in unread.items():
             pending = iter(every)
             while batch := list(islice(pending, _WINDOWS_AT_ONCE)):
@@ -368,6 +425,9 @@ class TorchLeaves(SpecialLeaves):
     def _hand_out(self, window: Window, storages: list[TorchStorage]) -> None:
         """Copy each storage's bytes from the window to where they belong."""
         base = address_of(self._filled[window])
+        batch = self._batches.pop(window, None)
+        if batch is not None:
+            batch.copy_from(base)
         later = []
         for storage in storages:
             owner = storage.tensor
@@ -399,6 +459,17 @@ class TorchLeaves(SpecialLeaves):
         return numpy_pickles.build(target, state, self.charge)
 
 
+def _targets(storages: list[TorchStorage]) -> dict[int, memoryview]:
+    """Return the memory of those that have any, by the place of their bytes in their window."""
+    found = {}
+    for storage in storages:
+        # Nearly always the tensor; a call less for each.
+        owner = storage.tensor if storage.tensor is not None else storage.untyped
+        if owner is not None:
+            found[storage.start] = memory_at(owner.data_ptr(), storage.ref.nbytes)
+    return found
+
+
 def _like(untyped: Any) -> Any:
     """Return another storage without data, that says the same of itself."""
     made = torch.UntypedStorage(untyped.nbytes(), device="meta")
@@ -413,6 +484,14 @@ def _sparse_to_validate() -> Any:
     """Return PyTorch's list of the sparse tensors that a load has made: from 2.14 on, one for each thread."""
     found = getattr(torch._utils, "_get_sparse_tensors_to_validate", None)
     return torch._utils._sparse_tensors_to_validate if found is None else found()
+
+
+def _is_faking() -> bool:
+    """Whether tensors are to be fake: asked of PyTorch only where there is a mode or a trace, since that takes long."""
+    guards = torch._guards
+    if not torch._C._len_torch_dispatch_stack() and guards.TracingContext.try_get() is None:
+        return False
+    return guards.detect_fake_mode(None) is not None
 
 
 def _modes() -> bool:

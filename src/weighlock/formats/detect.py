@@ -1,9 +1,9 @@
 """The only list of formats: which one a file is, by its content, never by its name."""
 
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
-from weighlock.formats.foreign import describe_foreign
+from weighlock.formats import torch_zip
 from weighlock.formats.reading import Contents, Reading
+from weighlock.formats.zip_archive import called
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
 from weighlock.storages.source import ByteSource, BytesSource
 
@@ -43,10 +43,20 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
         return read_archive(source, read_directory(source, reading.limits), reading)
+    return _read_other(source, head, reading)
+
+
+def _read_other(source: ByteSource, head: bytes, reading: Reading) -> Contents:
+    """Read what is no zip archive. The other formats are imported when a file may be of one."""
+    from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar
+    from weighlock.formats.foreign import describe_foreign
+
     if torch_legacy.matches(head):
         return torch_legacy.read(source, reading)
     if torch_tar.matches(head):
-        return _read_tar(source, reading)
+        if torch_tar.find_members(source):
+            return torch_tar.read(source, reading)
+        raise describe_foreign(source)
     if safetensors.matches(head, source.size):
         return safetensors.read(source, reading)
     foreign = describe_foreign(source) if head[:1] != b"\x80" else None
@@ -61,23 +71,22 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
 _COULD_BE_PICKLES = frozenset({None, "text", "unknown", "python"})
 
 
-def _read_tar(source: ByteSource, reading: Reading) -> Contents:
-    if torch_tar.find_members(source):
-        return torch_tar.read(source, reading)
-    raise describe_foreign(source)
-
-
 def read_archive(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Contents:
     """Read the checkpoint in a zip archive whose directory is read already; raises as `read_any`."""
-    names = ["/" + record.name for record in directory.records]
-    if any(name.endswith("/data.pkl") for name in names):
-        program = any(name.endswith("/constants.pkl") for name in names)
+    if called(directory, "data.pkl"):
+        program = bool(called(directory, "constants.pkl"))
         if program and not reading.options.scripts:
             raise ScriptArchiveError("the file is a TorchScript archive", path=source.name)
-        return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
+        if not program:
+            return torch_zip.read(source, directory, reading)
+        from weighlock.formats import torchscript
+
+        return torchscript.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
     if len(files) == 1:
         return _read_only_member(source, directory, reading)
+    from weighlock.formats.foreign import describe_foreign
+
     raise describe_foreign(source)
 
 
@@ -89,10 +98,15 @@ def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Read
     try:
         contents = read_any(inner, reading)
     except NotACheckpointError as error:
+        from weighlock.formats.foreign import describe_foreign
+
         raise describe_foreign(source) from error
     if contents.format == "torch-zip" and len(directory.records) > 1:
         raise DirectoryError("a checkpoint beside other entries in an archive", path=source.name)
     contents.end = source.size
+    from weighlock.formats.zip_rows import zip_rows
+
+    contents.layout = lambda: zip_rows(source, directory, frozenset())
     notes = contents.notes
     contents.notes = lambda: {**notes(), "inside": record.name}
     return contents

@@ -4,10 +4,11 @@ A format's module has one function ``read(source, reading) -> Contents``. It run
 `Reading.unpickle`, describes each storage once to `reading.leaves`, and says how bytes are reached (`RecordReader`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError, UnsafeGlobalError, WeighlockError
+from weighlock.formats.layout import LayoutRow
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling.allowlist import Allowlist, Known
 from weighlock.pickling.python_rows import DESCRIBED_ROWS, PYTHON_ROWS
@@ -37,9 +38,11 @@ class Contents:
     storages : dict of str to StorageRef
     views : list of StorageRef
         Storages that are parts of others (files of before 0.4).
+    layout : callable or None
+        Returns what the bytes of the file are there for, as far as the format tells; see `formats.layout`.
     """
 
-    __slots__ = ("end", "format", "notes", "object", "storages", "views")
+    __slots__ = ("end", "format", "layout", "notes", "object", "storages", "views")
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Contents:
         notes: Callable[[], dict[str, Any]],
         storages: dict[str, StorageRef] | None = None,
         views: list[StorageRef] | None = None,
+        layout: "Callable[[], Iterable[LayoutRow]] | None" = None,
     ) -> None:
         self.object = object
         self.format = format
@@ -56,6 +60,7 @@ class Contents:
         self.notes = notes
         self.storages = storages or {}
         self.views = views or []
+        self.layout = layout
 
     def release(self) -> None:
         """Let go of the file: nothing of this reading can read from it any more.

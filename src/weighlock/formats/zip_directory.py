@@ -99,21 +99,24 @@ class ZipDirectory:
 
     Attributes
     ----------
+    names : list of str
     records : list of ZipRecord
         In the directory's order.
     comment : bytes
     trailing_bytes : int
         Bytes behind the archive that are not its comment.
-    start_of_directory, end : int
-        Where the directory begins, and where the archive ends, comment included.
+    start_of_directory, nbytes, end : int
+        Where the directory begins, its length, and where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "names", "nbytes", "records", "start_of_directory", "trailing_bytes")
 
-    def __init__(self, records: list[ZipRecord], end: EndRecord, size: int) -> None:
+    def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
+        self.names = names
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
+        self.nbytes = end.size
         self.end = end.stop
         self.trailing_bytes = size - self.end
 
@@ -140,10 +143,11 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
         at = end.offset - base
         _check_count(end, limits)
         raw = tail[at : at + end.size] if at >= 0 else source.read_at(end.offset, end.size)
-        records = _checked_records(_Entries(raw, end), end, limits)
+        entries = _Entries(raw, end)
+        records = _checked_records(entries, end, limits)
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
-    return ZipDirectory(records, end, source.size)
+    return ZipDirectory(entries.names, records, end, source.size)
 
 
 # --------------------------------------------------------------------------------------------------- the entries

@@ -14,9 +14,11 @@ from typing import Final
 
 from weighlock.errors import DirectoryError, TensorBoundsError, WeighlockError
 from weighlock.formats.zip_directory import ZipRecord, check_crc, data_offset, inflate, parse_local_header
+from weighlock.formats.zip_ranges import read_ranges
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32, crc32_combine
 from weighlock.storages.plan import Task, run_in_order, thread_count
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource
 
 __all__ = ["read_records"]
@@ -56,6 +58,9 @@ def read_records(source: ByteSource, wanted: Sequence[Wanted], *, verify: bool, 
                 "a record has another size than its tensor needs", expected=f"{len(target)} bytes",
                 got=str(record.size), path=source.name, record=record.name,
             )  # fmt: skip
+    if isinstance(source, RangedSource):
+        read_ranges(source, wanted, verify=verify)
+        return
     ordered = sorted(wanted, key=lambda item: item[0].header_offset)
     targets = [target for _, target in wanted]
     try:

@@ -1,6 +1,7 @@
 """What the description of a leaf says of itself: element type, shape, layout, and the strided tensors it is made of."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from weighlock.pickling.inert import repr_shallow
@@ -58,6 +59,10 @@ def _parts(spec: Any, *names: str) -> tuple[Part, ...]:
     return tuple((name, part) for name in names if type(part := getattr(spec, name)) is TensorSpec)
 
 
+# Shapes repeat endlessly.
+_contiguous: Final = lru_cache(maxsize=4096)(is_contiguous)
+
+
 def _tensor(spec: TensorSpec) -> Leaf:
     layout = "packed" if spec.dtype.kind == "p" else "strided"
     if spec.ref.location == "meta":
@@ -66,7 +71,7 @@ def _tensor(spec: TensorSpec) -> Leaf:
     return Leaf(
         layout, spec.dtype.name, spec.shape, spec.stride,
         0 if layout == "meta" else numel * spec.dtype.itemsize, numel,
-        is_contiguous(spec.shape, spec.stride), (("", spec),), spec.requires_grad, spec.parameter,
+        _contiguous(spec.shape, spec.stride), (("", spec),), spec.requires_grad, spec.parameter,
     )  # fmt: skip
 
 

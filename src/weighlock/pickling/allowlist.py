@@ -66,7 +66,7 @@ class Allowlist:
 
     def find(self, module: str, name: str) -> Any:
         """Return what ``module.name`` stands for, or a new `GlobalRef` where it is unknown."""
-        key = (module, name)
+        key = module, name
         if key in self.values:
             return self.values[key]
         for table in self.tables:

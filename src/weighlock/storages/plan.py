@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource, BytesSource, PathSource
 
 __all__ = ["Task", "read_extents", "run_in_order", "thread_count"]
@@ -18,6 +19,8 @@ _MOST_THREADS: Final = 4
 
 def thread_count(source: ByteSource, nbytes: int) -> int:
     """Return how many threads to read this much with: one for little, and for sources with one file pointer."""
+    if isinstance(source, RangedSource):
+        return source.connections
     if nbytes <= _WORTH_THREADS or not isinstance(source, PathSource | BytesSource):
         return 1
     return min(_MOST_THREADS, os.cpu_count() or 1)
@@ -72,6 +75,9 @@ def read_extents(source: ByteSource, wanted: Sequence[tuple[int, memoryview]]) -
     TruncatedError, SourceError
         The error that lies first in the file.
     """
+    if isinstance(source, RangedSource):
+        source.read_many(wanted)
+        return
 
     def pieces() -> Iterator[tuple[int, Task]]:
         for offset, target in sorted(wanted, key=lambda item: item[0]):

@@ -68,9 +68,10 @@ class PathSource:
         try:
             self._fd = os.open(path, flags)
         except FileNotFoundError as error:
-            raise MissingFileError("there is no such file", path=self.name) from error
+            raise MissingFileError("there is no such file", path=self.name).caused_by(error) from error
         except (OSError, ValueError) as error:
-            raise SourceError(f"the file cannot be opened: {_reason(error)}", path=self.name) from error
+            made = SourceError(f"the file cannot be opened: {_reason(error)}", path=self.name)
+            raise (made.caused_by(error) if isinstance(error, OSError) else made) from error
         status = os.fstat(self._fd)
         self.size = status.st_size
         if not stat.S_ISREG(status.st_mode):

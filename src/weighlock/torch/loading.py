@@ -10,6 +10,7 @@ import torch
 from weighlock.errors import (
     ArgumentError,
     ConflictError,
+    NotACheckpointError,
     ScriptArchiveError,
     SourceError,
     UnsupportedError,
@@ -84,12 +85,16 @@ def load(
     start = _start(f, mmap=mmap)
     request = Request(
         map_location, pickle_module, pickle_load_args, only, bool(mmap), framework="torch", scripts=False,
-        verify=_checked(),
+        verify=_checked(), addresses=False,
     )  # fmt: skip
     try:
         return load_as(f, request)
     except ScriptArchiveError as error:
         return _script(f, start, map_location, error, weights_only=only)
+    except NotACheckpointError as error:
+        if isinstance(f, str | os.PathLike) and os.path.isdir(f):
+            raise _FolderError(error.what, kind=error.kind, path=error.path, hint=error.hint) from None
+        raise
     except WeighlockError as error:
         wording.say_as_torch(error, weights_only=only)
         raise
@@ -122,6 +127,10 @@ def _checked() -> bool:
     """
     switched = os.environ.get("WEIGHLOCK_CHECKSUMS", "1").lower() not in ("0", "n", "no", "false")
     return switched and bool(torch.serialization.get_crc32_options())
+
+
+class _FolderError(NotACheckpointError, IsADirectoryError):
+    """A folder, where opening it raises in PyTorch."""
 
 
 class _NoSeekError(UnsupportedError, AttributeError):
