@@ -6,7 +6,14 @@ from typing import Any, Final, Literal, NamedTuple
 
 from weighlock.backends import registry
 from weighlock.checkpoint import open_any
-from weighlock.errors import ArgumentError, ArgumentTypeError, ConflictError, DamagedError, WeighlockError
+from weighlock.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConflictError,
+    DamagedError,
+    UnsupportedError,
+    WeighlockError,
+)
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Options, Reading, allowlist_with, unsafe_global_error
@@ -15,6 +22,7 @@ from weighlock.objects import format_path, path_of, walk
 from weighlock.pickling import user_globals
 from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.inert import GlobalRef, Stub
+from weighlock.storages.mapping import MODES
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import TensorSpec
@@ -31,7 +39,7 @@ def load(
     pickle_module: Any = None,
     *,
     weights_only: bool = True,
-    mmap: bool | None = None,
+    mmap: bool | Literal["r", "shared"] | None = None,
     framework: str = "numpy",
     on_unknown: Literal["error", "stub"] = "error",
     verify: bool = True,
@@ -56,9 +64,10 @@ def load(
         Only with ``weights_only=False``: what runs the pickle instead of Python's own.
     weights_only : bool
         False runs the pickle with Python's own machine: **the file can then run any code**. For files of your own.
-    mmap : bool
-        Map the file instead of reading it: data are read when they are touched, changes stay private, and CRC-32 is
-        not checked.
+    mmap : bool, "r" or "shared"
+        Map the file instead of reading it: data are read when they are touched, and CRC-32 is not checked. True: what
+        is changed stays in this process; ``"r"``: arrays are read-only (PyTorch has no such tensors); ``"shared"``:
+        what is changed goes to the file, or into the `bytearray` that was given.
     framework : {"numpy", "torch"}
         What tensors become: NumPy arrays, or PyTorch's own tensors.
     on_unknown : {"error", "stub"}
@@ -106,18 +115,21 @@ class Request(NamedTuple):
     ----------
     scripts : bool
         Whether TorchScript archives are read, as data; otherwise `ScriptArchiveError`.
+    map_streams : bool
+        Whether legacy streams are mapped. PyTorch refuses.
     """
 
     map_location: Any = None
     pickle_module: Any = None
     pickle_load_args: Mapping[str, Any] = {}
     weights_only: bool = True
-    mmap: bool | None = None
+    mmap: bool | str | None = None
     framework: str = "numpy"
     on_unknown: str = "error"
     verify: bool = True
     limits: Limits | None = None
     scripts: bool = True
+    map_streams: bool = True
 
 
 def load_as(f: Any, request: Request) -> Any:
@@ -129,7 +141,7 @@ def load_as(f: Any, request: Request) -> Any:
     leaves = Leaves()
     try:
         leaves = registry.leaves_for(
-            request.framework, map_location=request.map_location, mapped=bool(request.mmap), source=source,
+            request.framework, map_location=request.map_location, mapped=request.mmap or False, source=source,
             verify=request.verify, eager=not request.weights_only,
         )  # fmt: skip
         options = Options(
@@ -141,6 +153,7 @@ def load_as(f: Any, request: Request) -> Any:
             verify=request.verify,
             trusted=None if request.weights_only else _trusted_loader(request, native=leaves.native),
             scripts=request.scripts,
+            map_streams=request.map_streams,
         )
         with collector_paused(), leaves.reading():
             return _read(source, Reading(leaves, read_any, options, _allowlist(leaves)))
@@ -187,8 +200,13 @@ def _check_options(request: Request) -> None:
             "Can not safely load weights when explicit pickle_module is specified",
             hint="It runs whatever the file says. For a file of your own, pass weights_only=False with it.",
         )
-    if request.mmap not in (None, True, False):
-        raise ArgumentError("mmap must be True or False", got=repr(request.mmap)[:40])
+    if type(request.mmap) not in (bool, str, type(None)) or request.mmap not in (None, False, *MODES):
+        raise ArgumentError("mmap must be True, False, 'r' or 'shared'", got=repr(request.mmap)[:40])
+    if request.mmap == "r" and request.framework == "torch":
+        raise UnsupportedError(
+            "PyTorch has no read-only tensors: writing to one over read-only memory ends the process",
+            hint="With mmap=True, changes stay in this process, and the file is as safe.",
+        )
     if request.on_unknown not in ("error", "stub"):
         raise ArgumentError("on_unknown must be 'error' or 'stub'", got=repr(request.on_unknown)[:40])
 

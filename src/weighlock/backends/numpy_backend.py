@@ -5,7 +5,6 @@ never keeps a large file alive, and 20,000 tiny ones do not cost 20,000 allocati
 the file's own records hold: a storage is only promised after its record was found to be as long.
 """
 
-import mmap
 import sys
 from collections.abc import Callable, Iterable
 from itertools import compress
@@ -27,8 +26,9 @@ from weighlock.backends.numpy_types import (
     WrapperTensor,
 )
 from weighlock.dtypes import DType
-from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.errors import DamagedError, PickleStreamError, WeighlockError
 from weighlock.storages.locations import CPU, META, placement
+from weighlock.storages.mapping import FileMap
 from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
 from weighlock.tensors.columns import TensorColumns, TensorForm
@@ -93,8 +93,8 @@ class NumpyLeaves(Leaves):
     ----------
     map_location : object
         As in `weighlock.load`.
-    mapped : bool
-        Leave the data in the file and map it, copy-on-write.
+    mapped : bool or str
+        As in `FileMap`.
     source : ByteSource
         What is mapped.
     verify : bool
@@ -105,7 +105,7 @@ class NumpyLeaves(Leaves):
         self,
         *,
         map_location: Any = None,
-        mapped: bool = False,
+        mapped: bool | str = False,
         source: Any = None,
         verify: bool = True,
         eager: bool = False,
@@ -113,8 +113,9 @@ class NumpyLeaves(Leaves):
         super().__init__()
         self._place, self._place_is_function = placement(map_location)
         self._to_cpu = map_location is None or map_location == CPU
-        self._mapped = mapped
-        self._source = source
+        self._file = FileMap(source, mapped)
+        self.maps = bool(mapped)
+        self._frozen = mapped == "r"
         self._map: Any = None
         self._verify = verify
         self._unread: list[Storage] = []
@@ -142,8 +143,7 @@ class NumpyLeaves(Leaves):
             return self._placed(storage)
         if self._is_meta(ref.location):
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
-            self._attach(storage)
+        if self._file.covers(ref) and self._attach(storage):
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign_order.append(storage)
@@ -199,21 +199,16 @@ class NumpyLeaves(Leaves):
         window.memory = block.data[start : start + window.nbytes]
         return block, start
 
-    def _attach(self, storage: Storage) -> None:
-        """Let a storage be a part of the mapped file."""
-        ref: Any = storage.ref
-        extent = ref.reader.extent(ref)
-        if extent is None or ref.byteorder != sys.byteorder:
-            why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
-            raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
-                hint="Load without mmap, or save the checkpoint again first.",
-            )  # fmt: skip
+    def _attach(self, storage: Storage) -> bool:
+        """Let a storage be a part of the mapped file; False where it must be read instead."""
+        extent = self._file.extent(storage.ref)
         if self._map is None:
-            self._map = np.frombuffer(self._source.map(mmap.ACCESS_COPY), np.uint8)
-        if extent.offset + extent.nbytes > len(self._map):
-            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
+            memory = self._file.memory()
+            if memory is None:
+                return False
+            self._map = np.frombuffer(memory, np.uint8)
         storage.array, storage.start = self._map, extent.offset
+        return True
 
     def _allocate(self, storage: Storage) -> None:
         """Give a storage its memory; its bytes come with `finish`."""
@@ -264,11 +259,13 @@ class NumpyLeaves(Leaves):
             array = _ndarray(
                 shape, _NUMPY_OF[dtype], storage.array, storage.start + offset * item, [step * item for step in stride]
             )
+        if self._frozen:
+            array.flags.writeable = False
         return array if dtype.numpy_name is not None else PackedTensor(dtype, array)
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
         forms, distinct = columns.forms, set(columns.forms)
-        if self._mapped or self._place_is_function or columns.byteorder != sys.byteorder:
+        if self.maps or self._place_is_function or columns.byteorder != sys.byteorder:
             return None
         try:
             if any(map(self._is_meta, {form.location for form in distinct})):
