@@ -27,7 +27,7 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub soak real golden clean
+.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy real golden clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ docs: $(call ready,docs) ## build the documentation into build/docs, warnings ar
 
 bench: $(call ready,torch) ## measure against PyTorch in the same run
 	@.venv/torch/bin/python benchmarks/run.py $(ARGS)
+
+bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk and from a slow server
+	@.venv/torch/bin/python -m benchmarks.lazy $(ARGS)
 
 bench-hub: $(call ready,torch) ## measure the hub: import, cached loads, lists, a large download beside curl's (nginx)
 	@.venv/torch/bin/python -m benchmarks.hub $(ARGS)

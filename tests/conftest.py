@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import hub_nginx
 
-pytest_plugins = ["tests.hub_fixtures"]
+pytest_plugins = ["tests.hub_fixtures", "tests.s3_fixtures"]
 
 GOLDENS: Final = Path(__file__).parent / "goldens"
 """Golden files: checkpoints as their writers made them, and the results we promise for them."""
@@ -28,6 +28,8 @@ HAS_ML_DTYPES: Final = importlib.util.find_spec("ml_dtypes") is not None
 HAS_ISAL: Final = importlib.util.find_spec("isal") is not None
 HAS_SILERO_VAD: Final = importlib.util.find_spec("silero_vad") is not None
 HAS_ESPEAK: Final = shutil.which("espeak-ng") is not None
+HAS_FSSPEC: Final = importlib.util.find_spec("fsspec") is not None
+HAS_S3: Final = all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask_cors"))
 
 CAPABILITIES: Final = {
     "requires_torch": (HAS_TORCH, "PyTorch is not installed"),
@@ -37,6 +39,8 @@ CAPABILITIES: Final = {
     "requires_nginx": (hub_nginx.PROGRAM is not None, "nginx is not installed (apt-get install nginx-light)"),
     "requires_openssl": (shutil.which("openssl") is not None, "the command openssl is not installed"),
     "requires_silero_vad": (HAS_SILERO_VAD, "the package silero-vad is not installed"),
+    "requires_fsspec": (HAS_FSSPEC, "fsspec is not installed"),
+    "requires_s3": (HAS_S3, "s3fs and moto are not installed"),
     "requires_espeak": (HAS_ESPEAK, "the program espeak-ng is not installed"),
 }
 """Marker: (is it there, why the test is skipped)."""

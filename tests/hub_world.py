@@ -77,6 +77,7 @@ class World(Host):
         """Put there what the pages load."""
         weights = (ROOT / "examples" / "digits.pt").read_bytes()
         self.put(WEIGHTS, weights)
+        self.put("digits.pt", weights)
         self.put("other/digits-1fbec7d6.pt", b"<html>")
         self.put("weights/digits.pt", weights)
         files = read_folder(ROOT / "examples" / "hub" / "digits")

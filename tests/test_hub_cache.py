@@ -366,7 +366,8 @@ class TestReadOnly:
         "code",
         [
             "hub.load('o/other', 'net', trust_repo=True)", "hub.load_state_dict_from_url(URL)",
-            "hub.load('o/n', 'net', force_reload=True, trust_repo=True)", "hub.prefetch('o/other')",
+            "hub.load('o/n', 'net', force_reload=True, trust_repo=True)",
+            "hub.prefetch('o/other')",
             "hub.load('o/n:dev', 'net', trust_repo=True)",
         ],
     )  # fmt: skip

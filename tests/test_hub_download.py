@@ -303,11 +303,11 @@ class TestWhole:
             hub.download_url_to_file(host.files + "/ftp", tmp_path / "a")
 
     def test_https_never_leads_to_http(self):
-        from weighlock.hub.download import _checked_redirect
+        from weighlock.storages.connections import checked_redirect
 
         with pytest.raises(wl.DownloadError, match="from https to http"):
-            _checked_redirect("https://a/b", "http://a/b")
-        assert _checked_redirect("https://a/b/c", "../d") == "https://a/d"
+            checked_redirect("https://a/b", "http://a/b")
+        assert checked_redirect("https://a/b/c", "../d") == "https://a/d"
 
     def test_a_wrong_hash(self, host, tmp_path):
         url = host.put("a.bin", DATA)

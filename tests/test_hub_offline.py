@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import weighlock as wl
-import weighlock.hub.download
+import weighlock.storages.connections
 from tests.test_hub_download import weights
 from tests.test_hub_load import files
 
@@ -184,7 +184,7 @@ class TestFaults:
 
         def breaks(*parts):
             # A connection that is still open from before would still work.
-            weighlock.hub.download._pools.cache_clear()
+            weighlock.storages.connections._pools.cache_clear()
             if fault == "no address":
                 monkeypatch.setattr("socket.getaddrinfo", _no_address)
             elif fault == "refused":

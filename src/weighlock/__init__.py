@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     from weighlock.errors import *  # noqa: F403
     from weighlock.limits import Limits as Limits
     from weighlock.loading import load as load
+    from weighlock.opening.opened import LazyCheckpoint as LazyCheckpoint
+    from weighlock.opening.opened import LazyStorage as LazyStorage
+    from weighlock.opening.opened import open_checkpoint as open_checkpoint
+    from weighlock.opening.tensors import LazyTensor as LazyTensor
+    from weighlock.opening.tensors import LazyTensors as LazyTensors
     from weighlock.pickling.inert import GlobalRef as GlobalRef
     from weighlock.pickling.inert import Stub as Stub
     from weighlock.pickling.user_globals import (
@@ -95,16 +100,18 @@ _ROOMS = {
     "checkpoint": "Checkpoint read_checkpoint",
     "checkpointer": "Checkpointer LoadedStep SavedStep",
     "dtypes": "DType dtype",
-    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError CheckpointError ChecksumError "
-    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
+    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
+    "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
     "HashMismatchError HubError LimitError MissingDependencyError MissingFileError MissingFolderError "
-    "MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
-    "OfflineError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
-    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError "
-    "TargetError TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError "
-    "UnsupportedTypeError UntrustedRepositoryError WeighlockError",
+    "MissingKeyError MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
+    "OfflineError OutOfRangeError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
+    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError TargetError "
+    "TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
+    "UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
+    "opening.opened": "LazyCheckpoint LazyStorage open_checkpoint",
+    "opening.tensors": "LazyTensor LazyTensors",
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
     "saving": "save",

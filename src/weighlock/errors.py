@@ -5,7 +5,8 @@ library already catch in that situation::
 
     WeighlockError
     ├── SourceError (OSError)                    the bytes cannot be reached
-    │   └── MissingFileError (FileNotFoundError)
+    │   ├── MissingFileError (FileNotFoundError)
+    │   └── ChangedFileError                     the file changed while it was open
     ├── CheckpointError (RuntimeError)           the bytes are there, but cannot be read as asked
     │   ├── NotACheckpointError (UnpicklingError)  some other kind of file: a web page, a Git LFS pointer ...
     │   ├── DamagedError                         a checkpoint that is not whole or contradicts itself
@@ -28,7 +29,9 @@ library already catch in that situation::
     │   └── StateDictMismatchError (RuntimeError)  its keys or shapes are not those of the object
     ├── ArgumentError (ValueError)               a parameter's value makes no sense
     │   ├── ConflictError (RuntimeError)         two parameters exclude each other
-    │   └── ArgumentTypeError (TypeError)
+    │   ├── ArgumentTypeError (TypeError)
+    │   ├── MissingKeyError (KeyError)           nothing in the file has this key
+    │   └── OutOfRangeError (IndexError)         an index outside of a tensor
     ├── HubError (RuntimeError)                  a repository or a download that cannot be had as asked
     │   ├── RepositoryNameError (ValueError)     the text names no repository
     │   ├── NotInRepositoryError (ValueError)    there is no such repository, branch, tag or commit
@@ -62,6 +65,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "AuthenticationError",
+    "ChangedFileError",
     "CheckpointError",
     "ChecksumError",
     "ConflictError",
@@ -76,12 +80,14 @@ __all__ = [
     "MissingDependencyError",
     "MissingFileError",
     "MissingFolderError",
+    "MissingKeyError",
     "MissingPackagesError",
     "NetworkError",
     "NotACheckpointError",
     "NotInRepositoryError",
     "NotWeightsError",
     "OfflineError",
+    "OutOfRangeError",
     "PickleStreamError",
     "PinError",
     "RateLimitError",
@@ -191,6 +197,10 @@ class SourceError(WeighlockError, OSError):
 
 class MissingFileError(SourceError, FileNotFoundError):
     """There is no such file."""
+
+
+class ChangedFileError(SourceError):
+    """The file is not the one any more that was opened: what was read of it does not fit what would be read now."""
 
 
 class CheckpointError(WeighlockError, RuntimeError):
@@ -306,6 +316,14 @@ class ConflictError(ArgumentError, RuntimeError):
 
 class ArgumentTypeError(ArgumentError, TypeError):
     """A parameter is of the wrong type."""
+
+
+class MissingKeyError(ArgumentError, KeyError):
+    """Nothing in the file has this key, or more than one thing could be meant."""
+
+
+class OutOfRangeError(ArgumentError, IndexError):
+    """An index lies outside of a tensor, or has more dimensions than it."""
 
 
 class MissingDependencyError(WeighlockError, ImportError):

@@ -44,6 +44,7 @@ def load(
     on_unknown: Literal["error", "stub"] = "error",
     verify: bool = True,
     limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     **pickle_load_args: Any,
 ) -> Any:
     """Load a checkpoint: what `torch.save` wrote in any year, TorchScript, safetensors, or a pickle of tensors.
@@ -54,8 +55,8 @@ def load(
     Parameters
     ----------
     f : str, os.PathLike, bytes-like or file object
-        A file object needs `read`, `seek` and `tell`; reading begins where it stands, and leaves it behind the
-        checkpoint.
+        Text with a scheme is an address: ``https://``, or any that fsspec knows (``s3://``, ``gs://`` ...). A file
+        object needs `read`, `seek` and `tell`; reading begins where it stands, and leaves it behind the checkpoint.
     map_location : None, str, device, dict or callable
         Where tensors go, as in `torch.load`. NumPy has ``"cpu"``, and ``"meta"``, which reads no data; every saved
         location lands on the CPU. A function is called once per storage with a `weighlock.Storage` and its saved
@@ -77,6 +78,8 @@ def load(
         Check the CRC-32 of every record that has one.
     limits : Limits
         How much the file may ask of the machine.
+    storage_options : mapping, optional
+        For addresses; see `weighlock.open_checkpoint`.
     **pickle_load_args
         `encoding` (default ``"utf-8"``; ``"latin1"``, ``"bytes"`` ...) and `errors`: how strings written by Python 2
         are decoded.
@@ -105,6 +108,7 @@ def load(
     """
     return load_as(f, Request(
         map_location, pickle_module, pickle_load_args, weights_only, mmap, framework, on_unknown, verify, limits,
+        storage_options=storage_options,
     ))  # fmt: skip
 
 
@@ -117,6 +121,8 @@ class Request(NamedTuple):
         Whether TorchScript archives are read, as data; otherwise `ScriptArchiveError`.
     map_streams : bool
         Whether legacy streams are mapped. PyTorch refuses.
+    addresses : bool
+        Whether text with a scheme is an address. PyTorch takes paths only.
     """
 
     map_location: Any = None
@@ -130,6 +136,8 @@ class Request(NamedTuple):
     limits: Limits | None = None
     scripts: bool = True
     map_streams: bool = True
+    storage_options: Mapping[str, Any] | None = None
+    addresses: bool = True
 
 
 def load_as(f: Any, request: Request) -> Any:
@@ -137,7 +145,7 @@ def load_as(f: Any, request: Request) -> Any:
     encoding, errors = _text_options(request.pickle_load_args)
     _check_options(request)
     registry.check(request.framework)
-    source = open_any(f)
+    source = open_any(f, request.storage_options, addresses=request.addresses)
     leaves = Leaves()
     try:
         leaves = registry.leaves_for(

@@ -6,7 +6,7 @@ the old file or the new one, whole, and a file that somebody has mapped is never
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.backends.registry import check as check_framework
@@ -29,11 +29,13 @@ from weighlock.storages.targets import Write, os_reason, write_path
 
 __all__ = ["Prepared", "form_of", "path_of_target", "prepare", "save"]
 
+WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", "safetensors", "npz")
+
 # How many elements of an object path are shown at each end.
 _PATH_PARTS: Final = 12
 
 
-# Reason for eight parameters: torch's own, in the order of the issue, then ours, keyword-only.
+# Reason for the parameter count: torch's own, in its order, then ours, keyword-only.
 def save(
     obj: Any,
     f: Any,
@@ -44,6 +46,9 @@ def save(
     pickle_module: Any = None,
     framework: str = "numpy",
     durable: bool = False,
+    format: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    max_shard_size: int | str | None = None,
 ) -> None:
     r"""Save an object to a checkpoint that ``torch.load(weights_only=True)`` reads.
 
@@ -66,6 +71,17 @@ def save(
         Whose arrays are saved.
     durable : bool
         Wait until the file and its name are on the disk, so that it survives a power failure.
+    format : {"torch-zip", "torch-legacy", "safetensors", "npz"}
+        What is written; PyTorch's zip archive by default, whatever the file is called. A dictionary of tensors makes
+        the same safetensors file as the safetensors package does; of other objects, and of tensors that share memory,
+        the metadata say what `weighlock.load` needs to give them back. An npz file holds arrays by name, and nothing
+        else.
+    metadata : mapping of str to str
+        What stands in the metadata of a safetensors file.
+    max_shard_size : int or str
+        Bytes, or for example ``"5GB"``: a dictionary of tensors is cut into files of at most so much (one tensor more
+        than that has a file of its own), with an index beside them, as transformers does. `f` is then the name of the
+        undivided file, or a folder.
 
     Raises
     ------
@@ -85,8 +101,27 @@ def save(
     b'PK\x03\x04'
     """
     target = path_of_target(f)
-    form = form_of(_use_new_zipfile_serialization, _disable_byteorder_record)
-    prepare(obj, pickle_protocol, pickle_module, framework, form).write(target, f, durable=durable)
+    kind = _format(format, zipped=_use_new_zipfile_serialization, metadata=metadata)
+
+    def prepared(part: Any, metadata: Mapping[str, str] | None = metadata) -> Prepared:
+        if kind in ("safetensors", "npz"):
+            return _prepare_flat(part, kind, framework, metadata)
+        form = form_of(kind == "torch-zip", _disable_byteorder_record)
+        return prepare(part, pickle_protocol, pickle_module, framework, form)
+
+    if max_shard_size is None:
+        prepared(obj).write(target, f, durable=durable)
+        return
+    from weighlock.sharding import save_shards
+
+    check_framework(framework)
+    if kind == "safetensors" and metadata is None:
+        metadata = {"format": "pt"}  # transformers reads no others
+
+    def save_part(part: Any, path: str) -> None:
+        prepared(part, metadata).write(path, None, durable=durable)
+
+    save_shards(obj, target, max_shard_size, kind, framework, save_part, durable=durable)
 
 
 class Prepared(NamedTuple):
@@ -134,6 +169,25 @@ def prepare(obj: Any, pickle_protocol: int, pickle_module: Any, framework: str, 
 def form_of(zipped: bool, without_byteorder: bool) -> ZipForm | None:
     """Return the form of a file that the parameters of `save` ask for; None for the legacy stream."""
     return ZipForm(byteorder_record=not without_byteorder) if zipped else None
+
+
+def _format(format: str | None, *, zipped: bool, metadata: Any) -> str:
+    chosen = ("torch-zip" if zipped else "torch-legacy") if format is None else format
+    if chosen not in WRITTEN_FORMATS:
+        known = ", ".join(map(repr, WRITTEN_FORMATS))
+        raise ArgumentError("an unknown format to write", expected=f"one of {known}", got=repr(chosen)[:40])
+    if metadata is not None and chosen != "safetensors":
+        raise ArgumentError("only safetensors files have metadata of this kind", got=f"format={chosen!r}")
+    return chosen
+
+
+def _prepare_flat(obj: Any, format: str, framework: str, metadata: Mapping[str, str] | None) -> Prepared:
+    """Describe an object for a format that holds named tensors only."""
+    from weighlock.flattening import flat_writer
+
+    check_framework(framework)
+    write = flat_writer(obj, format, framework, metadata)
+    return Prepared(StorageRecords([], None), lambda sink, _: write(sink))
 
 
 def _check_module(pickle_module: Any) -> None:

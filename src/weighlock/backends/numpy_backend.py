@@ -37,6 +37,7 @@ from weighlock.tensors.spec import (
     JaggedSpec,
     MetaSpec,
     NestedSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -116,7 +117,6 @@ class NumpyLeaves(Leaves):
         self._file = FileMap(source, mapped)
         self.maps = bool(mapped)
         self._frozen = mapped == "r"
-        self._map: Any = None
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
@@ -202,12 +202,10 @@ class NumpyLeaves(Leaves):
     def _attach(self, storage: Storage) -> bool:
         """Let a storage be a part of the mapped file; False where it must be read instead."""
         extent = self._file.extent(storage.ref)
-        if self._map is None:
-            memory = self._file.memory()
-            if memory is None:
-                return False
-            self._map = np.frombuffer(memory, np.uint8)
-        storage.array, storage.start = self._map, extent.offset
+        mapped = self._file.whole(storage.ref, lambda memory: np.frombuffer(memory, np.uint8))
+        if mapped is None:
+            return False
+        storage.array, storage.start = mapped, extent.offset
         return True
 
     def _allocate(self, storage: Storage) -> None:
@@ -357,6 +355,9 @@ class NumpyLeaves(Leaves):
     def meta(self, spec: MetaSpec) -> Any:
         return MetaTensor(spec.dtype, spec.shape, spec.stride, spec.requires_grad)
 
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        raise OpaqueSpec(kind, shape, ref).refused()
+
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         return UninitializedTensor(spec.kind, spec.requires_grad)
 
@@ -427,7 +428,8 @@ class NumpyLeaves(Leaves):
 
     def release(self) -> None:
         super().release()
-        self._arena = self._map = None
+        self._arena = None
+        self._file.release()
         self.restart()
 
 

@@ -417,7 +417,7 @@ class TorchLeaves(SpecialLeaves):
 
     def release(self) -> None:
         super().release()
-        self._map = TorchMap(None, mode=False)
+        self._map.release()
         self.restart()
 
     # States of objects that are not PyTorch's own, or of before 0.4

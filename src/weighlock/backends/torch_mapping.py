@@ -8,7 +8,6 @@ import torch
 from weighlock.backends.torch_storages import swap
 from weighlock.errors import UnsupportedError
 from weighlock.storages.mapping import FileMap
-from weighlock.storages.refs import StorageRef
 
 __all__ = ["TorchMap"]
 
@@ -21,7 +20,6 @@ class TorchMap(FileMap):
 
     def __init__(self, source: Any, mode: bool | str) -> None:
         super().__init__(source, mode)
-        self._overall: Any = None
         self._asked: bool | None = None
 
     @property
@@ -40,7 +38,7 @@ class TorchMap(FileMap):
     def turns_bytes(self) -> bool:
         return not self._shared
 
-    def part(self, ref: StorageRef) -> Any:
+    def part(self, ref: Any) -> Any:
         """Return a storage over the file; None for one to be read, because of where its bytes stand.
 
         Raises
@@ -49,21 +47,19 @@ class TorchMap(FileMap):
             As `FileMap.extent`; and for a shared map of bytes that PyTorch could not compute with there.
         """
         extent = self.extent(ref)
-        if self._overall is None:
-            memory = self.memory()
-            if memory is None:
-                return None
-            self._overall = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+        overall = self.whole(ref, lambda memory: torch.frombuffer(memory, dtype=torch.uint8).untyped_storage())
+        if overall is None:
+            return None
         unit = _MOST_ALIGNMENT if ref.untyped else min(ref.dtype.itemsize, _MOST_ALIGNMENT)
-        if (self._overall.data_ptr() + extent.offset) % unit:
+        if (overall.data_ptr() + extent.offset) % unit:
             if self.mode == "shared":
                 raise UnsupportedError(
                     f"the storage cannot be mapped: its bytes do not begin at a multiple of {unit}, and PyTorch cannot "
-                    "compute with them there", path=self.source.name, record=ref.record,
+                    "compute with them there", path=ref.reader.source.name, record=ref.record,
                     hint="Save the checkpoint again as a zip archive (weighlock.save), or load it as NumPy arrays.",
                 )  # fmt: skip
             if not self._shared:
                 return None
-        part = self._overall[extent.offset : extent.offset + extent.nbytes]
+        part = overall[extent.offset : extent.offset + extent.nbytes]
         swap(part, ref)
         return part

@@ -155,7 +155,7 @@ def _safety(summary: Summary) -> dict[str, Any]:
             for row in summary.globals
         ],
         "verdict": {
-            "loads": not summary.unknown,
+            "loads": not summary.unknown and not summary.opaque,
             "unknown": summary.unknown,
             "text": summary.verdict,
             "torch_weights_only": {"loads": not summary.refused_by_torch, "refused": summary.refused_by_torch},

@@ -1,6 +1,5 @@
 """``weighlock ls``: one line per tensor."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -9,10 +8,11 @@ from weighlock.cli import wording
 from weighlock.cli.opening import NO, exit_code, opened
 from weighlock.cli.output import Output, Piece, note
 from weighlock.errors import WeighlockError
+from weighlock.inspection.globs import chooser
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
 from weighlock.text import safe_text
 
-__all__ = ["glob", "list_files"]
+__all__ = ["list_files"]
 
 _COLUMNS: Final = ("key", "dtype", "shape", "nbytes", "storage", "storage_offset", "contiguous")
 _LONG_COLUMNS: Final = (*_COLUMNS, "stride", "layout", "requires_grad", "alias_of")
@@ -95,36 +95,11 @@ def _write_document(listed: Sequence[Listed], output: Output) -> None:
     output.document(document("weighlock/ls", inputs=inputs))
 
 
-def glob(pattern: str) -> re.Pattern[str]:
-    """Return what a glob over dotted keys matches: ``*`` and ``?`` stop at dots, ``**`` does not.
-
-    Examples
-    --------
-    >>> bool(glob("layers.*.bias").fullmatch("layers.3.bias"))
-    True
-    """
-    places = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
-    tokens = re.findall(r"\*\*|\*|\?|\[!?\]?[^\]]*\]|.", pattern, re.DOTALL)
-    return re.compile("".join(places.get(token) or _set(token) for token in tokens), re.DOTALL)
-
-
-def _set(token: str) -> str:
-    if len(token) < 3 or token[0] != "[":
-        return re.escape(token)
-    inverted = token[1] == "!"
-    inside = re.sub(r"[\\\[\]^&~|]", r"\\\g<0>", token[2 if inverted else 1 : -1])
-    return f"[{'^' if inverted else ''}{inside}]"
-
-
 def _matching(rows: Rows, include: Sequence[str], exclude: Sequence[str]) -> Rows:
     if not include and not exclude:
         return rows
-    wanted, unwanted = [glob(pattern) for pattern in include], [glob(pattern) for pattern in exclude]
-    return [
-        row for row in rows
-        if (not wanted or any(pattern.fullmatch(row.key) for pattern in wanted))
-        and not any(pattern.fullmatch(row.key) for pattern in unwanted)
-    ]  # fmt: skip
+    wanted = chooser(include, exclude)
+    return [row for row in rows if wanted(row.key)]
 
 
 def _text(prefix: list[str], rows: Rows, inventory: Inventory, *, long: bool) -> Iterator[Sequence[Piece]]:

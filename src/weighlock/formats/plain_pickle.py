@@ -4,6 +4,7 @@ A tensor inside is a whole legacy checkpoint as a byte string (`torch.storage._l
 """
 
 from weighlock.errors import LimitError, WeighlockError
+from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Contents, Reading
 from weighlock.pickling.decoder import decode
 from weighlock.storages.source import ByteSource
@@ -41,4 +42,5 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     if source.size > reading.limits.max_pickle_bytes:
         raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=f"{source.size} bytes")
     made, end = reading.unpickle(source.read_at(0, source.size))
-    return Contents(made, "pickle", end, lambda: {"trailing_bytes": source.size - end})
+    return Contents(made, "pickle", end, lambda: {"trailing_bytes": source.size - end},
+                    layout=lambda: [LayoutRow("pickle", "", 0, end)])  # fmt: skip

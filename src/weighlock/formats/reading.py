@@ -4,10 +4,11 @@ A format's module has one function ``read(source, reading) -> Contents``. It run
 `Reading.unpickle`, describes each storage once to `reading.leaves`, and says how bytes are reached (`RecordReader`).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError, UnsafeGlobalError, WeighlockError
+from weighlock.formats.layout import LayoutRow
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling.allowlist import Allowlist, Known
 from weighlock.pickling.python_rows import DESCRIBED_ROWS, PYTHON_ROWS
@@ -37,9 +38,11 @@ class Contents:
     storages : dict of str to StorageRef
     views : list of StorageRef
         Storages that are parts of others (files of before 0.4).
+    layout : callable or None
+        Returns what the bytes of the file are there for, as far as the format tells; see `formats.layout`.
     """
 
-    __slots__ = ("end", "format", "notes", "object", "storages", "views")
+    __slots__ = ("end", "format", "layout", "notes", "object", "storages", "views")
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Contents:
         notes: Callable[[], dict[str, Any]],
         storages: dict[str, StorageRef] | None = None,
         views: list[StorageRef] | None = None,
+        layout: "Callable[[], Iterable[LayoutRow]] | None" = None,
     ) -> None:
         self.object = object
         self.format = format
@@ -56,6 +60,7 @@ class Contents:
         self.notes = notes
         self.storages = storages or {}
         self.views = views or []
+        self.layout = layout
 
     def release(self) -> None:
         """Let go of the file: nothing of this reading can read from it any more.
@@ -226,14 +231,24 @@ class Reading:
             self._depth -= 1
 
 
+# What FSDP saves as a sharded state_dict, one file per process.
+_SHARDED: Final = "torch.distributed._shard.sharded_tensor."
+_ONE_PROCESS: Final = (
+    "The file holds the parts that one process had of sharded tensors: save with torch.distributed.checkpoint, or "
+    "gather a full state_dict first. "
+)
+
+
 def unsafe_global_error(names: dict[str, tuple[str, ...]]) -> UnsafeGlobalError:
     """Return the one error that names every unknown global and where it stands."""
     listed = "; ".join(f"{name} at {', '.join(paths[:3])}" if paths else name for name, paths in names.items())
     count = "1 global that is" if len(names) == 1 else f"{len(names)} globals that are"
+    part = _ONE_PROCESS if any(name.startswith(_SHARDED) for name in names) else ""
     return UnsafeGlobalError(
         f"the file names {count} neither known data nor allowed: {listed}",
         globals=names,
-        hint="To look at them as inert data, pass on_unknown='stub'. To build the classes for real, if you trust them "
+        hint=part
+        + "To look at them as inert data, pass on_unknown='stub'. To build the classes for real, if you trust them "
         "with any arguments, name them with weighlock.add_safe_globals([...]).",
     )
 

@@ -5,7 +5,7 @@ storage keys. Then, for each key in that order, an int64 with the number of elem
 little-endian. One file may hold several such streams one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Any, Final
 
@@ -18,10 +18,12 @@ from weighlock.errors import (
     UnsupportedError,
     WeighlockError,
 )
+from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
 from weighlock.pickling.decoder import decode
 from weighlock.pickling.user_globals import NO_USER_GLOBALS
 from weighlock.storages.plan import read_extents
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
@@ -33,6 +35,7 @@ MAGIC: Final = 0x1950A86A20F9469CFC6C
 _VERSION: Final = 1001
 _MAGIC_BYTES: Final = MAGIC.to_bytes(10, "little")
 _COUNT: Final = Struct("<q")
+_PICKLES: Final = ("magic number", "version", "system", "object", "storage keys")
 
 # The pickles stand before the data, and their length is written nowhere: read this much at first, then ever more.
 _FIRST_READ: Final = 1 << 20
@@ -56,6 +59,7 @@ class _Stream:
         self.views: dict[str, Any] = {}  # storage views of torch before 0.4
         self.parts: list[StorageRef] = []
         self.offsets: dict[str, int] = {}
+        self.pickle_ends: list[int] = []
         self.promised = 0
         self.ready = False
 
@@ -119,6 +123,8 @@ class _Stream:
 
     def locate(self, keys: Sequence[Any], position: int) -> int:
         """Walk the data behind the pickles; return where they end."""
+        if isinstance(self.source, RangedSource):
+            self.source.prefetch(self._places(keys, position))
         for raw_key in keys:
             key = raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key)
             ref = self.refs.get(key)
@@ -142,6 +148,28 @@ class _Stream:
             raise DamagedError("the stream holds no data for a storage", got=", ".join(sorted(missing)[:5]))
         self.ready = True
         return position
+
+    def _places(self, keys: Sequence[Any], position: int) -> list[tuple[int, int]]:
+        """Return where the lengths of the storages stand if all is as the pickle says."""
+        places = []
+        for raw_key in keys:
+            ref = self.refs.get(raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key))
+            if ref is None or position + _COUNT.size > self.source.size:
+                break
+            places.append((position, _COUNT.size))
+            position += _COUNT.size + ref.nbytes
+        return places
+
+    def layout(self) -> Iterator[LayoutRow]:
+        """Yield what the bytes of the stream are there for."""
+        start = 0
+        for name, end in zip(_PICKLES, self.pickle_ends, strict=True):
+            yield LayoutRow("pickle", name, start, end - start)
+            start = end
+        for key, offset in self.offsets.items():
+            ref = self.refs[key]
+            yield LayoutRow("header", ref.record, offset - _COUNT.size, _COUNT.size)
+            yield LayoutRow("data", ref.record, offset, ref.nbytes)
 
     def _cut(self, needed: int) -> TruncatedError:
         whole = sum(1 for key, at in self.offsets.items() if at + self.refs[key].nbytes <= self.source.size)
@@ -201,6 +229,7 @@ def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
             continue
         _check_head(results, made)
         results.append(made)
+        stream.pickle_ends.append(position)
     return results, position
 
 
@@ -258,4 +287,4 @@ def read(source: ByteSource, reading: Reading) -> Contents:
     end = stream.locate(_key_list(keys), position)
     byteorder = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     metadata = {"format_version": version, "byteorder": "little", "written_on": f"a {byteorder}-endian system"}
-    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs, stream.parts)
+    return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs, stream.parts, stream.layout)

@@ -27,4 +27,4 @@ def read(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Conte
     made, _ = reading.unpickle(
         archive.record("data.pkl"), archive.storage_loader("data/", "tensors/"), record=f"{archive.root}data.pkl"
     )
-    return Contents(made, "torch-zip", source.size, archive.notes, archive.storages)
+    return Contents(made, "torch-zip", source.size, archive.notes, archive.storages, layout=archive.layout)

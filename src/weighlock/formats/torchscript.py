@@ -75,7 +75,7 @@ def read(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Conte
         allowlist=reading.allowlist.extended(_ScriptRows(script_members(archive))),
         plain=True,
     )
-    return Contents(made, "torchscript", source.size, archive.notes, archive.storages)
+    return Contents(made, "torchscript", source.size, archive.notes, archive.storages, layout=archive.layout)
 
 
 def script_members(archive: ZipArchive) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:

@@ -1,15 +1,18 @@
 """Storages in the records of a zip archive: what PyTorch's zip files and TorchScript archives share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
 from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError, WeighlockError
+from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
 from weighlock.formats.zip_records import read_records
+from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_windows import WindowPlan, read_windows, scatter_windows
 from weighlock.pickling.columns import Form
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.columns import TensorColumns, TensorForm
@@ -83,6 +86,13 @@ class ZipArchive:
                 found[key] = int(text) if text.isdigit() and len(text) < 19 else text
         return found
 
+    def layout(self) -> Iterator[LayoutRow]:
+        """Yield what the bytes of the archive are there for."""
+        from weighlock.formats.zip_rows import zip_rows  # a load never asks
+
+        records = frozenset(ref.record for ref in self.storages.values())
+        return zip_rows(self.source, self.directory, records)
+
     def storage_loader(self, *folders: str) -> "StorageLoader":
         """Return the persistent-id function for a pickle whose storages lie in one of `folders`."""
         return StorageLoader(self, folders)
@@ -123,6 +133,13 @@ class ZipArchive:
         if record is None or record.method != 0:
             return None
         return Extent(data_offset(self.source, record), ref.nbytes)
+
+    def extents(self, refs: Sequence[StorageRef]) -> list[Extent | None]:
+        """Return where some storages lie: of a remote archive, the headers that say so are fetched together."""
+        if isinstance(self.source, RangedSource):
+            records = [ref.handle for ref in refs if ref.handle is not None and not ref.handle.method]
+            self.source.prefetch([(record.header_offset, LOCAL_SIZE + len(record.raw_name)) for record in records])
+        return [self.extent(ref) for ref in refs]
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return the window of a small stored record, and where in it the data will lie."""

@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
-
 _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
@@ -103,17 +102,18 @@ class ZipDirectory:
     comment : bytes
     trailing_bytes : int
         Bytes behind the archive that are not its comment.
-    start_of_directory, end : int
-        Where the directory begins, and where the archive ends, comment included.
+    start_of_directory, nbytes, end : int
+        Where the directory begins, its length, and where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "names", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "names", "nbytes", "records", "start_of_directory", "trailing_bytes")
 
     def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
         self.names = names
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
+        self.nbytes = end.size
         self.end = end.stop
         self.trailing_bytes = size - self.end
 
@@ -274,7 +274,9 @@ def _checked_records(entries: _Entries, end: EndRecord, limits: Limits) -> list[
 def _check_names(names: list[str]) -> None:
     text = "\0".join(names)
     folded = text.casefold()
-    keys = names if folded == text else folded.split("\0")
+    # PyTorch finds names without regard to case; in NumPy's archives of arrays, W and w are two.
+    exact = folded == text or all(name.endswith(".npy") for name in names)
+    keys = names if exact else folded.split("\0")
     if len(set(keys)) == len(keys):
         return
     seen: dict[str, str] = {}

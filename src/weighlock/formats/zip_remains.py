@@ -8,6 +8,7 @@ from struct import Struct
 from typing import Final
 
 from weighlock.errors import TruncatedError
+from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource
 
 __all__ = ["cut_archive", "whole_records"]
@@ -25,6 +26,7 @@ _LARGEST_CHUNK: Final = 8 << 20
 # Bounds of the search, which only makes a message better: a cut file of 100 GB is not read through for it, and a file
 # made of nothing but descriptor marks is not tried at each of them.
 _MOST_BYTES: Final = 8 << 30
+_MOST_REMOTE: Final = 1 << 20
 _MOST_STEPS: Final = 1 << 20
 
 
@@ -52,7 +54,8 @@ class _Walk:
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
-        self._stop = min(source.size, _MOST_BYTES)
+        # A remote file is not fetched for the sake of a better message.
+        self._stop = min(source.size, _MOST_REMOTE if isinstance(source, RangedSource) else _MOST_BYTES)
         self._steps = _MOST_STEPS
 
     @property

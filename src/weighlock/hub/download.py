@@ -1,127 +1,34 @@
-"""The hub's one way to the network: requests with timeouts, retries, redirects, proxies, certificates and tokens.
+"""The hub's one way to the network: what its settings, its hosts and their tokens add to `storages.connections`.
 
-urllib3 does the connections. What it leaves to its caller is here: which proxy and which certificates (as curl, pip and
-requests choose them), that a token is sent to its own host and to no other, that no redirect leads from https to http,
-and what an error means.
+A token is sent to its own host and to no other; one that is refused keeps nobody from what is public.
 """
 
-import contextlib
-import functools
-import os
-import random
-import threading
-import time
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
-import urllib3
-
-import weighlock
-from weighlock.errors import (
-    ArgumentError,
-    AuthenticationError,
-    DownloadError,
-    NetworkError,
-    OfflineError,
-    RateLimitError,
-    StatusError,
-)
-from weighlock.hub.hosts import Host, host_of_url, without_user
+from weighlock.errors import DownloadError, OfflineError
+from weighlock.hub.hosts import Host, host_of_url
 from weighlock.hub.settings import Settings
+from weighlock.storages.connections import (
+    Answer,
+    Connections,
+    basic_authorization,
+    is_limited,
+    netrc_authorization,
+    origin_of,
+)
+from weighlock.storages.urls import without_user
 
 __all__ = ["Answer", "Client"]
 
-_TRIED_AGAIN: Final = (408, 429, 500, 502, 503, 504)
-_REDIRECTS: Final = 10
-_LONGEST_WAIT: Final = 120.0
-"""Seconds. Who is asked to wait longer is told so, and when to come back."""
+_END: Final = 1 << 16
 
 _WHOLE: Final = 256 << 20
 """Bytes: what `Client.fetch` holds in memory at most."""
 
 
-_END: Final = 1 << 16
-
-
-class Answer:
-    """One answer, its body not yet read.
-
-    Attributes
-    ----------
-    status : int
-    url : str
-        Where the answer came from, after redirects.
-    hops : list of mapping
-        Headers of the redirects on the way.
-    """
-
-    def __init__(self, response: Any, url: str, hops: list[Mapping[str, str]]) -> None:
-        self._response = response
-        self.status = int(response.status)
-        self.headers: Mapping[str, str] = response.headers
-        self.url = url
-        self.hops = hops
-
-    def header(self, name: str) -> str | None:
-        """Return a header; None where it is missing."""
-        return self.headers.get(name)
-
-    @property
-    def length(self) -> int | None:
-        """How many bytes the body should have; None where the server does not say, or packs it."""
-        text = self.header("Content-Length")
-        return int(text) if text and text.isdigit() and not self.packed else None
-
-    @property
-    def packed(self) -> bool:
-        """Whether the body is compressed for the transfer, although that was not asked for."""
-        return (self.header("Content-Encoding") or "identity").lower() != "identity"
-
-    def read(self, amount: int) -> bytes:
-        """Read up to `amount` bytes; none at the end.
-
-        Raises
-        ------
-        NetworkError
-            If the body breaks off.
-        """
-        try:
-            data: bytes = self._response.read(amount, decode_content=self.packed)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _network_error(error, self.url) from error
-        return data
-
-    def readinto(self, view: memoryview) -> int:
-        """Read into memory, without a copy where the body is plain; 0 at the end.
-
-        Raises
-        ------
-        NetworkError
-            If the body breaks off.
-        """
-        plain: Any = getattr(self._response, "_fp", None)
-        if self.packed or self.length is None or not hasattr(plain, "readinto"):
-            data = self.read(len(view))
-            view[: len(data)] = data
-            return len(data)
-        try:
-            # urllib3's own readinto copies twice; http.client's does not, and is what urllib3 would read from.
-            return int(plain.readinto(view))
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _network_error(error, self.url) from error
-
-    def close(self) -> None:
-        """Give the connection back, or up where the body was not read to its end."""
-        self._response.close()
-
-    def done(self) -> None:
-        """Give the connection back for the next request."""
-        self._response.release_conn()
-
-
-class Client:
+class Client(Connections):
     """Requests as the settings want them.
 
     Parameters
@@ -135,6 +42,7 @@ class Client:
     """
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
         self.settings = settings
         self._refused: set[str] = set()
         self._users: dict[str, str] = {}
@@ -198,228 +106,34 @@ class Client:
             raise OfflineError("nothing may be fetched: offline", url=url, hint="WEIGHLOCK_OFFLINE=0 allows it.")
         host = host_of_url(url, self.settings)
         authorization = self._authorization(host, url)
-        answer = self._followed(method, url, dict(headers or {}), body, authorization)
-        if answer.status in (401, 403) and authorization and not _limited(answer):
+        answer = self.followed(method, url, dict(headers or {}), body, authorization)
+        if answer.status in (401, 403) and authorization and not is_limited(answer):
             # A token that is wrong or too weak must not keep anyone from a public repository.
             answer.close()
-            self._refused.add(_origin(url))
-            answer = self._followed(method, url, dict(headers or {}), body, None)
+            self._refused.add(origin_of(url))
+            answer = self.followed(method, url, dict(headers or {}), body, None)
         if answer.status >= 400:
-            raise self._failed(answer, refused=_origin(url) in self._refused)
+            raise self.failed(answer, refused=origin_of(url) in self._refused)
         return answer
 
     def address(self, url: str) -> str:
         """Return a URL without the user in it, who is remembered for that server: no message and no file names them."""
         parts = urlsplit(url)
         if parts.username is not None:
-            self._users[_origin(url)] = _basic(unquote(parts.username), unquote(parts.password or ""))
+            self._users[origin_of(url)] = basic_authorization(unquote(parts.username), unquote(parts.password or ""))
         return without_user(url)
 
     def _authorization(self, host: Host | None, url: str) -> str | None:
-        if _origin(url) in self._refused:
+        if origin_of(url) in self._refused:
             return None
-        if _origin(url) in self._users:
-            return self._users[_origin(url)]
+        if origin_of(url) in self._users:
+            return self._users[origin_of(url)]
         token = host.token() if host else None
         if token and host:
             if url.endswith(("/git-upload-pack", "/info/refs?service=git-upload-pack")):
-                return _basic(_GIT_USERS.get(host.kind, "token"), token)
+                return basic_authorization(_GIT_USERS.get(host.kind, "token"), token)
             return f"Bearer {token}"
-        return _from_netrc(url)
-
-    # Reason for the length: one loop, and each way out of it is a rule about redirects.
-    def _followed(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, authorization: str | None
-    ) -> Answer:
-        hops: list[Mapping[str, str]] = []
-        first = _origin(url)
-        while True:
-            sent = {"User-Agent": f"weighlock/{weighlock.__version__}", "Accept-Encoding": "identity", **headers}
-            if authorization and _origin(url) == first:
-                sent["Authorization"] = authorization
-            response = self._sent(method, url, sent, body)
-            target = response.headers.get("Location")
-            if response.status not in (301, 302, 303, 307, 308) or not target:
-                return Answer(response, url, hops)
-            hops.append(response.headers)
-            response.close()
-            onward = _checked_redirect(url, target)
-            if len(hops) > _REDIRECTS:
-                raise DownloadError(f"more than {_REDIRECTS} redirects", url=url)
-            if response.status == 303:
-                method, body = "GET", None
-            url = onward
-
-    def _sent(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Any:
-        """Send one request, again after a failure that may pass."""
-        attempts = self.settings.retries + 1
-        for attempt in range(attempts):
-            last = attempt + 1 == attempts
-            try:
-                response = self._pool(url).urlopen(
-                    method, url, body=body, headers=headers, redirect=False, retries=False,
-                    preload_content=False, decode_content=False,
-                    timeout=urllib3.Timeout(connect=self.settings.connect_timeout, read=self.settings.read_timeout),
-                )  # fmt: skip
-            except urllib3.exceptions.HTTPError as error:
-                translated = _network_error(error, url)
-                if last or _hopeless(error):
-                    raise translated from error
-                self.wait(attempt)
-                continue
-            if response.status not in _TRIED_AGAIN or last:
-                return response
-            wait = _retry_after(response.headers)
-            if wait is not None and wait > _LONGEST_WAIT:
-                return response
-            response.close()
-            self.wait(attempt, wait)
-        raise AssertionError("the last attempt returns or raises")
-
-    def wait(self, attempt: int, seconds: float | None = None) -> None:
-        """Wait as long as a server asked, or a while that doubles with each attempt, never in step with others."""
-        if seconds is None:
-            # Not a secret: it only keeps many processes from asking again at the same moment.
-            seconds = min(self.settings.backoff * 2**attempt, 30.0) * (0.75 + random.random() / 2)  # noqa: S311
-        time.sleep(seconds)
-
-    def _pool(self, url: str) -> Any:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            raise ArgumentError("only http and https addresses are fetched here", got=parts.scheme or url[:60])
-        proxies = getproxies()
-        proxy = proxies.get(parts.scheme) or proxies.get("all")
-        if proxy and proxy_bypass(parts.netloc.rpartition("@")[2]):
-            proxy = None
-        return _pools(os.getpid(), proxy, _certificates())
-
-    def _failed(self, answer: Answer, *, refused: bool) -> StatusError:
-        text = b""
-        with contextlib.suppress(NetworkError):
-            text = answer.read(2000)
-        answer.close()
-        return _status_error(answer, text.decode("utf-8", "replace"), refused=refused)
+        return netrc_authorization(url)
 
 
 _GIT_USERS: Final = {"github": "x-access-token", "gitlab": "oauth2", "bitbucket": "x-token-auth", "huggingface": "user"}
-
-
-@functools.lru_cache(maxsize=8)
-def _pools(process: int, proxy: str | None, certificates: str | None) -> Any:
-    """Return the connections of one process: they must not be shared with a process that it forked."""
-    options: dict[str, Any] = {"maxsize": 8, "block": False}
-    if certificates:
-        options["ca_cert_dir" if os.path.isdir(certificates) else "ca_certs"] = certificates
-    if proxy is None:
-        return urllib3.PoolManager(num_pools=16, **options)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    headers = None
-    if parts.username is not None:
-        headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
-    return urllib3.ProxyManager(without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
-
-
-def _certificates() -> str | None:
-    """Return the file or folder of certificates that the environment names: OpenSSL's, requests' or curl's variable."""
-    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        path = os.environ.get(variable)
-        if path:
-            return path
-    return None
-
-
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
-
-
-def _basic(user: str, password: str) -> str:
-    return str(urllib3.make_headers(basic_auth=f"{user}:{password}")["authorization"])
-
-
-_netrc_lock: Final = threading.Lock()
-
-
-def _from_netrc(url: str) -> str | None:
-    """Return what ~/.netrc says about who asks."""
-    parts = urlsplit(url)
-    path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))
-    if not os.path.isfile(path):
-        return None
-    import netrc
-
-    try:
-        with _netrc_lock:
-            found = netrc.netrc(path).authenticators(parts.hostname or "")
-    except (netrc.NetrcParseError, OSError):
-        return None
-    return _basic(found[0], found[2] or "") if found and found[0] else None
-
-
-def _checked_redirect(url: str, target: str) -> str:
-    onward = without_user(urljoin(url, target))
-    old, new = urlsplit(url).scheme, urlsplit(onward).scheme
-    if new not in ("http", "https") or (old == "https" and new == "http"):
-        raise DownloadError(f"a redirect leads from {old} to {new}", url=onward, hint="It is not followed.")
-    return onward
-
-
-def _hopeless(error: Exception) -> bool:
-    """Whether another attempt can only fail in the same way."""
-    reason = error.args[-1] if error.args else None
-    kinds = (urllib3.exceptions.SSLError, urllib3.exceptions.LocationValueError, urllib3.exceptions.NameResolutionError)
-    return isinstance(error, kinds) or isinstance(reason, kinds)
-
-
-def _network_error(error: Exception, url: str) -> NetworkError:
-    text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    hint = None
-    if "CERTIFICATE" in text.upper():
-        hint = "Behind a company's proxy, SSL_CERT_FILE=/path/to/ca.pem names its certificates."
-    elif isinstance(error, urllib3.exceptions.ReadTimeoutError):
-        hint = "WEIGHLOCK_HUB_READ_TIMEOUT=120 waits longer."
-    what = "the answer broke off" if isinstance(error, urllib3.exceptions.ProtocolError) else "no answer"
-    return NetworkError(f"{what} ({text})", url=url, hint=hint)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    text = headers.get("Retry-After")
-    if not text:
-        return None
-    try:
-        return max(0.0, float(urllib3.Retry().parse_retry_after(text)))
-    except (urllib3.exceptions.InvalidHeader, ValueError):
-        return None
-
-
-def _limited(answer: Answer) -> bool:
-    return answer.status == 429 or answer.header("X-RateLimit-Remaining") == "0" or bool(answer.header("Retry-After"))
-
-
-def _status_error(answer: Answer, text: str, *, refused: bool) -> StatusError:
-    status, url = answer.status, answer.url
-    if status in (403, 429) and (_limited(answer) or "rate limit" in text.lower()):
-        return _rate_limit(answer)
-    if status in (401, 403, 407):
-        what = "the proxy asks who you are" if status == 407 else f"the server refuses (HTTP Error {status})"
-        advice = "The token that was sent was refused; without it, too." if refused else (
-            "If it is private, the host's token is missing (GITHUB_TOKEN for github.com), or an entry in ~/.netrc."
-        )  # fmt: skip
-        return AuthenticationError(what, url=url, status=status, hint=advice)
-    reason = getattr(answer._response, "reason", "") or ""  # noqa: SLF001 - the same module's own class
-    private = "A private one answers like this too: is the host's token set?"
-    hint = private if status == 404 else None
-    return StatusError(f"HTTP Error {status}: {reason}".rstrip(": "), url=url, status=status, hint=hint)
-
-
-def _rate_limit(answer: Answer) -> RateLimitError:
-    after = _retry_after(answer.headers)
-    text = answer.header("X-RateLimit-Reset") or ""
-    reset = time.time() + after if after is not None else float(text) if text.isdigit() else None
-    when = "" if reset is None else time.strftime(" until %Y-%m-%d %H:%M:%S UTC", time.gmtime(reset))
-    limit = answer.header("X-RateLimit-Limit")
-    return RateLimitError(
-        f"HTTP Error {answer.status}: rate limit exceeded{when}", url=answer.url, status=answer.status, reset=reset,
-        got=f"all {limit} requests used" if limit else None,
-        hint="A token (GITHUB_TOKEN for github.com) raises the limit; what is in the cache needs no request.",
-    )  # fmt: skip

@@ -8,10 +8,11 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 from weighlock.errors import ArgumentError
 from weighlock.hub.settings import Settings
+from weighlock.storages.urls import without_user
 
 __all__ = [
     "HOSTS",
@@ -156,14 +157,6 @@ def hosts(settings: Settings) -> Iterator[Host]:
 def host_of_url(url: str, settings: Settings) -> Host | None:
     """Return the host whose addresses a URL begins with; None for any other."""
     return next((host for host in hosts(settings) if host.owns(url)), None)
-
-
-def without_user(url: str) -> str:
-    """Return a URL without the user and password in it: what may be written down, compared and shown."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def host_of_name(url: str, settings: Settings) -> Host | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
+from weighlock.formats.collector import collector_paused
 from weighlock.inspection.leaves import LEAVES, Leaf, describe
 from weighlock.inspection.paths import key_text
 from weighlock.objects import children
@@ -173,22 +174,18 @@ class Inventory:
 
     def _add_row(self, place: Place, spec: Any) -> None:
         leaf = describe(spec)
-        views = tuple(
-            (id(part.ref), part.offset, part.shape, part.stride, part.dtype.name, part.conj, part.neg)
-            for _, part in leaf.parts
-        )
-        index = len(self.rows)
+        index = first = len(self.rows)
+        views: list[Any] = []
+        names = []
         for _, part in leaf.parts:
-            self.storage_name(part.ref)
-        first = index
+            ref = part.ref
+            names.append(self.storage_name(ref))
+            views += (id(ref), part.offset, part.shape, part.stride, part.dtype, part.conj, part.neg)
         if leaf.nbytes:
-            first = self._firsts.setdefault((leaf.layout, views) if views else id(spec), index)
-        main = leaf.parts[0][1] if leaf.parts else None
-        self.rows.append(TensorRow(
-            index, place.path(), leaf,
-            None if main is None else self.storage_name(main.ref), None if main is None else main.offset,
-            None if first == index else first, spec,
-        ))  # fmt: skip
+            first = self._firsts.setdefault((leaf.layout, *views) if views else id(spec), index)
+        storage, offset = (names[0], views[1]) if views else (None, None)
+        alias = None if first == index else first
+        self.rows.append(TensorRow(index, place.path(), leaf, storage, offset, alias, spec))
         self.tops[place.top] = self.tops.get(place.top, 0) + 1
 
     def _note_stub(self, place: Place, stub: Stub) -> None:
@@ -206,6 +203,11 @@ class Inventory:
 
 def take_inventory(checkpoint: Checkpoint) -> Inventory:
     """Walk the checkpoint's object once."""
+    with collector_paused():
+        return _walked(checkpoint)
+
+
+def _walked(checkpoint: Checkpoint) -> Inventory:
     found = Inventory(checkpoint)
     root = Place(None, None, -1)
     held = found.visit(root, checkpoint.object)

@@ -1,8 +1,10 @@
 """What the description of a leaf says of itself: element type, shape, layout, and the strided tensors it is made of."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from weighlock.dtypes import UINT8
 from weighlock.pickling.inert import repr_shallow
 from weighlock.tensors.layout import is_contiguous
 from weighlock.tensors.spec import (
@@ -11,6 +13,7 @@ from weighlock.tensors.spec import (
     NestedSpec,
     NumpyArraySpec,
     NumpyDtypeSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -58,6 +61,10 @@ def _parts(spec: Any, *names: str) -> tuple[Part, ...]:
     return tuple((name, part) for name in names if type(part := getattr(spec, name)) is TensorSpec)
 
 
+# Shapes repeat endlessly.
+_contiguous: Final = lru_cache(maxsize=4096)(is_contiguous)
+
+
 def _tensor(spec: TensorSpec) -> Leaf:
     layout = "packed" if spec.dtype.kind == "p" else "strided"
     if spec.ref.location == "meta":
@@ -66,7 +73,7 @@ def _tensor(spec: TensorSpec) -> Leaf:
     return Leaf(
         layout, spec.dtype.name, spec.shape, spec.stride,
         0 if layout == "meta" else numel * spec.dtype.itemsize, numel,
-        is_contiguous(spec.shape, spec.stride), (("", spec),), spec.requires_grad, spec.parameter,
+        _contiguous(spec.shape, spec.stride), (("", spec),), spec.requires_grad, spec.parameter,
     )  # fmt: skip
 
 
@@ -109,6 +116,12 @@ def _meta(spec: MetaSpec) -> Leaf:
     return Leaf("meta", spec.dtype.name, spec.shape, spec.stride, numel=_count(spec.shape),
                 contiguous=is_contiguous(spec.shape, spec.stride) if len(spec.shape) == len(spec.stride) else None,
                 requires_grad=spec.requires_grad)  # fmt: skip
+
+
+def _opaque(spec: OpaqueSpec) -> Leaf:
+    # Its bytes as a tensor: who shares them and who uses them is found out as for any other.
+    raw = TensorSpec(spec.storage, UINT8, 0, (spec.nbytes,), (1,))
+    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape), parts=(("", raw),))
 
 
 def _uninitialized(spec: UninitializedSpec) -> Leaf:
@@ -164,6 +177,7 @@ _DESCRIBERS: Final[dict[type, Callable[[Any], Leaf]]] = {
     NestedSpec: _nested,
     JaggedSpec: _jagged,
     MetaSpec: _meta,
+    OpaqueSpec: _opaque,
     UninitializedSpec: _uninitialized,
     WrapperSpec: _wrapper,
     SubclassSpec: _subclass,

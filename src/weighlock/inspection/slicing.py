@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import EllipsisType
 from typing import Final, NamedTuple
 
-from weighlock.errors import ArgumentError
+from weighlock.errors import ArgumentError, OutOfRangeError
 
 __all__ = ["Index", "View", "parse_index", "select", "split_key"]
 
@@ -75,7 +75,7 @@ def select(index: Index, offset: int, shape: Sequence[int], stride: Sequence[int
         raise ArgumentError("a slice has one '...' at most")
     free = len(shape) - sum(item is not Ellipsis for item in items)
     if free < 0:
-        raise ArgumentError(
+        raise OutOfRangeError(
             "the slice has more dimensions than the tensor", expected=str(len(shape)), got=str(len(shape) - free)
         )
     at = items.index(Ellipsis) if Ellipsis in items else len(items)
@@ -101,6 +101,6 @@ def _range(item: slice, length: int) -> range:
 
 def _single(item: object, length: int, number: int) -> range:
     if not isinstance(item, int) or not -length <= item < length:
-        raise ArgumentError(f"the index is outside of dimension {number}", expected=f"below {length}", got=str(item))
+        raise OutOfRangeError(f"the index is outside of dimension {number}", expected=f"below {length}", got=str(item))
     at = item % length
     return range(at, at + 1)

@@ -4,9 +4,11 @@ import errno
 import mmap
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 from weighlock.errors import TruncatedError, UnsupportedError
+from weighlock.storages.folders import is_part_of
 from weighlock.storages.refs import Extent, StorageRef
 from weighlock.storages.source import ByteSource
 
@@ -32,7 +34,7 @@ class FileMap:
     def __init__(self, source: ByteSource, mode: bool | str) -> None:
         self.source = source
         self.mode = mode
-        self._memory: memoryview | None = None
+        self._wholes: dict[int, Any] = {}
 
     @property
     def access(self) -> int:
@@ -46,7 +48,7 @@ class FileMap:
 
     def covers(self, ref: StorageRef) -> bool:
         """Whether a storage is to be mapped: it lies in the file itself, not in a checkpoint inside of its pickle."""
-        return bool(self.mode and ref.nbytes) and getattr(ref.reader, "source", None) is self.source
+        return bool(self.mode and ref.nbytes) and is_part_of(getattr(ref.reader, "source", None), self.source)
 
     def extent(self, ref: Any) -> Extent:
         """Return where a storage lies in the map.
@@ -59,35 +61,47 @@ class FileMap:
             If the file ends before it does.
         """
         extent: Extent | None = ref.reader.extent(ref)
+        source: ByteSource = ref.reader.source
         # Only what is private may be turned around in place.
         if extent is None or (ref.byteorder != sys.byteorder and not self.turns_bytes):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self.source.name, record=ref.record,
+                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
                 hint="Load without mmap, or save the checkpoint again first.",
             )  # fmt: skip
-        if extent.offset + extent.nbytes > self.source.size:
-            raise TruncatedError("the file ends inside a record", path=self.source.name, record=ref.record)
+        if extent.offset + extent.nbytes > source.size:
+            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
         return extent
 
-    def memory(self) -> memoryview | None:
-        """Return the whole file as memory; None, with a warning, where it must be read instead.
+    def whole(self, ref: Any, wrap: Callable[[memoryview], Any]) -> Any:
+        """Return the file that holds a storage, as the framework's memory; None, with a warning, to read it instead.
+
+        Parameters
+        ----------
+        wrap : callable
+            Makes the framework's memory; called once for a file.
 
         Raises
         ------
         UnsupportedError
             If it cannot be mapped, and reading would not do the same.
         """
-        if self._memory is None:
+        source: ByteSource = ref.reader.source
+        found = self._wholes.get(id(source))
+        if found is None:
             try:
-                self._memory = self.source.map(self.access)
+                found = self._wholes[id(source)] = wrap(source.map(self.access))
             except UnsupportedError as error:
                 cause = error.__cause__
                 if self.mode == "shared" or not isinstance(cause, OSError) or cause.errno not in _NO_MAPPINGS:
                     raise
                 self.mode = False
                 warnings.warn(
-                    f"{self.source.name}: its file system cannot map files ({cause.strerror}); it is read instead",
+                    f"{source.name}: its file system cannot map files ({cause.strerror}); it is read instead",
                     RuntimeWarning, stacklevel=2,
                 )  # fmt: skip
-        return self._memory
+        return found
+
+    def release(self) -> None:
+        """Let go of the maps; what was made of them keeps them."""
+        self._wholes.clear()

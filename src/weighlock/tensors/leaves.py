@@ -20,6 +20,7 @@ from weighlock.tensors.spec import (
     NumpyArraySpec,
     NumpyDtypeSpec,
     NumpyScalarSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -154,6 +155,10 @@ class Leaves:
     def constant(self, name: TorchName) -> Any:
         return name
 
+    def element_type(self, dtype: DType) -> Any:
+        """Return the framework's own element type."""
+        return dtype
+
     def returned(self, value: ReturnType) -> Any:
         return value
 
@@ -179,6 +184,10 @@ class Leaves:
 
     def meta(self, spec: MetaSpec) -> Any:
         return spec
+
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        """Return a tensor whose values only its own format's programs can read; the arguments are `OpaqueSpec`'s."""
+        return OpaqueSpec(kind, shape, ref)
 
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         return spec

@@ -1,0 +1,156 @@
+"""A file of any file system that fsspec knows: ``s3://``, ``gs://``, ``memory://`` and so on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from weighlock.errors import (
+    ArgumentTypeError,
+    ChangedFileError,
+    MissingDependencyError,
+    MissingFileError,
+    SourceError,
+    TruncatedError,
+    WeighlockError,
+)
+from weighlock.storages.ranges import HEAD, RangedSource, Stretch
+
+__all__ = ["FsspecSource", "open_fsspec"]
+
+_CONNECTIONS: Final = 8
+# What file systems call the thing that changes with a file's content, the most reliable first.
+_VALIDATORS: Final = ("ETag", "etag", "VersionId", "generation", "md5Hash", "md5", "content_md5")
+_TIMES: Final = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+
+
+def open_fsspec(address: str, options: Mapping[str, Any] | None = None) -> "FsspecSource":
+    """Open the file at an address.
+
+    Parameters
+    ----------
+    address : str
+    options : mapping, optional
+        Handed to the file system, as `fsspec.open` would.
+
+    Raises
+    ------
+    MissingDependencyError
+        If fsspec, or the package for this kind of address, is not installed.
+    MissingFileError, SourceError
+        If it cannot be reached.
+    """
+    scheme = address.partition(":")[0].lower()
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"fsspec is not installed, which reads {scheme}:// addresses", hint="pip install 'weighlock[remote]'"
+        ) from error
+    try:
+        system, path = fsspec.core.url_to_fs(address, **dict(options or {}))
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the package that reads {scheme}:// addresses is not installed: {error}", hint=_ADVICE.get(scheme)
+        ) from error
+    except TypeError as error:
+        raise ArgumentTypeError(f"storage_options do not fit {scheme}://", got=str(error)[:200]) from error
+    except ValueError as error:
+        raise SourceError(f"no kind of address that fsspec knows: {error}", path=address) from error
+    except Exception as error:  # of whatever kind: the file system may have connected already
+        raise _failed(error, address) from error
+    return FsspecSource(system, path, address)
+
+
+_ADVICE: Final = {
+    "s3": "pip install s3fs", "s3a": "pip install s3fs", "gs": "pip install gcsfs", "gcs": "pip install gcsfs",
+    "az": "pip install adlfs", "abfs": "pip install adlfs", "hf": "pip install huggingface_hub",
+    "sftp": "pip install paramiko", "ssh": "pip install paramiko", "smb": "pip install smbprotocol",
+}  # fmt: skip
+
+
+class FsspecSource(RangedSource):
+    """A file of a file system of fsspec's, read by ranges.
+
+    Parameters
+    ----------
+    system : fsspec.AbstractFileSystem
+    path : str
+        The file's path there.
+    address : str
+    """
+
+    def __init__(self, system: Any, path: str, address: str) -> None:
+        # A local or in-memory file system has no round trips to save, and several are not made for threads.
+        super().__init__(address, _CONNECTIONS if getattr(system, "async_impl", False) else 1)
+        self._system = system
+        self._path = path
+        found = self._described()
+        self.size = int(found["size"])
+        self._mark = _mark(found)
+        count = min(self.size, HEAD)
+        self.keep(0, self._cat(0, count) if count else b"")
+
+    def _described(self) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = self._system.info(self._path)
+        except Exception as error:
+            raise _failed(error, self.name) from error
+        if found.get("type") == "directory":
+            raise SourceError("the address is a folder", path=self.name)
+        if not isinstance(found.get("size"), int):
+            raise SourceError("the file system does not know how long the file is", path=self.name)
+        return found
+
+    def _cat(self, start: int, end: int) -> bytes:
+        try:
+            data: bytes = self._system.cat_file(self._path, start=start, end=end)
+        except Exception as error:
+            raise _failed(error, self.name) from error
+        return data
+
+    def fetch(self, stretch: Stretch) -> None:
+        data = memoryview(self._cat(stretch.offset, stretch.end))
+        if len(data) != stretch.end - stretch.offset:
+            raise self._short(stretch, len(data))
+        place = 0
+        for count, target in stretch.targets:
+            if target is not None:
+                target[:] = data[place : place + count]
+            place += count
+
+    def _short(self, stretch: Stretch, got: int) -> WeighlockError:
+        if not self.unchanged():
+            return self._changed()
+        expected = f"{stretch.end - stretch.offset} bytes"
+        return TruncatedError("the file ends too early", expected=expected, got=str(got), path=self.name)
+
+    def read_many(self, wanted: Sequence[tuple[int, memoryview]]) -> None:
+        """Fetch each target, and look afterwards whether the file is still the one that was opened."""
+        super().read_many(wanted)
+        if self._mark and not self.unchanged():
+            raise self._changed()
+
+    def _changed(self) -> ChangedFileError:
+        return ChangedFileError("the file has changed since it was opened", path=self.name, hint="Open it again.")
+
+    def unchanged(self) -> bool:
+        """Whether the file is the one that was opened, as far as its file system tells."""
+        self._system.invalidate_cache()
+        found = self._described()
+        return int(found["size"]) == self.size and _mark(found) == self._mark
+
+
+def _failed(error: Exception, address: str) -> WeighlockError:
+    if isinstance(error, WeighlockError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return MissingFileError("there is no such file", path=address)
+    text = str(error).splitlines()[0][:200] if str(error) else ""
+    return SourceError(f"reading failed: {type(error).__name__}: {text}", path=address)
+
+
+def _mark(found: Mapping[str, Any]) -> str:
+    for names in (_VALIDATORS, _TIMES):
+        marks = [str(found[name]) for name in names if found.get(name) is not None]
+        if marks:
+            return marks[0]
+    return ""
