@@ -46,7 +46,7 @@ from weighlock.tensors.spec import (
     WrapperSpec,
 )
 
-__all__ = ["NumpyLeaves"]
+__all__ = ["NumpyLeaves", "swap", "writable"]
 
 _ndarray: Final[Any] = np.ndarray
 
@@ -147,7 +147,7 @@ class NumpyLeaves(Leaves):
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign_order.append(storage)
-        if ref.nbytes <= _SMALL and ref.reader is not None:
+        if ref.nbytes <= _SMALL and ref.reader is not None and self.windows:
             place = ref.reader.window_of(ref)
             if place is not None:
                 window, offset = place
@@ -240,7 +240,7 @@ class NumpyLeaves(Leaves):
             if storage.ref.reader is not None:
                 by_reader.setdefault(storage.ref.reader, []).append(storage)
         for reader, group in by_reader.items():
-            reader.read([(storage.ref, _memory(storage)) for storage in group], verify=self._verify)
+            reader.read([(storage.ref, writable(storage)) for storage in group], verify=self._verify)
 
     # Tensors
 
@@ -416,7 +416,7 @@ class NumpyLeaves(Leaves):
         self._read([storage for storage in unread if storage.array is not None])
         foreign, self._foreign_order = self._foreign_order, []
         for storage in foreign:
-            _swap(storage)
+            swap(storage)
         after, self._after = self._after, []
         for action in after:
             try:
@@ -433,23 +433,24 @@ class NumpyLeaves(Leaves):
         self.restart()
 
 
-def _swap(storage: Storage) -> None:
+def swap(storage: Storage) -> None:
     """Reverse the bytes of each element in place: the file was written on a machine of the other byte order."""
     width = storage.ref.elements.swap
     usable = storage.ref.nbytes // width * width
     if width > 1 and storage.array is not None and usable:
-        np.frombuffer(_memory(storage)[:usable], f"u{width}").byteswap(inplace=True)
+        np.frombuffer(writable(storage)[:usable], f"u{width}").byteswap(inplace=True)
 
 
-def _memory(storage: Storage) -> memoryview:
+def writable(storage: Storage) -> memoryview:
+    """Return the bytes of a storage; none where it has no data."""
     memory = storage.memory
     return memoryview(b"") if memory is None else memory
 
 
 def _resolve_bits(storage: Storage, target: Storage, dtype: DType, *, conj: bool, neg: bool) -> None:
     usable = storage.nbytes // dtype.itemsize * dtype.itemsize
-    values = np.frombuffer(_memory(storage)[:usable], dtype.numpy)
-    result = np.frombuffer(_memory(target)[:usable], dtype.numpy)
+    values = np.frombuffer(writable(storage)[:usable], dtype.numpy)
+    result = np.frombuffer(writable(target)[:usable], dtype.numpy)
     if conj:
         np.copyto(result, np.conjugate(values))
         values = result

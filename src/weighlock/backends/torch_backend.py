@@ -145,7 +145,7 @@ class TorchLeaves(SpecialLeaves):
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign.append(storage)
-        if ref.nbytes <= _SMALL and reader is not None:
+        if ref.nbytes <= _SMALL and reader is not None and self.windows:
             place = reader.window_of(ref)
             if place is not None:
                 window, storage.start = place

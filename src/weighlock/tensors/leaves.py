@@ -50,6 +50,8 @@ class Leaves:
 
     native = False
     rows: Any = None
+    windows = True
+    """Whether small storages are read together with their neighbours in the file."""
 
     def __init__(self) -> None:
         self.reader: Any = None
