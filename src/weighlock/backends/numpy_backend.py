@@ -143,7 +143,7 @@ class NumpyLeaves(Leaves):
             return self._placed(storage)
         if self._is_meta(ref.location):
             return storage
-        if self._file.covers(ref) and self._attach(storage):
+        if self.maps and self._file.covers(ref) and self._attach(storage):
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign_order.append(storage)

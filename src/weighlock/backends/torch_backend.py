@@ -137,7 +137,7 @@ class TorchLeaves(SpecialLeaves):
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._map.covers(ref):
+        if self.maps and self._map.covers(ref):
             storage.untyped = self._map.part(ref)
             if storage.untyped is not None:
                 return storage

@@ -102,6 +102,9 @@ def _check(pair: _Pair) -> None:
         if pair.target.layout is not torch.strided or pair.target.is_quantized or pair.target.device.type == "meta":
             raise StateDictError("only strided tensors with memory can be filled", object_path=pair.key)
         return
+    if not (hasattr(pair.target, "flags") and hasattr(pair.target, "reshape")):
+        raise UnsupportedError("only arrays of NumPy and PyTorch can be filled", object_path=pair.key,
+                               got=type(pair.target).__name__)  # fmt: skip
     if pair.spec.dtype.numpy_name is None:
         raise UnsupportedError("NumPy has no type for these elements", object_path=pair.key, got=pair.spec.dtype.name)
     check_target(pair.key, pair.target, pair.spec.dtype.numpy)
