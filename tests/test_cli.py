@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import os
@@ -22,6 +23,7 @@ import weighlock
 from tests.schema_check import SCHEMAS, schema, violations
 from weighlock.cli import run, verbs
 from weighlock.cli.application import application
+from weighlock.cli.common import Common
 from weighlock.cli.output import as_json
 from weighlock.inspection.globs import glob
 from weighlock.text import safe_text
@@ -427,28 +429,47 @@ def test_lone_surrogates_are_escaped_in_json_and_nothing_else():
         (), ("ls",), ("--help",), ("-h", "f"), ("--version",), ("ls", "-f", "tsv", "f"), ("show", "f"),
         ("--", "ls"), ("f", ""),
         ("ls", "f", "-"), ("show", "f", "-k"), ("tree", "--json", "f"), ("ls", "-il", "f"),
-        ("inspect", "-l", "f"), ("--jso", "f"),
+        ("inspect", "-l", "f"), ("--jso", "f"), ("stats", "f", "--check"), ("stats", "--hist", "f", "g", "--json"),
+        ("digest", "f", "--tensors", "--weights"), ("layout", "f", "--json"), ("diff", "a", "b", "--all", "-q"),
+        ("diff", "a", "b", "--quiet"), ("diff", "a"), ("diff", "a", "b", "c"),
     ],
 )  # fmt: skip
 def test_the_quick_parser_agrees_with_click(monkeypatch, line):
-    seen: list[tuple[str, dict[str, Any]]] = []
-    defaults: dict[str, dict[str, Any]] = {
-        "inspect": {"as_json": False},
-        "ls": {"as_json": False, "long": False, "include": (), "exclude": (), "form": "text"},
-        "show": {"as_json": False, "everything": False}, "tree": {"depth": None, "folded": True},
-    }  # fmt: skip
-    for verb, function in (
-        ("inspect", "inspecting.inspect_files"), ("ls", "listing.list_files"), ("show", "showing.show_place"),
-        ("tree", "drawing.draw_files"),
-    ):  # fmt: skip
-        monkeypatch.setattr(f"weighlock.cli.{function}", lambda verb=verb, **options: seen.append((verb, options)))
     parsed = verbs.parse(line)
     if parsed is None:
         return
-    application.main(list(line), standalone_mode=False)
     verb, options = parsed
-    common = {"color": "auto", "encoding": "utf-8"}
-    assert seen == [(verb, {**common, **defaults[verb], **options})]
+    defaults = passed_on(monkeypatch, [verb, *["x"] * (2 if verb in verbs._PAIRS else 1)])[1]
+    assert passed_on(monkeypatch, line) == (verb, {**defaults, **options})
+    assert options.keys() <= defaults.keys()
+
+
+def passed_on(monkeypatch, line) -> tuple[str, dict[str, Any]]:
+    """What click makes of a line: the verb, and every option with its value."""
+    seen: list[tuple[str, dict[str, Any]]] = []
+    for verb in verbs._FLAGS:
+        function = verbs._function(verb)
+        monkeypatch.setattr(
+            f"{function.__module__}.{function.__name__}",
+            lambda *_, verb=verb, **options: seen.append((verb, options)),
+        )
+    application.main(list(line), standalone_mode=False)
+    monkeypatch.undo()
+    return seen[0]
+
+
+@pytest.mark.parametrize("verb", verbs._FLAGS)
+def test_the_defaults_of_the_functions_are_those_of_click(monkeypatch, verb):
+    """What the quick parser leaves out has the same value either way."""
+    room = importlib.import_module(verbs._function(verb).__module__)
+    own: dict[str, Any] = dict(Common._field_defaults)
+    own |= getattr(getattr(room, "Hashing" if verb == "digest" else "Choice", None), "_field_defaults", {})
+    arguments = {option.name for option in application.commands[verb].params if option.param_type_name == "argument"}
+    for name, default in passed_on(monkeypatch, [verb, *["x"] * (2 if verb in verbs._PAIRS else 1)])[1].items():
+        if name in own:
+            assert default == own[name], name
+        else:
+            assert name in arguments | {"as_json", "files_from", "null", "everything", "dtype"}
 
 
 def test_every_verb_is_a_command_with_help(call):
@@ -471,7 +492,10 @@ def test_version(call):
 
 
 def test_every_schema_is_valid_and_used():
-    assert {path.stem for path in SCHEMAS.glob("*.json")} == {"inspect", "ls", "show", "error", "hub", "cache"}
+    assert {path.stem for path in SCHEMAS.glob("*.json")} == {
+        "inspect", "ls", "show", "stats", "layout", "diff", "digest", "error", "hub", "cache", "scan", "scan-file",
+        "explain", "baseline",
+    }  # fmt: skip
     for path in SCHEMAS.glob("*.json"):
         assert violations({}, schema(path.stem))
 
@@ -487,7 +511,7 @@ def test_the_validator_can_fail():
     for wrong in wrongs:
         assert violations(wrong, rules)
     with pytest.raises(AssertionError):
-        violations(1, {"maximum": 3})
+        violations(1, {"multipleOf": 3})
 
 
 # ----------------------------------------------------------------------------------------------- whole processes

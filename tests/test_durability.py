@@ -425,9 +425,7 @@ def with_faults(shim: str, tmp_path: Path, expected: int, durable: str, **faults
 
 
 @ON_LINUX
-@pytest.mark.parametrize(
-    ("call", "after"), [("pwrite", 0), ("pwrite", 1), ("pwrite", 4), ("sync", 0), ("close", 0), ("close", 1)]
-)
+@pytest.mark.parametrize(("call", "after"), [("pwrite", 0), ("pwrite", 1), ("pwrite", 4), ("sync", 0), ("close", 0)])
 def test_a_disk_that_fails(shim, tmp_path, call, after):
     import errno
 
@@ -438,6 +436,11 @@ def test_a_disk_that_fails(shim, tmp_path, call, after):
             shim, folder, errno.EIO, durable,
             FAULT_CALL=call, FAULT_AFTER=str(after), FAULT_ERRNO=str(errno.EIO),
         )  # fmt: skip
+
+
+@ON_LINUX
+def test_a_close_that_fails_when_the_file_has_its_name(shim, tmp_path):
+    with_faults(shim, tmp_path, 0, "usual", FAULT_CALL="close", FAULT_AFTER="1", FAULT_ERRNO="5")
 
 
 @ON_LINUX

@@ -51,11 +51,21 @@ if TYPE_CHECKING:
     from weighlock.checkpointer import Checkpointer as Checkpointer
     from weighlock.checkpointer import LoadedStep as LoadedStep
     from weighlock.checkpointer import SavedStep as SavedStep
+    from weighlock.comparing.diffing import Diff as Diff
+    from weighlock.comparing.diffing import ObjectDiff as ObjectDiff
+    from weighlock.comparing.diffing import TensorDiff as TensorDiff
+    from weighlock.comparing.diffing import diff as diff
+    from weighlock.comparing.values import ValueDiff as ValueDiff
     from weighlock.dtypes import DType as DType
     from weighlock.dtypes import dtype as dtype
     from weighlock.errors import *  # noqa: F403
     from weighlock.limits import Limits as Limits
     from weighlock.loading import load as load
+    from weighlock.measuring.digests import Digest as Digest
+    from weighlock.measuring.digests import digest as digest
+    from weighlock.measuring.summaries import Histogram as Histogram
+    from weighlock.measuring.summaries import TensorStats as TensorStats
+    from weighlock.measuring.summaries import stats as stats
     from weighlock.opening.opened import LazyCheckpoint as LazyCheckpoint
     from weighlock.opening.opened import LazyStorage as LazyStorage
     from weighlock.opening.opened import open_checkpoint as open_checkpoint
@@ -76,6 +86,8 @@ if TYPE_CHECKING:
         safe_globals as safe_globals,
     )
     from weighlock.saving import save as save
+    from weighlock.scanning.report import ScanReport as ScanReport
+    from weighlock.scanning.scan import scan as scan
     from weighlock.state_dicts import load_state_dict as load_state_dict
     from weighlock.state_dicts import state_dict as state_dict
     from weighlock.storages.storage import Storage as Storage
@@ -99,6 +111,8 @@ _ROOMS = {
     "background": "SaveFuture save_async",
     "checkpoint": "Checkpoint read_checkpoint",
     "checkpointer": "Checkpointer LoadedStep SavedStep",
+    "comparing.diffing": "Diff ObjectDiff TensorDiff diff",
+    "comparing.values": "ValueDiff",
     "dtypes": "DType dtype",
     "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
     "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
@@ -110,11 +124,15 @@ _ROOMS = {
     "UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
+    "measuring.digests": "Digest digest",
+    "measuring.summaries": "Histogram TensorStats stats",
     "opening.opened": "LazyCheckpoint LazyStorage open_checkpoint",
     "opening.tensors": "LazyTensor LazyTensors",
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
     "saving": "save",
+    "scanning.report": "ScanReport",
+    "scanning.scan": "scan",
     "state_dicts": "load_state_dict state_dict",
     "storages.storage": "Storage",
     "tensors.values": "Device ReturnType Size TorchName",

@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        code = _guarded(quickly(arguments) or (lambda: _parsed(arguments)), arguments)
+        code = _guarded(_completing(arguments) or quickly(arguments) or (lambda: _parsed(arguments)), arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         _close_stdout()
@@ -41,6 +41,15 @@ def run(arguments: Sequence[str]) -> int:
         if collecting:
             gc.enable()
     return code
+
+
+def _completing(arguments: Sequence[str]) -> Callable[[], int] | None:
+    """Return what answers a shell that completes a line; None where this is none."""
+    if not arguments or arguments[0] != "__complete":
+        return None
+    from weighlock.cli.completing import complete
+
+    return lambda: complete(arguments[1:])
 
 
 def _guarded(command: Callable[[], int], arguments: Sequence[str]) -> int:
@@ -59,6 +68,8 @@ def _guarded(command: Callable[[], int], arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> int:
     """Have click read the command line."""
+    import os
+
     import click
 
     from weighlock.cli.application import application
@@ -66,6 +77,11 @@ def _parsed(arguments: Sequence[str]) -> int:
 
     try:
         result = application.main(list(arguments), prog_name="weighlock", standalone_mode=False)
+    except SystemExit:
+        # click's own answer to a reader that went away, and the end of its shell completion.
+        if "_WEIGHLOCK_COMPLETE" in os.environ:
+            raise
+        raise BrokenPipeError from None
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
@@ -81,11 +97,14 @@ def _parsed(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+_JSON = frozenset(("--json", "--format=json", "--format=jsonl", "-fjson", "-fjsonl"))
+
+
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Tell the format of an error on a command line that could perhaps not be understood."""
     before = ["", *arguments]
     return any(
-        argument in ("--json", "--format=json", "-fjson") or (argument == "json" and before[at] in ("--format", "-f"))
+        argument in _JSON or (argument in ("json", "jsonl") and before[at] in ("--format", "-f"))
         for at, argument in enumerate(arguments)
     )
 

@@ -5,14 +5,15 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from weighlock.cli.common import FORMATS
 from weighlock.cli.hub_grammar import cache, hub
 from weighlock.cli.output import COLORS, Output
+from weighlock.cli.scan_grammar import explain, scan
+from weighlock.cli.tool_grammar import completion, git, schema
 from weighlock.cli.verbs import VERBS
 from weighlock.inspection import MAX_VALUES
 
 __all__ = ["application"]
-
-_FORMATS: Final = ("text", "json", "tsv", "csv")
 
 _EXAMPLES: Final = """\b
 Examples:
@@ -20,6 +21,9 @@ Examples:
   weighlock ls model.pth                  one line per tensor
   weighlock ls model.pth --include 'encoder.**' --format tsv
   weighlock show model.pth 'fc.weight[:2, :5]'
+  weighlock scan models/                  what would loading run, is it whole
+  weighlock stats model.pth --check       minima, means, NaN; ends with 1 where there are any
+  weighlock diff before.pth after.pth     what has changed
   weighlock model.pth --json              for programs
 
 `weighlock FILE...` is short for `weighlock inspect FILE...`; a file that is called like a command is opened with
@@ -69,7 +73,7 @@ def application() -> None:
     """Hold the commands together; see `_Verbs`."""
 
 
-_files: Final = click.argument("files", nargs=-1, required=True, metavar="FILE...")
+_files: Final = click.argument("files", nargs=-1, metavar="FILE...")
 _json: Final = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 
 
@@ -86,10 +90,62 @@ def _common(command: _F) -> _F:
     return color(encoding(command))
 
 
+def _options(command: _F, *options: Callable[[_F], _F]) -> _F:
+    """Add options in the order in which the help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _form(*forms: str) -> Callable[[_F], _F]:
+    """Add the formats of a command, and ``--json`` where that is one."""
+
+    def add(command: _F) -> _F:
+        choice = click.option("--format", "-f", "form", type=click.Choice(forms), default="text", show_default=True)
+        return choice(_json(command) if "json" in forms else command)
+
+    return add
+
+
+def _listed(command: _F) -> _F:
+    """Add what reads names of files from a list."""
+    return _options(
+        command,
+        click.option("--files-from", metavar="FILE", help="Also the files named in FILE, one a line; - reads stdin."),
+        click.option("--null", "-0", is_flag=True, help="Names in that list end with a null byte."),
+    )  # fmt: skip
+
+
+def _chosen(command: _F) -> _F:
+    """Add the choice of keys."""
+    return _options(
+        command,
+        click.option(
+            "--include", "-i", multiple=True, metavar="GLOB", help="Only matching keys; * stops at dots, ** does not."
+        ),
+        click.option("--exclude", "-x", multiple=True, metavar="GLOB", help="No matching keys."),
+    )
+
+
+def _written(command: _F) -> _F:
+    """Add where the result goes, and how."""
+    return _options(
+        command,
+        click.option("--output", "-o", "target", metavar="FILE", help="Write the result there: all of it, or nothing."),
+        click.option("--force", is_flag=True, help="Overwrite that file."),
+        click.option("--dry-run", is_flag=True, help="Only say what would be written to it."),
+        click.option("--quiet", "-q", is_flag=True, help="Print nothing: the exit code is the answer."),
+        click.option("--no-progress", "progress", flag_value=False, default=True, help="No bar on a terminal."),
+        click.option("--no-truncate", "truncate", flag_value=False, default=True, help="Shorten no name."),
+        _common,
+    )  # fmt: skip
+
+
 @application.command(short_help=VERBS["inspect"])
 @_files
-@_json
-@_common
+@_listed
+@_form("text", "json", "jsonl")
+@_written
 def inspect(**options: Any) -> int:
     """Say what each FILE is, what is inside, and whether it can be loaded.
 
@@ -102,14 +158,11 @@ def inspect(**options: Any) -> int:
 
 @application.command(short_help=VERBS["ls"])
 @_files
-@click.option(
-    "--include", "-i", multiple=True, metavar="GLOB", help="Only matching keys; * stops at dots, ** does not."
-)
-@click.option("--exclude", "-x", multiple=True, metavar="GLOB", help="No matching keys.")
+@_listed
+@_chosen
 @click.option("--long", "-l", "long", is_flag=True, help="Also strides, layouts and the like.")
-@click.option("--format", "-f", "form", type=click.Choice(_FORMATS), default="text", show_default=True)
-@_json
-@_common
+@_form(*FORMATS)
+@_written
 def ls(**options: Any) -> int:
     """List the tensors of each FILE in the file's order: key, type, shape, bytes.
 
@@ -126,8 +179,9 @@ def ls(**options: Any) -> int:
 @click.argument("file", metavar="FILE")
 @click.argument("key", metavar="KEY[slice]")
 @click.option("--all", "everything", is_flag=True, help=f"Also more than {MAX_VALUES:,} values.")
-@_json
-@_common
+@click.option("--dtype", metavar="NAME", help="Cast an array that is saved.")
+@_form("text", "json", "csv", "tsv")
+@_written
 def show(**options: Any) -> int:
     r"""Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
 
@@ -138,7 +192,7 @@ def show(**options: Any) -> int:
     weighlock show model.pth '["optimizer", "state", 0, "step"]'
 
     Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a
-    path as a JSON array.
+    path as a JSON array. With -o NAME.npy the tensor is saved as an array of NumPy.
     """
     from weighlock.cli.showing import show_place
 
@@ -149,7 +203,9 @@ def show(**options: Any) -> int:
 @_files
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Levels to show.")
 @click.option("--fold/--no-fold", "folded", default=True, help="Draw numbered siblings of one structure only once.")
-@_common
+@_listed
+@_chosen
+@_written
 def tree(**options: Any) -> int:
     """Draw the tensors of each FILE as a tree, numbered blocks of one structure folded into one."""
     from weighlock.cli.drawing import draw_files
@@ -157,5 +213,77 @@ def tree(**options: Any) -> int:
     return draw_files(**options)
 
 
+@application.command(short_help=VERBS["stats"])
+@_files
+@_listed
+@_chosen
+@click.option("--hist", is_flag=True, help="Also a histogram of each.")
+@click.option("--bins", type=click.IntRange(1, 10_000), default=40, show_default=True, metavar="N", help="Its bins.")
+@click.option("--check", is_flag=True, help="End with 1 where a tensor holds NaN or infinities.")
+@_form(*FORMATS)
+@_written
+def stats(**options: Any) -> int:
+    """Measure the tensors of each FILE: minimum, maximum, mean, standard deviation, zeros, NaN, infinities.
+
+    Figures are those of the finite numbers. Every tensor is read, a megabyte at a time. In JSON a figure that there is
+    not is null.
+    """
+    from weighlock.cli.measuring import measure_files
+
+    return measure_files(**options)
+
+
+@application.command(short_help=VERBS["digest"])
+@_files
+@_listed
+@_chosen
+@click.option("--tensors", is_flag=True, help="The SHA-256 of the values of each tensor instead.")
+@click.option("--weights", is_flag=True, help="The digest of the tensors alone, without the plain values.")
+@_form(*FORMATS)
+@_written
+def digest(**options: Any) -> int:
+    """Hash what each FILE holds: the same for every format, order of keys, stride and file name."""
+    from weighlock.cli.measuring import digest_files
+
+    return digest_files(**options)
+
+
+@application.command(short_help=VERBS["layout"])
+@_files
+@_listed
+@_form(*FORMATS)
+@_written
+def layout(**options: Any) -> int:
+    """Say what each byte of each FILE is there for: records, headers, padding, gaps, bytes behind the end."""
+    from weighlock.cli.layout import lay_out_files
+
+    return lay_out_files(**options)
+
+
+@application.command(short_help=VERBS["diff"])
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@_chosen
+@click.option("--values/--no-values", default=True, help="Compare the values too, or only what there is.")
+@click.option("--rtol", type=float, default=0.0, metavar="X", help="Equal is |a - b| <= ATOL + RTOL * |b|.")
+@click.option("--atol", type=float, default=0.0, metavar="X")
+@click.option("--strip-prefix-a", default="", metavar="TEXT", help="What stands before the names in A.")
+@click.option("--strip-prefix-b", default="", metavar="TEXT", help="What stands before the names in B.")
+@click.option("--rename", multiple=True, metavar="OLD=NEW", help="New names for those in A; * is any text.")
+@click.option("--all", "everything", is_flag=True, help="Also what is the same, and nothing folded.")
+@_form(*FORMATS)
+@_written
+def diff(**options: Any) -> int:
+    """Compare the checkpoints A and B: tensors, types, shapes, values, plain values; of any two formats.
+
+    Ends with 0 where nothing differs, 1 where something does, 3 where something could not be compared.
+    """
+    from weighlock.cli.comparing import diff_files
+
+    return diff_files(**options)
+
+
+for tool in (scan, explain, completion, schema, git):
+    application.add_command(tool)
 application.add_command(hub)
 application.add_command(cache)

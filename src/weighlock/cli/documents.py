@@ -29,9 +29,17 @@ SCHEMAS: Final = (
     "weighlock/inspect",
     "weighlock/ls",
     "weighlock/show",
+    "weighlock/stats",
+    "weighlock/layout",
+    "weighlock/diff",
+    "weighlock/digest",
     "weighlock/error",
     "weighlock/hub",
     "weighlock/cache",
+    "weighlock/scan",
+    "weighlock/scan-file",
+    "weighlock/explain",
+    "weighlock/baseline",
 )
 SCHEMA_VERSION: Final = 1
 

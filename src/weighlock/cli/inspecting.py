@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from weighlock.cli import wording
+from weighlock.cli.common import chosen_files, taken, writing
 from weighlock.cli.documents import document, failed_input, summary_document
 from weighlock.cli.drawing import drawn_tree
 from weighlock.cli.opening import exit_code, opened
-from weighlock.cli.output import Output, Piece, note
+from weighlock.cli.output import Output, Piece
 from weighlock.errors import WeighlockError
 from weighlock.inspection.paths import part_text
 from weighlock.inspection.sharing import unused
@@ -22,32 +23,41 @@ _TREE_LINES: Final = 40
 _NAME_LIMIT: Final = 60
 
 
-def inspect_files(files: Sequence[str], *, as_json: bool = False, color: str = "auto", encoding: str = "utf-8") -> int:
-    """Say what each file is, what is inside, and whether it can be loaded; return the exit code."""
-    output = Output(json=as_json, color=color)
+def inspect_files(files: Sequence[str] = (), **options: Any) -> int:
+    """Say what each file is, what is inside, whether it can be loaded; return the exit code. Options: `Common`."""
+    files = chosen_files(files, options.pop("files_from", None), null=options.pop("null", False))
+    common = taken(options)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
     inputs: list[dict[str, Any]] = []
     shown = 0
-    for name, found in opened(files, encoding, output, failures):
-        if isinstance(found, WeighlockError):
-            inputs.append(failed_input(name, found))
-            continue
-        summary = summarize(found)
-        gaps += summary.gaps
-        if as_json:
-            inputs.append(summary_document(summary))
-            continue
-        output.lines(([[]] if shown else []) + list(_page(summary)))
-        shown += 1
-        for gap in summary.gaps:
-            note(f"{name}: {gap}")
-    if as_json:
-        output.document(document("weighlock/inspect", inputs=inputs))
+    with writing(common, files) as output:
+        for name, found in opened(files, common.encoding, output, failures):
+            if isinstance(found, WeighlockError):
+                inputs.append(failed_input(name, found))
+                continue
+            summary = summarize(found)
+            gaps += summary.gaps
+            if output.json:
+                inputs.append(summary_document(summary))
+                continue
+            output.lines(([[]] if shown else []) + list(_page(summary, truncate=common.truncate)))
+            shown += 1
+            for gap in summary.gaps:
+                output.note(f"{name}: {gap}")
+        _write_documents(inputs, common.form, output)
     return exit_code(files, failures, gaps)
 
 
-def _page(summary: Summary) -> Iterator[Line]:
+def _write_documents(inputs: Sequence[dict[str, Any]], form: str, output: Output) -> None:
+    if form == "json":
+        output.document(document("weighlock/inspect", inputs=inputs))
+    elif form == "jsonl":
+        for entry in inputs:
+            output.document(document("weighlock/inspect", inputs=[entry]))
+
+
+def _page(summary: Summary, *, truncate: bool) -> Iterator[Line]:
     kind = wording.file_kind(summary.format, summary.metadata, summary.byteorder)
     yield [(summary.name, "name"), f"   {kind}   {wording.size(summary.size)}"]
     for label, text in _facts(summary):
@@ -55,7 +65,8 @@ def _page(summary: Summary) -> Iterator[Line]:
         yield [(f"  {label:<9} ", "note"), (text, style) if style else text]
     if len(summary.tensors) > 1:
         yield []
-        yield from drawn_tree(summary.tensors, limit=_TREE_LINES, file=summary.name)
+        limit = _TREE_LINES if truncate else None
+        yield from drawn_tree(summary.tensors, limit=limit, file=summary.name, truncate=truncate)
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -89,7 +100,7 @@ def _path(path: tuple[Any, ...]) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _NAME_LIMIT else f"{text[: _NAME_LIMIT // 2]}…{text[-_NAME_LIMIT // 2 :]}"
+    return wording.short(text, _NAME_LIMIT)
 
 
 def _plural(number: int, what: str) -> str:

@@ -5,8 +5,9 @@ from typing import Any, Final, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
 from weighlock.cli import wording
+from weighlock.cli.common import chosen_files, taken, writing
 from weighlock.cli.opening import NO, exit_code, opened
-from weighlock.cli.output import Output, Piece, note
+from weighlock.cli.output import Output, Piece
 from weighlock.errors import WeighlockError
 from weighlock.inspection.globs import chooser
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
@@ -27,34 +28,31 @@ class Choice(NamedTuple):
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
     long: bool = False
-    form: str = "text"
 
 
-def list_files(
-    files: Sequence[str], *, as_json: bool = False, color: str = "auto", encoding: str = "utf-8", **options: Any
-) -> int:
-    """List the tensors of each file; return the exit code. The options are those of `Choice`."""
-    choice = Choice(**options)
-    form = "json" if as_json else choice.form
-    output = Output(json=form == "json", color=color)
+def list_files(files: Sequence[str] = (), **options: Any) -> int:
+    """List the tensors of each file; return the exit code. The options are those of `Choice` and `Common`."""
+    files = chosen_files(files, options.pop("files_from", None), null=options.pop("null", False))
+    common, choice = taken(options), Choice(**options)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
     listed: list[Listed] = []
-    for name, found in opened(files, encoding, output, failures):
-        if isinstance(found, WeighlockError):
-            listed.append(Listed(name, found, []))
-            continue
-        inventory = take_inventory(found)
-        gaps += inventory.gaps
-        made = Listed(name, found, _matching(inventory.rows, choice.include, choice.exclude), inventory)
-        listed.append(made)
-        if form != "json":
-            _write(made, choice, output, several=len(files) > 1, first=len(listed) == 1)
-    if form == "json":
-        _write_document(listed, output)
-    if not any(one.rows for one in listed) and not failures and not gaps and (choice.include or choice.exclude):
-        note("no key matches")
-        return NO
+    with writing(common, files) as output:
+        for name, found in opened(files, common.encoding, output, failures):
+            if isinstance(found, WeighlockError):
+                listed.append(Listed(name, found, []))
+                continue
+            inventory = take_inventory(found)
+            gaps += inventory.gaps
+            made = Listed(name, found, _matching(inventory.rows, choice.include, choice.exclude), inventory)
+            listed.append(made)
+            if not output.json:
+                _write(made, common.form, output, long=choice.long, several=len(files) > 1, first=len(listed) == 1)
+        if output.json:
+            _write_documents(listed, common.form, output)
+        if not any(one.rows for one in listed) and not failures and not gaps and (choice.include or choice.exclude):
+            output.note("no key matches")
+            return NO
     return exit_code(files, failures, gaps)
 
 
@@ -67,21 +65,24 @@ class Listed(NamedTuple):
     inventory: Inventory | None = None
 
 
-def _write(listed: Listed, choice: Choice, output: Output, *, several: bool, first: bool) -> None:
+# Reason for the parameter count: what is written and how it is shown, each passed by name.
+def _write(listed: Listed, form: str, output: Output, *, long: bool, several: bool, first: bool) -> None:
     inventory = listed.inventory
     if inventory is None:
         return
     prefix = [listed.name] if several else []
     for gap in inventory.gaps:
-        note(f"{listed.name}: {gap}")
-    if choice.form == "text":
-        output.lines(_text(prefix, listed.rows, inventory, long=choice.long))
+        output.note(f"{listed.name}: {gap}")
+    if form == "text":
+        output.lines(_text(prefix, listed.rows, inventory, long=long))
     else:
-        comma = choice.form == "csv"
-        output.cells(_cells(prefix, listed.rows, long=choice.long, heading=comma and first), comma=comma)
+        from weighlock.cli.tables import write_table
+
+        columns = [*(["file"] if prefix else []), *(_LONG_COLUMNS if long else _COLUMNS)]
+        write_table(output, form, columns, _cells(prefix, listed.rows, long=long), heading=first)
 
 
-def _write_document(listed: Sequence[Listed], output: Output) -> None:
+def _write_documents(listed: Sequence[Listed], form: str, output: Output) -> None:
     from weighlock.cli.documents import document, failed_input, input_document, tensor_document
 
     inputs = []
@@ -92,7 +93,14 @@ def _write_document(listed: Sequence[Listed], output: Output) -> None:
             gaps = inventory.gaps if inventory is not None else ()
             inputs.append(input_document(checkpoint.name, checkpoint.size, checkpoint.format, gaps))
         inputs[-1]["tensors"] = [tensor_document(row) for row in rows]
-    output.document(document("weighlock/ls", inputs=inputs))
+    if form == "json":
+        output.document(document("weighlock/ls", inputs=inputs))
+        return
+    for entry in inputs:
+        if entry["error"] is not None:
+            output.document({"uri": entry["uri"], "error": entry["error"]})
+        for tensor in entry["tensors"]:
+            output.document({"uri": entry["uri"], **tensor})
 
 
 def _matching(rows: Rows, include: Sequence[str], exclude: Sequence[str]) -> Rows:
@@ -134,9 +142,7 @@ def _long(row: TensorRow) -> str:
     return "  ".join(filter(None, facts))
 
 
-def _cells(prefix: list[str], rows: Rows, *, long: bool, heading: bool) -> Iterator[Sequence[object]]:
-    if heading:
-        yield [*(["file"] if prefix else []), *(_LONG_COLUMNS if long else _COLUMNS)]
+def _cells(prefix: list[str], rows: Rows, *, long: bool) -> Iterator[Sequence[object]]:
     for row in rows:
         leaf = row.leaf
         cells: list[object] = [

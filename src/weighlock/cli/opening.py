@@ -1,13 +1,17 @@
 """Opening files one after the other, and the exit code of it all."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from weighlock.checkpoint import Checkpoint, read_checkpoint
+from weighlock.cli.common import STDIN
 from weighlock.cli.output import Output, complain
 from weighlock.errors import ArgumentError, MissingFileError, WeighlockError
 
-__all__ = ["FAILED", "GOOD", "INCOMPLETE", "NO", "exit_code", "open_checkpoint", "opened"]
+if TYPE_CHECKING:
+    from weighlock.opening.opened import LazyCheckpoint
+
+__all__ = ["FAILED", "GOOD", "INCOMPLETE", "NO", "exit_code", "lazily", "open_checkpoint", "opened"]
 
 GOOD: Final = 0
 NO: Final = 1
@@ -31,11 +35,34 @@ def open_checkpoint(name: str, encoding: str) -> Checkpoint:
     except (LookupError, ValueError) as error:
         raise ArgumentError("no such encoding", got=encoding[:40]) from error
     try:
-        return read_checkpoint(name, encoding=encoding)
+        return read_checkpoint(_spooled() if name == STDIN else name, encoding=encoding)
     except MissingFileError as error:
         if error.hint is None and name.isascii() and name.replace("-", "").isalpha():
             error.locate(hint="It is no command either; see weighlock --help.")
         raise
+
+
+def _spooled() -> Any:
+    """Return standard input as a file that can be read by position: a copy on the disk, where it is a pipe."""
+    import io
+    import shutil
+    import sys
+    import tempfile
+
+    class Named(io.BufferedRandom):
+        name = "<stdin>"
+
+    spool = Named(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115 - closed with the last reference
+    shutil.copyfileobj(sys.stdin.buffer, spool, 1 << 20)
+    spool.seek(0)
+    return spool
+
+
+def lazily(checkpoint: Checkpoint) -> "LazyCheckpoint":
+    """Return the lazy tensors of a checkpoint; as a context manager it closes the file."""
+    from weighlock.opening.opened import LazyCheckpoint
+
+    return LazyCheckpoint(checkpoint, verify=True)
 
 
 def opened(

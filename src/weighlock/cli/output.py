@@ -4,15 +4,17 @@ Whatever comes from a file is escaped on its way (`weighlock.text.safe_text`): a
 only then coloured. Colour is for terminals, and follows ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM=dumb``.
 """
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TextIO
 
 from weighlock.errors import WeighlockError
 from weighlock.text import safe_text
 
-__all__ = ["COLORS", "Output", "as_json"]
+__all__ = ["COLORS", "Output", "Progress", "as_json", "written_to"]
 
 COLORS: Final = ("auto", "always", "never")
 
@@ -33,10 +35,15 @@ class Output:
         One of `COLORS`.
     stream : file object
         Standard output by default.
+    quiet : bool
+        Write nothing but errors.
     """
 
-    def __init__(self, *, json: bool = False, color: str = "auto", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, *, json: bool = False, color: str = "auto", stream: TextIO | None = None, quiet: bool = False
+    ) -> None:
         self.json = json
+        self.quiet = quiet
         self._stream = sys.stdout if stream is None else stream
         self._color = _wants_color(color, self._stream)
         reconfigure = getattr(self._stream, "reconfigure", None)
@@ -49,7 +56,8 @@ class Output:
 
     def lines(self, lines: Iterable[Sequence[Piece]]) -> None:
         """Write many lines at once."""
-        self._stream.write("".join([self._drawn(pieces) + "\n" for pieces in lines]))
+        if not self.quiet:
+            self._stream.write("".join([self._drawn(pieces) + "\n" for pieces in lines]))
 
     def text(self, text: str) -> None:
         """Write text of our own that has line feeds in it."""
@@ -67,12 +75,20 @@ class Output:
 
     def cells(self, rows: Iterable[Sequence[object]], *, comma: bool) -> None:
         """Write rows as CSV (`comma`: RFC 4180, safe to open in a spreadsheet), or as tab-separated values."""
+        if self.quiet:
+            return
         end, separator, form = ("\r\n", ",", _csv_cell) if comma else ("\n", "\t", safe_text)
         self._stream.write("".join([separator.join([form(cell) for cell in row]) + end for row in rows]))
 
     def document(self, document: Any) -> None:
         """Write the one JSON document of this command."""
-        self._stream.write(as_json(document) + "\n")
+        if not self.quiet:
+            self._stream.write(as_json(document) + "\n")
+
+    def note(self, text: str) -> None:
+        """Write a remark to standard error."""
+        if not self.quiet:
+            note(text)
 
     def error(self, error: WeighlockError) -> int:
         """Say what could not be done; return the exit code for that."""
@@ -109,6 +125,47 @@ def note(text: str) -> None:
     Output(stream=sys.stderr).line(f"weighlock: {text}")
 
 
+class Progress:
+    """A line on standard error that says how far a long command is: on a terminal only, gone at its end."""
+
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
+        self._total = total
+        self._shown = not quiet and total > 1 and sys.stderr.isatty()
+        self._done = 0
+
+    def step(self, name: str) -> None:
+        """Say that one more is done."""
+        self._done += 1
+        if self._shown:
+            sys.stderr.write(f"\r\x1b[K{self._done:,}/{self._total:,} {safe_text(name, limit=60)}")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._shown and self._done:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def written_to(path: str | None) -> Iterator[TextIO]:
+    """Give where a document goes: standard output, or a file that takes its name only when it is whole.
+
+    Raises
+    ------
+    TargetError
+        If the file cannot be written.
+    """
+    if path is None or path == "-":
+        yield sys.stdout
+        return
+    from weighlock.storages.targets import write_file
+
+    text = io.StringIO(newline="")
+    yield text
+    write_file(path, text.getvalue().encode("utf-8"))
+
+
 def _wants_color(color: str, stream: TextIO) -> bool:
     if color != "auto":
         return color == "always"
@@ -121,7 +178,7 @@ def _wants_color(color: str, stream: TextIO) -> bool:
 
 def _csv_cell(cell: object) -> str:
     text = safe_text(cell)
-    if text[:1] in ("=", "+", "-", "@"):
+    if not isinstance(cell, int | float) and text[:1] in ("=", "+", "-", "@"):
         text = "'" + text
     return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 

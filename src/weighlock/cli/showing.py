@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from weighlock.checkpoint import Checkpoint
 from weighlock.cli import wording
-from weighlock.cli.opening import open_checkpoint
+from weighlock.cli.common import Common, check_target, taken, write_result, writing
+from weighlock.cli.opening import lazily, open_checkpoint
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection import MAX_VALUES
@@ -28,28 +29,48 @@ _TEXT_SHOWN: Final = 10_000
 _LINE: Final = 100
 
 
-# Reason for the parameter count: one per option; each is passed by name.
-def show_place(
-    file: str,
-    key: str,
-    *,
-    everything: bool = False,
-    as_json: bool = False,
-    color: str = "auto",
-    encoding: str = "utf-8",
-) -> int:
-    """Print what stands at `key` in a file; return the exit code."""
-    output = Output(json=as_json, color=color)
-    with open_checkpoint(file, encoding) as checkpoint:
+def show_place(file: str, key: str, **options: Any) -> int:
+    """Print what stands at `key` in a file; return the exit code. Options: `everything`, `dtype`, and `Common`."""
+    common = taken(options)
+    everything, dtype = options.get("everything", False), options.get("dtype")
+    if common.target is not None and common.target.endswith(".npy"):
+        return _save(file, key, dtype, common)
+    if dtype is not None:
+        raise ArgumentError("--dtype is for arrays that are saved", hint="Add -o NAME.npy.")
+    with writing(common, (file,)) as output, open_checkpoint(file, common.encoding) as checkpoint:
         try:
-            _show(checkpoint, key, everything, output)
+            _show(checkpoint, key, everything, common.form, output)
         except WeighlockError as error:
             error.locate(path=file)
             raise
     return 0
 
 
-def _show(checkpoint: Checkpoint, key: str, everything: bool, output: Output) -> None:
+def _save(file: str, key: str, dtype: str | None, common: Common) -> int:
+    """Save a tensor, or a slice of it, as an array of NumPy's own format."""
+    import io
+
+    assert common.target is not None  # noqa: S101 - as the caller has seen
+    check_target(common.target, (file,), force=common.force)
+    with lazily(open_checkpoint(file, common.encoding)) as ckpt:
+        path, value, index = _resolve(ckpt.object, key)
+        if type(value) not in LEAVES:
+            raise UnsupportedError("only tensors can be saved as .npy", got=kind_of(value), path=file)
+        tensor = ckpt[path]
+        array = tensor.read(dtype=dtype) if index is None else tensor.read_part(index, dtype=dtype)
+    import numpy as np
+
+    if not isinstance(array, np.ndarray | np.generic) or array.dtype.kind in "OV" or array.dtype.isbuiltin != 1:
+        name = tensor.layout if tensor.dtype is None else f"{tensor.layout} {tensor.dtype.name}"
+        hint = "Cast it: --dtype float32."
+        raise UnsupportedError(".npy has no form for this kind of tensor", got=name, path=file, hint=hint)
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_result(common, buffer.getvalue())
+    return 0
+
+
+def _show(checkpoint: Checkpoint, key: str, everything: bool, form: str, output: Output) -> None:
     path, value, index = _resolve(checkpoint.object, key)
     limit = None if everything else MAX_VALUES
     facts: dict[str, Any] = {"uri": checkpoint.name, "key": key_text(path), "path": json_path(path)}
@@ -58,6 +79,8 @@ def _show(checkpoint: Checkpoint, key: str, everything: bool, output: Output) ->
         values = read_values(checkpoint, value, index or (), limit=limit)
         if output.json:
             _write_document(output, facts | _tensor_facts(leaf, values, index))
+        elif form != "text":
+            output.cells(_rows(values), comma=form == "csv")
         else:
             output.lines(_tensor_lines(f"{key_text(path)}", leaf, values, index))
         return
@@ -65,8 +88,19 @@ def _show(checkpoint: Checkpoint, key: str, everything: bool, output: Output) ->
         value = _part_of(value, index)
     if output.json:
         _write_document(output, facts | _object_facts(value))
+    elif form != "text":
+        output.cells([(part_text(part), kind_of(child), _text_of(child)) for part, child in _held(value)]
+                     or [(kind_of(value), _text_of(value))], comma=form == "csv")  # fmt: skip
     else:
         output.lines(_object_lines(key_text(path), value, None if everything else _ITEMS_SHOWN))
+
+
+def _rows(values: Values) -> Iterator[list[object]]:
+    """Yield the values in rows of their last dimension."""
+    length = max(values.shape[-1], 1) if values.shape else 1
+    cells: list[object] = [value if isinstance(value, int | float) else _number(value, values.dtype)
+                           for value in values.flat]  # fmt: skip
+    return (cells[start : start + length] for start in range(0, len(cells), length))
 
 
 def _write_document(output: Output, facts: dict[str, Any]) -> None:

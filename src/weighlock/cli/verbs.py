@@ -14,6 +14,15 @@ VERBS: Final = {
     "ls": "One line per tensor.",
     "show": "The values of a tensor, or what stands at a place.",
     "tree": "The names of the tensors as a tree.",
+    "scan": "What loading would run, and whether files are whole.",
+    "explain": "What a rule of the scan means.",
+    "stats": "Minima, maxima, means, NaN of every tensor.",
+    "digest": "One hash of the content, the same for every format.",
+    "layout": "What each byte of a file is there for.",
+    "diff": "What two checkpoints differ in.",
+    "completion": "The script that completes commands and tensor names in a shell.",
+    "schema": "The JSON Schema of a document.",
+    "git": "Have git show differences of checkpoints.",
     "hub": "Models and weights from repositories: list, fetch, lock, trust.",
     "cache": "What the hub has stored: show, check, remove.",
 }
@@ -24,7 +33,14 @@ _FLAGS: Final[dict[str, dict[str, str]]] = {
     "ls": {"--json": "as_json", "--long": "long", "-l": "long"},
     "show": {"--json": "as_json", "--all": "everything"},
     "tree": {},
+    "stats": {"--json": "as_json", "--hist": "hist", "--check": "check"},
+    "digest": {"--json": "as_json", "--tensors": "tensors", "--weights": "weights"},
+    "layout": {"--json": "as_json"},
+    "diff": {"--json": "as_json", "--all": "everything", "--quiet": "quiet", "-q": "quiet"},
 }
+
+
+_PAIRS: Final = {"show": ("file", "key"), "diff": ("a", "b")}
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
@@ -37,10 +53,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
         return None
     options: dict[str, Any] = {flags[argument]: True for argument in rest if argument in flags}
     names = [argument for argument in rest if argument not in flags]
-    if verb == "show":
+    if verb in _PAIRS:
         if len(names) != 2:
             return None
-        return verb, {"file": names[0], "key": names[1], **options}
+        return verb, {**dict(zip(_PAIRS[verb], names, strict=True)), **options}
     return (verb, {"files": tuple(names), **options}) if names else None
 
 
@@ -53,6 +69,7 @@ def quickly(arguments: Sequence[str]) -> Callable[[], int] | None:
     return lambda: _function(verb)(**options)
 
 
+# Each is imported when it is called: they need different rooms, and some of them NumPy.
 def _function(verb: str) -> Callable[..., int]:
     if verb == "ls":
         from weighlock.cli.listing import list_files
@@ -66,6 +83,22 @@ def _function(verb: str) -> Callable[..., int]:
         from weighlock.cli.drawing import draw_files
 
         return draw_files
+    if verb == "stats":
+        from weighlock.cli.measuring import measure_files
+
+        return measure_files
+    if verb == "digest":
+        from weighlock.cli.measuring import digest_files
+
+        return digest_files
+    if verb == "layout":
+        from weighlock.cli.layout import lay_out_files
+
+        return lay_out_files
+    if verb == "diff":
+        from weighlock.cli.comparing import diff_files
+
+        return diff_files
     from weighlock.cli.inspecting import inspect_files
 
     return inspect_files

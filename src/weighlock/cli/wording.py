@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from weighlock.inspection.leaves import Leaf
 
-__all__ = ["count", "file_kind", "kind", "share", "shape", "size"]
+__all__ = ["count", "file_kind", "kind", "share", "shape", "short", "size"]
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _COUNTS: Final = ("k", "M", "G", "T", "P")
@@ -70,6 +70,17 @@ def share(part: int, whole: int) -> str:
 def shape(lengths: tuple[int, ...] | None) -> str:
     """Return a shape in brackets; ``?`` where there is none yet."""
     return "?" if lengths is None else f"[{', '.join(map(str, lengths))}]"
+
+
+def short(text: str, limit: int) -> str:
+    """Return text with its middle left out where it is longer than `limit`; 0 for no limit.
+
+    Examples
+    --------
+    >>> short("encoder.layers.0.weight", 11)
+    'encod…eight'
+    """
+    return text if not limit or len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
 
 
 def kind(leaf: Leaf) -> str:

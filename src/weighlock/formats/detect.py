@@ -10,7 +10,7 @@ from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_r
 from weighlock.storages.folders import FolderSource, LocalFolder
 from weighlock.storages.source import ByteSource, BytesSource, OpenedSource, PathSource
 
-__all__ = ["FORMATS", "read_any", "read_file", "with_folder"]
+__all__ = ["FORMATS", "read_any", "read_archive", "read_file", "with_folder"]
 
 FORMATS = (
     "torch-zip",
@@ -60,7 +60,7 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
         return _read_folder(source, reading)
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
-        return _read_zip(source, reading)
+        return read_archive(source, read_directory(source, reading.limits), reading)
     return _read_other(source, head, reading)
 
 
@@ -149,8 +149,8 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
 _COULD_BE_PICKLES = frozenset({None, "text", "unknown", "python"})
 
 
-def _read_zip(source: ByteSource, reading: Reading) -> Contents:
-    directory = read_directory(source, reading.limits)
+def read_archive(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Contents:
+    """Read the checkpoint in a zip archive whose directory is read already; raises as `read_any`."""
     if called(directory, "data.pkl"):
         program = bool(called(directory, "constants.pkl"))
         if program and not reading.options.scripts:

@@ -33,9 +33,11 @@ __all__ = [
     "ZipRecord",
     "data_offset",
     "data_offsets",
+    "entry_struct",
     "parse_local_header",
     "read_directory",
     "read_record",
+    "zip64_fields",
 ]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
@@ -67,9 +69,8 @@ class ZipRecord(NamedTuple):
         Bytes as read, and as they lie in the file.
     crc : int
         CRC-32 of the bytes as read; 0 means that it was not computed.
-    method : int
-        0 for stored, 8 for deflated.
-    flags : int
+    method, flags : int
+        0 for stored, 8 for deflated; the bits as they stand.
     end : int
         Where the next record or the directory begins: everything of this record lies before.
     """
@@ -99,8 +100,7 @@ class ZipDirectory:
     names : list of str
     records : list of ZipRecord
         In the directory's order.
-    comment : bytes
-    trailing_bytes : int
+    comment, trailing_bytes : bytes, int
         Bytes behind the archive that are not its comment.
     start_of_directory, nbytes, end : int
         Where the directory begins, its length, and where the archive ends, comment included.
@@ -151,7 +151,7 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
 
 
 @lru_cache(maxsize=256)
-def _entry_struct(layout: bytes) -> Struct:
+def entry_struct(layout: bytes) -> Struct:
     """Return the form of an entry whose name, extra and comment lengths are these six bytes."""
     name, extra, comment = (int.from_bytes(layout[at : at + 2], "little") for at in (0, 2, 4))
     return Struct(f"<4s4x2H4x3I6sH6xI{name}s{extra}s{comment}x")
@@ -182,7 +182,7 @@ class _Entries:
         for index, name in enumerate(self.names):
             narrow = [self.sizes[index], self.packed[index], self.offsets[index]]
             if _FULL32 in narrow:
-                wide = iter(_zip64_fields(self.extras[index]))
+                wide = iter(zip64_fields(self.extras[index]))
                 try:
                     values = [next(wide) if value == _FULL32 else value for value in narrow]
                 except StopIteration:
@@ -196,7 +196,7 @@ def _read_columns(raw: bytes) -> list[list[Any]]:
     position, run = 0, _FIRST_RUN
     while position < len(raw):
         layout = raw[position + 28 : position + 34]
-        entry = _entry_struct(layout) if len(layout) == 6 else None
+        entry = entry_struct(layout) if len(layout) == 6 else None
         if entry is None or position + entry.size > len(raw):
             raise DirectoryError("the directory ends inside an entry", got=f"entry {len(columns[0]) + 1}")
         stop = position + entry.size * min(run, (len(raw) - position) // entry.size)
@@ -238,7 +238,7 @@ def _decode_names(raw_names: list[bytes], flags: list[int]) -> list[str]:
     ]
 
 
-def _zip64_fields(extra: bytes) -> tuple[int, ...]:
+def zip64_fields(extra: bytes) -> tuple[int, ...]:
     """Return the 64-bit numbers of the zip64 extra field."""
     position = 0
     while position + 4 <= len(extra):

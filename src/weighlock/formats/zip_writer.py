@@ -240,7 +240,10 @@ def _no_crc(data: Buffer, crc: int = 0) -> int:
 
 def _serialization_id(names: Sequence[bytes], checksums: Sequence[int]) -> bytes:
     """Return 40 digits: 20 that follow from the names of all records, 20 from their checksums."""
-    from hashlib import blake2b
+    try:
+        from _blake2 import blake2b  # hashlib would load OpenSSL beside it, which takes 4 MB and as many milliseconds
+    except ImportError:
+        from hashlib import blake2b
 
     digits = b""
     for material in (b"\n".join(names), b"".join(crc.to_bytes(4, "little") for crc in checksums)):

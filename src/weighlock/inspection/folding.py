@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.paths import part_text
 
-__all__ = ["TreeLine", "fold", "tree_lines"]
+__all__ = ["TreeLine", "fold", "ranges", "tree_lines"]
 
 # Deeper names are joined: what is walked recursively here is bounded, whatever the file holds.
 _MAX_DEPTH: Final = 40
@@ -90,10 +90,10 @@ def _folded_children(node: _Node, structures: dict[str, int]) -> Iterator[tuple[
     for names in groups.values():
         first = node.children[names[0]]
         first.times = len(names)
-        yield (names[0] if len(names) == 1 else f"[{_ranges(names)}]"), first
+        yield (names[0] if len(names) == 1 else f"[{ranges(names)}]"), first
 
 
-def _ranges(names: list[str]) -> str:
+def ranges(names: list[str]) -> str:
     """Return numbers as people write them: ``0-31``, ``0-398:2``, ``0-3,7,9-12``."""
     numbers = [int(name) for name in names]
     step = numbers[1] - numbers[0]

@@ -6,16 +6,16 @@ Unknown globals do not stop it: they become `GlobalRef` and `Stub`, and the call
 all of them).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from struct import Struct
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from weighlock.errors import PickleStreamError, WeighlockError
 from weighlock.pickling import columns, idiom
 from weighlock.pickling.decoder import READERS, decode_text, truncated
 from weighlock.pickling.opcodes import BY_CODE
-from weighlock.pickling.rare_opcodes import RARE, Handlers
+from weighlock.pickling.rare_opcodes import RARE, Handlers, Rare
 
 __all__ = ["Unpickler"]
 
@@ -59,6 +59,9 @@ class Unpickler(Handlers):
     >>> Unpickler(b"\x80\x02]q\x00(K\x01K\x02e.", Allowlist()).load()
     [1, 2]
     """
+
+    rare: ClassVar[Mapping[int, Rare]] = RARE
+    """What the opcodes do that the loop leaves to `rare_opcodes`; recording has a table of its own."""
 
     def load(self) -> Any:
         """Run the pickle and return its object.
@@ -114,7 +117,7 @@ class Unpickler(Handlers):
         data, memo, context = self.data, self.memo, self.context
         position, stack, marks = self.position, self.stack, self.marks
         calls, values = self.allowlist.calls, self._values
-        persistent_load, idiom_function = self.persistent_load, self.allowlist.idiom_function
+        persistent_load, idiom_function, rare = self.persistent_load, self.allowlist.idiom_function, self.rare
         while True:
             self.position = position
             code = data[position]
@@ -237,7 +240,8 @@ class Unpickler(Handlers):
             else:
                 opcode = BY_CODE[code]
                 argument, position = READERS[opcode.argument](data, position + 1)
-                RARE[code](self, argument)
+                # An opcode may be followed by bytes that are none (arrays of joblib): it returns where they end.
+                position = rare[code](self, argument) or position
                 stack = self.stack
 
     def _run_of_tensors(self, data: bytes, position: int) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from weighlock.errors import MissingFolderError, TargetError, WeighlockError
 from weighlock.storages.sinks import DescriptorSink, FileSink, Sink
 
-__all__ = ["Write", "os_reason", "sweep", "sync_folder", "write_path"]
+__all__ = ["Write", "os_reason", "sweep", "sync_folder", "write_file", "write_path"]
 
 Write = Callable[[Sink], None]
 
@@ -32,6 +32,11 @@ _FLAGS: Final[int] = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # A name in a folder of others may be anything: neither follow it, nor wait for it.
 _CAREFUL: Final[int] = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _WINDOWS: Final = sys.platform == "win32"
+
+
+def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
+    """Write these bytes to a file, or leave what is there as it was; raises as `write_path`."""
+    write_path(path, lambda sink: sink.write_at(0, data), durable=durable)
 
 
 def write_path(path: str, write: Write, *, durable: bool) -> None:
@@ -127,7 +132,8 @@ def _replace(target: str, write: Write, held: os.stat_result | None, *, durable:
             if not _WINDOWS:  # there, open files cannot be renamed; here, the lock must be held until it is done
                 os.replace(temporary, target)
         finally:
-            os.close(descriptor)
+            with suppress(*(() if _WINDOWS else (OSError,))):  # here, a close that matters came before the rename
+                os.close(descriptor)
         if _WINDOWS:
             os.replace(temporary, target)
     except BaseException:  # an interrupt too must not leave half a file behind
