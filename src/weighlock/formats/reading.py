@@ -102,7 +102,7 @@ class Options(NamedTuple):
 
     `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
     not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``). Without
-    `scripts`, TorchScript archives are refused.
+    `scripts`, TorchScript archives are refused; without `map_streams`, the maps of legacy streams.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -113,6 +113,7 @@ class Options(NamedTuple):
     user_globals: UserGlobals = NO_USER_GLOBALS
     trusted: Any = None
     scripts: bool = True
+    map_streams: bool = True
 
 
 _DEFAULT_OPTIONS = Options()
