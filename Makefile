@@ -66,7 +66,7 @@ docs: $(call ready,docs) ## build the documentation into build/docs, warnings ar
 	@echo "build/docs/index.html"
 
 bench: $(call ready,torch) ## measure against PyTorch in the same run
-	@.venv/torch/bin/python benchmarks/run.py $(ARGS)
+	@.venv/torch/bin/python -m benchmarks.run $(ARGS)
 
 bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk and from a slow server
 	@.venv/torch/bin/python -m benchmarks.lazy $(ARGS)
