@@ -646,10 +646,12 @@ class TestChosenLeaves:
         assert tuple(found["encoder"]["w"].shape) == (LARGE,)
         assert str(found["encoder"]["w"].dtype).removeprefix("torch.") == "float16"
         asked: list[str] = []
-        found = wl.load(
-            tree, select="*.w", dtype="float16", framework=framework,
-            map_location=lambda storage, location: asked.append(location) or storage,  # type: ignore[func-returns-value]
-        )  # fmt: skip
+
+        def place(storage: Any, location: str) -> Any:
+            asked.append(location)
+            return storage
+
+        found = wl.load(tree, select="*.w", dtype="float16", map_location=place, framework=framework)
         assert np.array_equal(np.asarray(found["encoder"]["w"]), state()["encoder"]["w"].astype("float16"))
         assert asked == ["cpu", "cpu"]
 
