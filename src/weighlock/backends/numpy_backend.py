@@ -114,6 +114,7 @@ class NumpyLeaves(Leaves):
         self._place, self._place_is_function = placement(map_location)
         self._to_cpu = map_location is None or map_location == CPU
         self._mapped = mapped
+        self.takes_columns = not mapped and not self._place_is_function
         self._source = source
         self._map: Any = None
         self._verify = verify
@@ -268,7 +269,7 @@ class NumpyLeaves(Leaves):
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
         forms, distinct = columns.forms, set(columns.forms)
-        if self._mapped or self._place_is_function or columns.byteorder != sys.byteorder:
+        if not self.takes_columns or columns.byteorder != sys.byteorder:
             return None
         try:
             if any(map(self._is_meta, {form.location for form in distinct})):
