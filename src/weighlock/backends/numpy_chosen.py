@@ -10,7 +10,6 @@ from weighlock.dtypes import DType
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.storage import Storage
 from weighlock.tensors.choice import Choice
-from weighlock.tensors.columns import TensorColumns
 
 __all__ = ["ChosenNumpyLeaves"]
 
@@ -22,6 +21,7 @@ class ChosenNumpyLeaves(NumpyLeaves):
 
     def __init__(self, *, choice: Choice, **options: Any) -> None:
         super().__init__(**options)
+        self.takes_columns = False
         self._choice = choice
         self._pending: dict[int, Storage] = {}
         self._casts: dict[int, tuple[Storage, dict[tuple[str, str], tuple[DType, Storage]]]] = {}
@@ -53,9 +53,6 @@ class ChosenNumpyLeaves(NumpyLeaves):
         if target is not None and (storage.array is not None or id(storage) in self._pending):
             storage = self._cast_of(storage, dtype, target)
         return super().strided(storage, target or dtype, offset, shape, stride, requires_grad, hooks)
-
-    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        return None
 
     def _cast_of(self, storage: Storage, dtype: DType, target: DType) -> Storage:
         """Return the storage that will hold the elements in another type: one, whatever views it has."""

@@ -10,7 +10,6 @@ from weighlock.backends.torch_values import TORCH_DTYPES
 from weighlock.dtypes import DType
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.choice import Choice
-from weighlock.tensors.columns import TensorColumns
 
 __all__ = ["ChosenTorchLeaves"]
 
@@ -22,6 +21,7 @@ class ChosenTorchLeaves(TorchLeaves):
 
     def __init__(self, *, choice: Choice, **options: Any) -> None:
         super().__init__(**options)
+        self.takes_columns = False
         self._choice = choice
         self._pending: dict[int, TorchStorage] = {}
         self._casts: dict[int, tuple[TorchStorage, dict[tuple[str, str], tuple[DType, TorchStorage]]]] = {}
@@ -49,9 +49,6 @@ class ChosenTorchLeaves(TorchLeaves):
         if target is not None:
             storage = self._cast_of(storage, dtype, target)
         return super().strided(storage, target or dtype, offset, shape, stride, requires_grad, hooks)
-
-    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        return None
 
     def _cast_of(self, storage: TorchStorage, dtype: DType, target: DType) -> TorchStorage:
         """Return the storage that will hold the elements in another type: one, whatever views it has."""
