@@ -27,7 +27,7 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain lint format docs bench bench-lazy real golden clean
+.PHONY: help demo test test-torch test-plain lint format docs bench bench-lazy bench-tools real golden clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ docs: $(call ready,docs) ## build the documentation into build/docs, warnings ar
 
 bench: $(call ready,torch) ## measure against PyTorch in the same run
 	@.venv/torch/bin/python benchmarks/run.py $(ARGS)
+
+bench-tools: $(call ready,torch) ## measure diff, digest and stats beside cmp, sha256sum and cat
+	@.venv/torch/bin/python -m benchmarks.tools $(ARGS)
 
 bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk and from a slow server
 	@.venv/torch/bin/python -m benchmarks.lazy $(ARGS)

@@ -134,7 +134,7 @@ def test_diff_says_what_differs(call, model, other):
     done = call("diff", model, other)
     assert (done.code, done.err) == (1, "")
     assert done.out.splitlines() == [
-        "structure   1 only in A · 1 only in B · 1 values · 1 plain values · 3 in both",
+        "structure   1 only in A · 1 only in B · 1 other values · 1 other plain value · 3 in both",
         "~ fc.bias  float32 [2]  1 of 2 differ · max|Δ| 0.5 · rel L2 0.354 · cos 0.98058",
         "- special  float64 [4]",
         "+ new      float64 [3]",
