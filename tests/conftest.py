@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +15,9 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.hub_nginx import PROGRAM
+from tests import hub_nginx
 
-pytest_plugins = ["tests.hub_fixtures"]
+pytest_plugins = ["tests.hub_fixtures", "tests.s3_fixtures"]
 
 GOLDENS: Final = Path(__file__).parent / "goldens"
 """Golden files: checkpoints as their writers made them, and the results we promise for them."""
@@ -25,6 +26,8 @@ HAS_TORCH: Final = importlib.util.find_spec("torch") is not None
 HAS_SAFETENSORS: Final = importlib.util.find_spec("safetensors") is not None
 HAS_ML_DTYPES: Final = importlib.util.find_spec("ml_dtypes") is not None
 HAS_ISAL: Final = importlib.util.find_spec("isal") is not None
+HAS_SILERO_VAD: Final = importlib.util.find_spec("silero_vad") is not None
+HAS_ESPEAK: Final = shutil.which("espeak-ng") is not None
 HAS_FSSPEC: Final = importlib.util.find_spec("fsspec") is not None
 HAS_S3: Final = all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask_cors"))
 
@@ -33,9 +36,12 @@ CAPABILITIES: Final = {
     "requires_safetensors": (HAS_SAFETENSORS, "safetensors is not installed"),
     "requires_ml_dtypes": (HAS_ML_DTYPES, "ml_dtypes is not installed"),
     "requires_isal": (HAS_ISAL, "isal is not installed"),
+    "requires_nginx": (hub_nginx.PROGRAM is not None, "nginx is not installed (apt-get install nginx-light)"),
+    "requires_openssl": (shutil.which("openssl") is not None, "the command openssl is not installed"),
+    "requires_silero_vad": (HAS_SILERO_VAD, "the package silero-vad is not installed"),
     "requires_fsspec": (HAS_FSSPEC, "fsspec is not installed"),
     "requires_s3": (HAS_S3, "s3fs and moto are not installed"),
-    "requires_nginx": (PROGRAM is not None, "nginx is not installed"),
+    "requires_espeak": (HAS_ESPEAK, "the program espeak-ng is not installed"),
 }
 """Marker: (is it there, why the test is skipped)."""
 

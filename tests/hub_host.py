@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 _ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
@@ -54,8 +55,9 @@ class Repository:
         folder.mkdir(parents=True)
         self.folder = folder
         git(folder, "init", "-q", "-b", branch)
-        for name in ("allowFilter", "allowAnySHA1InWant"):
-            git(folder, "config", f"uploadpack.{name}", "true")
+        with (folder / ".git" / "config").open("a") as file:
+            file.write("[uploadpack]\nallowFilter = true\nallowAnySHA1InWant = true\n[gc]\nauto = 0\n")
+            file.write("[maintenance]\nauto = false\n")
 
     def commit(self, files, tag=None, annotated=None, branch=None) -> str:
         if branch:
@@ -78,6 +80,26 @@ class Repository:
         return text_of(self.folder, "rev-parse", "HEAD")
 
 
+_BREAKS = ("truncate", "reset", "stall")
+"""Faults that end a body before its end."""
+
+
+def serve(handler, **facts):
+    """Start a server on a port of its own, whose handlers have these facts as attributes."""
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128
+        daemon_threads = True
+        block_on_close = False
+
+        def handle_error(self, request, client_address):
+            pass
+
+    server = Server(("127.0.0.1", 0), type("Bound", (handler,), facts))
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    return server
+
+
 @dataclasses.dataclass
 class Fault:
     pattern: str
@@ -95,6 +117,7 @@ class Host:
         self.files_held: dict[str, dict[str, Any]] = {}
         self.archives: dict[str, bytes] = {}
         self.renamed: dict[str, str] = {}
+        self.releases: dict[str, dict[str, bytes]] = {}
         self.private: set[str] = set()
         self.token = ""
         self.quota: int | None = None
@@ -106,7 +129,8 @@ class Host:
         self.lock = threading.Lock()
         self.released = threading.Event()
         self.closing = threading.Event()
-        self._servers = [self._serve(role) for role in ("web", "api", "files")]
+        self._stopping: list[threading.Thread] = []
+        self._servers = [serve(_Handler, host=self, role=role) for role in ("web", "api", "files")]
         self.web, self.api, self.files = [f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers]
 
     def __enter__(self):
@@ -115,24 +139,13 @@ class Host:
     def __exit__(self, *_):
         self.closing.set()
         self.released.set()
+        for thread in [threading.Thread(target=server.shutdown) for server in self._servers]:
+            thread.start()
+            self._stopping.append(thread)
+        while self._stopping:
+            self._stopping.pop().join()
         for server in self._servers:
-            server.shutdown()
             server.server_close()
-
-    def _serve(self, role, kind=None):
-        handler = type("Bound", (kind or _Handler,), {"host": self, "role": role})
-
-        class Server(http.server.ThreadingHTTPServer):
-            request_queue_size = 128
-            daemon_threads = True
-            block_on_close = False
-
-            def handle_error(self, request, client_address):
-                pass
-
-        server = Server(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        return server
 
     def repository(self, name, files=None, **options) -> Repository:
         repository = self.repositories[name] = Repository(self.folder / name.replace("/", "__"))
@@ -206,7 +219,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif fault.kind == "html":
             self._send(200, b"<!DOCTYPE html><html>sign in</html>", **{"Content-Type": "text/html; charset=utf-8"})
         elif fault.kind == "redirect":
-            self._send(302, b"", Location=options["to"])
+            self._send(302, b"", Location=options["to"], **options.get("headers", {}))
         elif fault.kind == "hold":
             self.host.released.wait(30)
             return False
@@ -234,7 +247,35 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return name, None
         return name, self.host.repositories[name]
 
+    def _without_groups(self, parts):
+        """Put the groups that a repository is in into one part, as if they were its owner."""
+        for length in range(3, len(parts)):
+            name = "/".join(parts[:length]).removesuffix(".git")
+            if name in self.host.repositories:
+                return ["/".join(parts[: length - 1]), *parts[length - 1 :]]
+        return parts
+
+    def _other_api(self, parts):
+        """Tell a ref's commit as the APIs of GitLab, Gitea, Bitbucket and Hugging Face do."""
+        words = [unquote(part) for part in parts]
+        if words[:3] == ["api", "v4", "projects"]:
+            name, ref, key = words[3], words[6], "id"
+        elif words[:3] == ["api", "v1", "repos"]:
+            name, ref, key = "/".join(words[3:5]), "/".join(words[7:]), "sha"
+        elif words[:2] == ["2.0", "repositories"]:
+            name, ref, key = "/".join(words[2:4]), "/".join(words[5:]), "hash"
+        else:
+            name, ref, key = "/".join(words[2:4]), words[5], "sha"
+        if not self._allowed(name):
+            return
+        folder = self.host.repositories[name].folder
+        self._send(200, json.dumps({key: text_of(folder, "rev-parse", "--verify", f"{ref}^{{commit}}")}).encode())
+
     def _web(self, parts):
+        if parts[0] in ("api", "2.0"):
+            self._other_api(parts)
+            return
+        parts = self._without_groups(parts)
         name, repository = self._find(parts[0], parts[1])
         if not self._allowed(name):
             return
@@ -251,8 +292,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send(300, b"choose")
                 return
             self._send(302, b"", Location=f"{self.host.files}/codeload/{name}/{ref}")
-        elif rest[:2] == ["releases", "download"]:
-            self._send(302, b"", Location=f"{self.host.files}{self.path}")
+        elif rest[:2] == ["releases", "download"] or rest[:2] == ["releases", "latest"]:
+            whole = self.path.lstrip("/")
+            place = whole if whole in self.host.files_held else f"signed/{rest[-1]}"
+            self._send(302, b"", Location=f"{self.host.files}/{place}")
         elif rest[0] == "tree":
             git(repository.folder, "rev-parse", "--verify", f"{rest[1]}^{{commit}}")
             self._send(200, b"<html>")
@@ -308,6 +351,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             merged = text_of(folder, "merge-base", base, other)
             status = "behind" if merged == text_of(folder, "rev-parse", other) else "diverged"
             self._send(200, json.dumps({"status": status}).encode())
+        elif parts[3] == "releases":
+            assets = self.host.releases[parts[-1]].items()
+            rows = [{"name": name, "digest": "sha256:" + hashlib.sha256(data).hexdigest()} for name, data in assets]
+            self._send(200, json.dumps({"assets": rows}).encode())
         elif parts[3] in ("branches", "tags"):
             kind = {"branches": "heads", "tags": "tags"}[parts[3]]
             rows = text_of(
@@ -340,6 +387,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {"ETag": etag, "Content-Type": held.get("type", "application/octet-stream")}
         if held["ranges"]:
             headers["Accept-Ranges"] = "bytes"
+        headers |= held.get("headers", {})
         if held.get("digest"):
             headers["Repr-Digest"] = "sha-256=:" + base64.b64encode(hashlib.sha256(data).digest()).decode() + ":"
         wanted = re.match(r"bytes=(\d+)-(\d*)\Z", self.headers.get("Range") or "")
@@ -361,11 +409,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/zip")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        cut = self.fault is not None and self.fault.kind == "truncate"
+        cut = self.fault if self.fault and self.fault.kind in _BREAKS else None
         piece = data[: len(data) // 2] if cut else data
         self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n")
         if cut:
-            self.close_connection = True
+            self._break_off(cut)
             return
         self.wfile.write(b"0\r\n\r\n")
         with self.host.lock:
@@ -383,14 +431,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         kind = fault.kind if fault and status < 300 else ""
         options: dict[str, Any] = fault.options if fault else {}
         after = options.get("after", len(data) // 2)
-        if kind in ("truncate", "reset", "stall"):
+        if fault and kind in _BREAKS:
             self.wfile.write(data[:after])
-            self.wfile.flush()
-            if kind == "stall":
-                self.host.closing.wait(options.get("seconds", 30))
-            if kind == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
+            self._break_off(fault)
             return
         if kind == "drip":
             for at in range(0, len(data), options["piece"]):
@@ -403,3 +446,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if status < 300:
             with self.host.lock:
                 self.host.whole.append(self.path)
+
+    def _break_off(self, fault):
+        """End a body before its end, as the fault wants."""
+        self.wfile.flush()
+        if fault.kind == "stall":
+            self.host.closing.wait(fault.options.get("seconds", 30))
+        if fault.kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.hub_host import Host, Repository, _Handler, text_of
+from tests.hub_host import Host, Repository, _Handler, serve, text_of
 
 ROOT: Final = Path(__file__).parent.parent
 HOME: Final = "/home/you"
@@ -56,7 +56,7 @@ class World(Host):
         super().__init__(folder)
         self.certificate = folder / "certificate.pem"
         self.context = self._make_context()
-        self._servers.append(self._serve("web", _Proxy))
+        self._servers.append(serve(_Proxy, host=self, role="web"))
         self.proxy = f"http://127.0.0.1:{self._servers[-1].server_address[1]}"
         self.web, self.api, self.files = "https://github.com", "https://api.github.com", "https://files.example.com"
 
@@ -77,6 +77,7 @@ class World(Host):
         """Put there what the pages load."""
         weights = (ROOT / "examples" / "digits.pt").read_bytes()
         self.put(WEIGHTS, weights)
+        self.put("digits.pt", weights)
         self.put("other/digits-1fbec7d6.pt", b"<html>")
         self.put("weights/digits.pt", weights)
         files = read_folder(ROOT / "examples" / "hub" / "digits")

@@ -3,7 +3,7 @@
 A block is tagged in its first line. ```` ```python ```` is Python, ```` ```sh ```` are commands of a shell, and behind
 that stands
 
-- `gpu` or `torch` for a block that needs one;
+- `gpu`, `torch`, `fsspec` or `s3` for a block that needs one;
 - `file:NAME` for the content of a file, in any language: it is written where it says;
 - `exit:CODE` for commands that end with another code than 0.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import weighlock
-from tests.conftest import HAS_TORCH
+from tests.conftest import HAS_FSSPEC, HAS_S3, HAS_TORCH
 from tests.hub_world import HOME
 from tests.markdown_blocks import blocks, run_page
 from weighlock.cli import hub_grammar
@@ -24,6 +24,7 @@ from weighlock.hub import settings
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "hub").glob("*.md"))]
 NEEDS_HUB = "<!-- needs the hub's hosts -->"
+NEEDS_S3 = "<!-- needs an S3 server -->"
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,10 @@ def test_examples_run(page, tmp_path, monkeypatch, request):
         folder.mkdir()
     for example in (ROOT / "examples").glob("*.pt"):
         shutil.copy(example, folder)
-    found = frozenset({"torch"}) if HAS_TORCH else frozenset()
+    found = {name for name, is_there in (("torch", HAS_TORCH), ("s3", HAS_S3), ("fsspec", HAS_FSSPEC)) if is_there}
+    if "s3" in found and NEEDS_S3 in page.read_text("utf-8"):
+        server = request.getfixturevalue("s3_by_environment")
+        server.system.put(str(ROOT / "examples" / "digits.pt"), "bucket/digits.pt")
     update = bool(request.config.getoption("--update-goldens"))
     ran = run_page(page, folder, monkeypatch, available=found, shown_as=shown_as, update=update)
     assert ran > 0 or all(block.needs for block in blocks(page.read_text("utf-8")))

@@ -62,8 +62,6 @@ FILES = {
     "lz4": (b"\x04\x22\x4d\x18" + bytes(20), "lz4", ["lz4 -d"]),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(20), "7z", ["7z x"]),
     "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(20), "rar", ["unrar"]),
-    "npy": (b"\x93NUMPY\x01\x00v\x00{'descr'" + bytes(100), "npy", ["numpy.load"]),
-    "npz": (zip_of("weights.npy", "bias.npy"), "npz", ["numpy.load", "weights.npy, bias.npy"]),
     "keras": (zip_of("metadata.json", "config.json", "model.weights.h5"), "keras", ["Keras"]),
     "docx": (zip_of("[Content_Types].xml", "word/document.xml"), "office", ["office document"]),
     "odt": (zip_of("mimetype", "content.xml"), "office", ["office document"]),
@@ -77,7 +75,6 @@ FILES = {
     "an empty zip": (zip_of(), "zip", ["empty zip"]),
     "onnx": (onnx(), "onnx", ["ONNX", "onnx.load"]),
     "tflite": (b"\x1c\0\0\0TFL3" + bytes(50), "tflite", ["TensorFlow Lite"]),
-    "gguf": (b"GGUF\x03\0\0\0" + bytes(50), "gguf", ["GGUF"]),
     "ggml": (b"tjgg\x03\0\0\0" + bytes(50), "ggml", ["GGML", "llama.cpp"]),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(50), "hdf5", ["h5py"]),
     "hdf5 behind a user block": (bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(50), "hdf5", ["h5py"]),
@@ -206,15 +203,9 @@ def test_amount(count, text):
 
 
 FOLDERS = {
-    "dcp": ([".metadata", "__0_0.distcp"], "dcp-folder", ["distributed checkpoint", "dcp_to_torch"]),
     "savedmodel": (["saved_model.pb", "variables/x"], "tensorflow-folder", ["SavedModel"]),
     "unzipped": (["data.pkl", "data/0", "version"], "unzipped-folder", ["unpacked", "zip -0 -r"]),
     "unzipped inside": (["archive/data.pkl", "archive/data/0"], "unzipped-folder", ["unpacked", "archive"]),
-    "sharded": (
-        ["m.index.json", "m-1.safetensors", "m-2.safetensors"],
-        "sharded-folder",
-        ["sharded", "m-1.safetensors"],
-    ),
     "transformers": (["config.json", "pytorch_model.bin"], "transformers-folder", ["pytorch_model.bin"]),
     "files": ([f"{n}.pt" for n in range(9)], "folder", ["0.pt, 1.pt", "and 5 more"]),
     "a name for a terminal": (["a\x1b[2J.pt"], "folder", ["a\\x1b[2J.pt"]),

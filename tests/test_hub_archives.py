@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import stat
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -56,6 +59,26 @@ EVIL = {
     "device": [BASE, ("top/dev", "", stat.S_IFCHR | 0o666)],
     "two tops": [BASE, ("other/x", "x")],
     "bomb": [BASE, ("top/bomb", b"\0" * (80 << 20))],
+    "network share": [BASE, ("//server/share/evil", "x")],
+    "parent as a folder": [BASE, ("top/../", "")],
+    "top is the parent": [("../hubconf.py", HUBCONF)],
+    "top is the folder itself": [("./hubconf.py", HUBCONF)],
+    "two spellings of one accent": [BASE, ("top/caf\u00e9.py", "x"), ("top/cafe\u0301.py", "y")],
+    "sharp s": [BASE, ("top/stra\u00dfe", "x"), ("top/STRASSE", "y")],
+    "link in the place of a folder": [BASE, ("top/dir/file", "x"), ("top/dir", "..", LINK)],
+    "two links of one name": [BASE, ("top/a", "hubconf.py", LINK), ("top/a", "hubconf.py", LINK)],
+    "link with a nul": [BASE, ("top/link", "hub\0conf.py", LINK)],
+    "link that is empty": [BASE, ("top/link", "", LINK)],
+    "link that is too long": [BASE, ("top/link", "a/" * 4000, LINK)],
+    "link with a backslash": [BASE, ("top/link", "..\\evil", LINK)],
+    "link to a drive": [BASE, ("top/link", "C:/evil", LINK)],
+    "socket": [BASE, ("top/socket", "", stat.S_IFSOCK | 0o666)],
+    "pipe": [BASE, ("top/pipe", "", stat.S_IFIFO | 0o666)],
+    "git in another case": [BASE, ("top/.GIT/config", "x")],
+    "git as windows shortens it": [BASE, ("top/git~1/config", "x")],
+    "git with a dot behind": [BASE, ("top/.git./config", "x")],
+    "name that is too long": [BASE, ("top/" + "n" * 300, "x")],
+    "path that is too long": [BASE, ("top/" + "d/" * 3000 + "x", "x")],
 }
 
 
@@ -69,6 +92,120 @@ def test_hostile_archives_write_nothing(host, store, tmp_path, kind):
     assert "\x1b" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
     assert not list(Path(store.root).rglob("evil"))
+
+
+def patched(data, old, new, count=-1):
+    assert old in data
+    return data.replace(old, new, count)
+
+
+def lying(data, field, value):
+    """The archive with another number in a field of the first member's entry in the directory."""
+    at = data.index(b"PK\x01\x02") + field
+    return data[:at] + value.to_bytes(4, "little") + data[at + 4 :]
+
+
+def overlapping():
+    """Two members that are the same bytes of the file."""
+    data = archive([("top/hubconf.py", b"#" * 5000), ("top/other__.py", b"#" * 5000)])
+    second = data.rindex(b"PK\x01\x02")
+    return data[: second + 42] + (0).to_bytes(4, "little") + data[second + 46 :]
+
+
+DAMAGED = {
+    "longer than it says": lambda: lying(archive([BASE, ("top/x", "x" * 10000)]), 24, 3),
+    "packed size that lies": lambda: lying(archive([BASE]), 20, 1 << 31),
+    "encrypted": lambda: patched(
+        archive([BASE]), b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00"
+    ),
+    "unknown method": lambda: patched(archive([BASE]), b"\x08\x00", b"\x63\x00"),
+    "wrong sum": lambda: lying(archive([BASE]), 16, 12345),
+    "overlapping": overlapping,
+    "cut": lambda: archive([BASE, ("top/x", os.urandom(5000))])[:3000],
+    "too many members": lambda: archive([BASE, *((f"top/{number}", "") for number in range(30))]),
+    "too large": lambda: archive([BASE, *((f"top/{number}", os.urandom(3000)) for number in range(30))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_archives_and_limits(host, store, monkeypatch, kind):
+    from weighlock.hub import archive as module
+
+    monkeypatch.setattr(module, "MOST_MEMBERS", 20)
+    monkeypatch.setattr(module, "MOST_BYTES", 50_000)
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = DAMAGED[kind]()
+    with pytest.raises(wl.ArchiveError):
+        _from_archive_alone(host, store)
+    assert not list(Path(store.path("repos")).rglob("hubconf.py"))
+    assert not list(Path(store.path("tmp")).iterdir()), "nothing is left behind"
+
+
+def test_limits_hold_at_their_number(host, store, monkeypatch):
+    from weighlock.hub import archive as module
+
+    monkeypatch.setattr(module, "MOST_MEMBERS", 20)
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = archive([BASE, *((f"top/{number}", "") for number in range(19))])
+    _from_archive_alone(host, store)
+
+
+KEPT = stat.S_IFREG | 0o6755
+
+
+def test_what_is_kept_and_what_is_not(host, store):
+    members = [
+        ("top/", "", stat.S_IFDIR | 0o755), BASE, ("top/empty/", "", stat.S_IFDIR | 0o755), ("top/run", "x", KEPT),
+        ("top/open", "x", stat.S_IFREG | 0o666), ("top/dir/link", "../run", LINK), ("top/dirs", "dir", LINK),
+        ("top/Ünïcode/名前.py", "x"), ("top/with space", "x"), ("top/.hidden", "x"), ("top/.github/x", "x"),
+        ("top/.gitignore", "x"), ("top/con.py", "x"), ("top/" + "b" * 200, "x"),
+        ("top/itself", "itself", LINK), ("top/there", "back", LINK), ("top/back", "there", LINK),
+        ("top/gone", "nothing", LINK),
+    ]  # fmt: skip
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.archives["o/n"] = archive(members)
+    _from_archive_alone(host, store)
+    folder = next(Path(store.path("repos")).rglob("hubconf.py")).parent
+    assert stat.S_IMODE((folder / "run").stat().st_mode) == 0o755, "executable, and no more than that"
+    assert stat.S_IMODE((folder / "open").stat().st_mode) == 0o644
+    assert os.readlink(folder / "dir" / "link") == "../run"
+    assert (folder / "dirs" / "link").resolve() == (folder / "run").resolve()
+    assert (folder / "Ünïcode" / "名前.py").read_text() == "x"
+    assert (folder / "empty").is_dir()
+
+
+def tree(folder, *rows):
+    """A tree object with whatever names, as git itself would not write it; the commit that holds it."""
+    body = b"".join(mode + b" " + name + b"\0" + bytes.fromhex(text_of(folder, "rev-parse", "HEAD:hubconf.py"))
+                    for mode, name in rows)  # fmt: skip
+    made = git(folder, "hash-object", "-t", "tree", "-w", "--literally", "--stdin", data=body).decode().strip()
+    commit = text_of(folder, "commit-tree", "-m", "x", made)
+    git(folder, "update-ref", "refs/heads/hostile", commit)
+    return commit
+
+
+FILE = (b"100644", b"hubconf.py")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [FILE, (b"100644", b"../evil")], [FILE, (b"100644", b"..")], [FILE, (b"100644", b".git")],
+        [FILE, (b"100644", b".GIT")], [FILE, (b"100644", b"/tmp/evil")], [FILE, (b"100644", b"a\\evil")],
+        [FILE, (b"100644", b"HubConf.py")], [FILE, FILE], [FILE, (b"120000", b"evil")],
+        [FILE, (b"100644", b"a\x1b[31m")],
+        [FILE, (b"40000", b"evil")], [FILE, (b"100644", b"git~1")], [FILE, (b"100644", b"C:evil")],
+    ],
+)  # fmt: skip
+def test_hostile_trees_of_git_write_nothing(host, store, tmp_path, rows):
+    """The blob is the text of a hubconf: as a link it leads nowhere, as a tree it is none."""
+    repository = host.repository("o/n", {"hubconf.py": HUBCONF if rows[-1][0] != b"120000" else "../../evil"})
+    tree(repository.folder, *rows)
+    with pytest.raises(wl.HubError) as caught:
+        hub.load(f"git+{host.web}/o/n.git@hostile", "net", trust_repo=True)
+    assert "\x1b" not in str(caught.value)
+    assert not list(tmp_path.rglob("evil"))
+    assert not list(Path(store.path("repos")).rglob("hubconf.py"))
 
 
 def _from_archive_alone(host, store):
@@ -131,13 +268,88 @@ def test_links_and_the_executable_bit_are_kept_and_the_tree_id_is_right(host, st
     assert '"tree_checked": true' in meta
 
 
-@pytest.mark.parametrize("attributes", ["*.md export-ignore", "hubconf.py export-subst"])
-def test_archives_that_git_itself_makes_differ(host, store, attributes):
-    host.repository(
-        "o/n", {"hubconf.py": HUBCONF + "# $Format:%H$\n", "a.md": "x", ".gitattributes": attributes + "\n"}
-    )
-    assert hub.load("o/n", "net", trust_repo=True) == 1
-    assert '"tree_differs": ".gitattributes' in next(Path(store.root).rglob("meta/*.json")).read_text()
+def meta_of(store):
+    return json.loads(next(Path(store.root).rglob("meta/*.json")).read_text())
+
+
+class TestDifferences:
+    """An archive that is not its commit is taken only where the commit says why."""
+
+    FILES: ClassVar[dict[str, Any]] = {"hubconf.py": HUBCONF, "a.md": "x", "docs/a/b.txt": "y", "c.txt": "z"}
+
+    @pytest.mark.parametrize(
+        "rules", ["*.md export-ignore", "/docs export-ignore", "docs/** export-ignore", "docs/a/b.txt export-ignore",
+                  "docs/ export-ignore\n*.md export-ignore"],
+    )  # fmt: skip
+    def test_what_git_leaves_out(self, host, store, rules):
+        host.repository("o/n", {**self.FILES, ".gitattributes": f"# rules\n{rules}\n"})
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_differs"] == ".gitattributes leaves files out of archives"
+        assert "zipball" in meta_of(store)["source"]
+
+    @pytest.mark.parametrize("attributes", ["c.txt export-subst", ".gitattributes export-ignore\n*.md export-ignore"])
+    def test_what_cannot_be_looked_up_comes_from_git(self, host, store, attributes):
+        files = {**self.FILES, "c.txt": "$Format:%H$", ".gitattributes": attributes + "\n"}
+        repository = host.repository("o/n", files)
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_checked"]
+        assert meta_of(store)["tree"] == text_of(repository.folder, "rev-parse", "HEAD^{tree}")
+
+    def test_files_that_lfs_points_to(self, host, store):
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n"
+        files = {**self.FILES, "w.bin": pointer, ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n"}
+        host.repository("o/n", files)
+        host.archives["o/n"] = archive([(f"top/{name}", text) for name, text in {**files, "w.bin": "big"}.items()])
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_differs"] == "files stand where Git LFS has pointers"
+        assert next(Path(store.root).rglob("w.bin")).read_text() == "big"
+
+    def test_a_submodule(self, host, store):
+        repository = host.repository("o/n", {**self.FILES, ".gitmodules": "[submodule 's']\n"})
+        git(repository.folder, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},sub/s")
+        git(repository.folder, "commit", "-q", "-m", "x")
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_differs"] == "submodules are empty in an archive"
+
+    @pytest.mark.parametrize("evil", [
+        {"hubconf.py": HUBCONF.replace("1", "666")},
+        {"hubconf.py": HUBCONF.replace("1", "666"), ".gitattributes": "*.md export-ignore\n*.py export-subst\n"},
+        {"hubconf.py": HUBCONF.replace("1", "666"), ".gitattributes": "*.py filter=lfs\n"},
+        {"new.py": ""},
+        {"new.py": "", ".gitmodules": ""},
+        {"c.txt": None},
+        {"a.md": "not left out, but changed"},
+    ])  # fmt: skip
+    def test_an_excuse_does_not_cover_anything_else(self, host, store, evil):
+        files = {**self.FILES, ".gitattributes": "*.md export-ignore\n"}
+        host.repository("o/n", files)
+        served = {name: text for name, text in {**files, "a.md": None, **evil}.items() if text is not None}
+        host.archives["o/n"] = archive([(f"top/{name}", text) for name, text in served.items()])
+        assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert meta_of(store)["tree_checked"], "from git itself"
+        assert "git" in meta_of(store)["source"]
+        assert (next(Path(store.root).rglob("hubconf.py")).parent / "a.md").read_text() == "x"
+
+    def test_a_mirror_may_leave_out_what_git_leaves_out(self, host, store):
+        files = {**self.FILES, ".gitattributes": "*.md export-ignore\n"}
+        repository = host.repository("o/n", files)
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        host.put(f"{commit}.zip", git(repository.folder, "archive", "--format=zip", "--prefix=any/", commit))
+        with hub.configured(mirrors=(host.files + "/{commit}.zip",)):
+            assert hub.load("o/n", "net", trust_repo=True) == 1
+        assert host.count("zipball") == 0
+
+    def test_what_was_locked_is_taken_where_git_is_silent(self, host, store, tmp_path):
+        host.repository("o/n", {**self.FILES, ".gitattributes": "*.md export-ignore\n"})
+        with hub.configured(lock_file=str(tmp_path / "weighlock.lock")):
+            hub.lock("o/n")
+            shutil.rmtree(store.root)
+            host.git_works = host.api_works = False
+            assert hub.load("o/n", "net", locked=True, trust_repo=True) == 1
+            shutil.rmtree(store.root)
+            host.archives["o/n"] = archive([("top/hubconf.py", HUBCONF.replace("1", "666"))])
+            with pytest.raises(wl.ArchiveError, match="does not hold the commit's files"):
+                hub.load("o/n", "net", locked=True, trust_repo=True)
 
 
 class TestMirrors:
@@ -225,3 +437,13 @@ class TestOtherHosts:
         assert find_host("unknown.example", Settings()) is None
         with pytest.raises(ValueError, match="which kind"):
             find_host("x.y", Settings(hosts={"x.y": {}}))
+
+
+@pytest.mark.parametrize("name", ["con", "top/NUL.txt", "top/com1.py", "top/x.", "top/x /y", "top/a:b"])
+def test_names_that_windows_does_not_allow_are_refused_there(monkeypatch, name):
+    from weighlock.hub import archive as module
+
+    assert module.why_unsafe(name) == ""
+    monkeypatch.setattr(module, "_WINDOWS", True)
+    assert module.why_unsafe(name) == "has a name that Windows does not allow"
+    assert module.why_unsafe("top/console.py") == ""

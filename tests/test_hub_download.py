@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import email.utils
 import errno
+import gzip
 import hashlib
 import io
 import itertools
 import os
+import socket
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -25,9 +31,10 @@ def sha(data):
     return hashlib.sha256(data).hexdigest()
 
 
-def weights(value=1.0):
+def weights(value=1.0, size=3000):
+    """Weights of 3000 equal values, and zeros behind them."""
     file = io.BytesIO()
-    wl.save({"weight": np.full(3000, value, "float32")}, file)
+    wl.save({"weight": np.where(np.arange(size) < 3000, np.float32(value), np.float32(0))}, file)
     return file.getvalue()
 
 
@@ -40,6 +47,11 @@ class TestWhole:
         hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a")
         assert (tmp_path / "a").read_bytes() == DATA
         assert leftovers(tmp_path) == []
+
+    def test_a_path_without_a_folder(self, host, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        hub.download_url_to_file(host.put("a.bin", DATA), "a")
+        assert (tmp_path / "a").read_bytes() == DATA
 
     @pytest.mark.parametrize("kind", ["truncate", "reset"])
     @pytest.mark.parametrize("after", [0, 1, 100_000, len(DATA) - 1])
@@ -107,6 +119,18 @@ class TestWhole:
         assert int(host.log[0][3]["Range"].removeprefix("bytes=").rstrip("-")) >= 300_000
         assert leftovers(tmp_path) == []
 
+    def test_the_same_process_continues_too(self, host, tmp_path):
+        url = host.put("a.bin", DATA)
+        host.fail("a.bin", "truncate", 1, after=3_000_000)
+        host.fail("a.bin", "status", 100, code=503)
+        with pytest.raises(wl.StatusError):
+            hub.download_url_to_file(url, tmp_path / "a")
+        host.faults.clear()
+        host.log.clear()
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert int(host.log[0][3]["Range"].removeprefix("bytes=").rstrip("-")) == 3_000_000
+        assert leftovers(tmp_path) == []
+
     def test_a_damaged_beginning_does_not_survive_the_digest(self, host, tmp_path):
         url = host.put("a.bin", DATA, digest=True)
         host.fail("a.bin", "truncate", 1, after=300_000)
@@ -127,6 +151,8 @@ class TestWhole:
     @pytest.mark.parametrize("connections", [2, 4])
     def test_a_large_file_comes_over_several_connections(self, host, tmp_path, monkeypatch, connections):
         monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
+        monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
+        monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
         url = host.put("a.bin", DATA, digest=True)
         host.fail("a.bin", "truncate", 1, after=1 << 10)
         with hub.configured(parallel_from=1 << 20, connections=connections):
@@ -136,6 +162,8 @@ class TestWhole:
 
     def test_ranges_of_another_version_are_not_mixed(self, host, tmp_path, monkeypatch):
         monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
+        monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
+        monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
         url = host.put("a.bin", DATA)
         other = DATA[::-1]
         seen: list[tuple[int, int]] = []
@@ -149,26 +177,106 @@ class TestWhole:
             hub.download_url_to_file(url, tmp_path / "a", progress=report)
         assert (tmp_path / "a").read_bytes() == other
 
-    def test_retries_and_retry_after(self, host, tmp_path, monkeypatch):
-        waits = []
+    @pytest.mark.parametrize("form", ["seconds", "date"])
+    @pytest.mark.parametrize("code", [429, 503])
+    def test_retries_and_retry_after(self, host, tmp_path, monkeypatch, form, code):
+        waits: list[float | None] = []
         monkeypatch.setattr(
             "weighlock.hub.download.Client.wait", lambda self, attempt, seconds=None: waits.append(seconds)
         )
+
+        def later(seconds):
+            text = str(seconds) if form == "seconds" else email.utils.formatdate(time.time() + seconds, usegmt=True)
+            return {"Retry-After": text}
+
         url = host.put("a.bin", DATA)
-        host.fail("a.bin", "status", 1, code=503)
-        host.fail("a.bin", "status", 1, code=429, headers={"Retry-After": "7"})
+        host.fail("a.bin", "status", 1, code=500)
+        host.fail("a.bin", "status", 1, code=code, headers=later(70))
         hub.download_url_to_file(url, tmp_path / "a")
-        assert waits == [None, 7.0]
-        host.fail("a.bin", "status", 1, code=429, headers={"Retry-After": "7200"})
-        with pytest.raises(wl.RateLimitError) as caught:
+        assert waits[0] is None, "nobody said how long"
+        assert len(waits) == 2
+        assert 60 < (waits[1] or 0) <= 70
+        host.fail("a.bin", "status", 1, code=code, headers=later(7200))
+        with pytest.raises(wl.RateLimitError if code == 429 else wl.StatusError) as caught:
             hub.download_url_to_file(url, tmp_path / "a")
-        assert caught.value.reset
+        assert len(waits) == 2, "two hours are not waited"
+        if code == 429:
+            assert 7100 < caught.value.reset - time.time() <= 7200  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize(
+        ("code", "headers", "body", "kind", "text"),
+        [
+            (401, {}, b"", wl.AuthenticationError, "the server refuses .*401.*token is missing"),
+            (403, {}, b"", wl.AuthenticationError, "the server refuses .*403"),
+            (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4102444800"}, b"", wl.RateLimitError,
+             "403: rate limit exceeded until 2100-01-01"),
+            (403, {}, b"You have exceeded a secondary rate limit", wl.RateLimitError, "rate limit exceeded"),
+            (404, {}, b"", wl.StatusError, "HTTP Error 404: Not Found.*private one answers like this"),
+            (407, {}, b"", wl.AuthenticationError, "the proxy asks who you are"),
+            (410, {}, b"", wl.StatusError, "HTTP Error 410"),
+            (429, {"Retry-After": "9999"}, b"", wl.RateLimitError, "429: rate limit exceeded until"),
+            (451, {}, b"", wl.StatusError, "HTTP Error 451"),
+            (500, {}, b"", wl.StatusError, "HTTP Error 500"),
+        ],
+    )  # fmt: skip
+    def test_each_refusal_has_a_class_and_a_text(self, host, tmp_path, code, headers, body, kind, text):
+        host.fail("a.bin", "status", 100, code=code, headers=headers, body=body)
+        with pytest.raises(wl.StatusError, match=text) as caught:
+            hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a")
+        assert type(caught.value) is kind
+        assert caught.value.status == code
+        assert caught.value.url == host.files + "/a.bin"
+        assert host.count("a.bin") == (3 if code == 500 else 1), "what will not change is asked once"
 
     def test_a_server_that_stalls(self, host, tmp_path):
+        """The server ends the body itself after a while: a longer wait than was allowed would see that end."""
         url = host.put("a.bin", DATA)
-        host.fail("a.bin", "stall", 100, after=10, seconds=20)
-        with hub.configured(read_timeout=0.2, retries=0), pytest.raises(wl.NetworkError):
+        host.fail("a.bin", "stall", 100, after=0, seconds=4)
+        patience = hub.configured(connect_timeout=60, read_timeout=0.2, retries=0)
+        with patience, pytest.raises(wl.NetworkError, match="[Tt]imed out|timeout=0.2"):
             hub.download_url_to_file(url, tmp_path / "a")
+
+    def test_a_host_that_takes_no_connection(self, host, tmp_path):
+        with socket.socket() as listening, contextlib.ExitStack() as waiting:
+            listening.bind(("127.0.0.1", 0))
+            listening.listen(0)
+            for _ in range(3):
+                one = waiting.enter_context(socket.socket())
+                one.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    one.connect(listening.getsockname())
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/a"
+            patience = hub.configured(connect_timeout=0.2, read_timeout=60, retries=0)
+            with patience, pytest.raises(wl.NetworkError, match=r"connect timeout=0\.2"):
+                hub.download_url_to_file(url, tmp_path / "a")
+
+    def test_a_body_without_a_length_that_breaks_off(self, host, tmp_path):
+        """Chunked, as archives that are made at once: the missing last chunk is the only sign."""
+        host.repository("o/n", {"hubconf.py": "x = 1\n" * 1000})
+        url = host.files + "/codeload/o/n/trunk"
+        host.fail("codeload", "truncate", 1)
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert zipfile.ZipFile(tmp_path / "a").testzip() is None
+        host.fail("codeload", "truncate", 100)
+        with pytest.raises(wl.NetworkError, match="broke off"):
+            hub.download_url_to_file(url, tmp_path / "b")
+        assert not (tmp_path / "b").exists()
+
+    def test_a_body_that_is_packed_unasked(self, host, tmp_path):
+        packed = gzip.compress(DATA)
+        url = host.put("a.bin", packed, headers={"Content-Encoding": "gzip"})
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        host.fail("a.bin", "truncate", 1, after=len(packed) // 2)
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert not any("Range" in row[3] for row in host.log), "a range would be of the packed bytes"
+
+    def test_what_arrived_before_a_break_counts(self, host, tmp_path):
+        """A line that breaks every few hundred kilobytes gets there in the end: each attempt goes on from the last."""
+        url = host.put("a.bin", DATA)
+        host.fail("a.bin", "stall", 100, after=400_000, seconds=20)
+        with hub.configured(read_timeout=0.2, retries=0):
+            hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert 1 + len(DATA) // 400_000 <= host.count("a.bin") <= 2 + len(DATA) // 300_000
 
     def test_an_address_that_does_not_answer(self, host, tmp_path):
         with hub.configured(retries=0), pytest.raises(wl.NetworkError) as caught:
@@ -207,21 +315,63 @@ class TestWhole:
             hub.download_url_to_file(url, tmp_path / "a", hash_prefix="00ff")
         assert list(tmp_path.glob("a*")) == leftovers(tmp_path) == []
 
-    def test_what_a_server_declares(self, host, tmp_path, monkeypatch):
-        url = host.put("a.bin", DATA, digest=True)
-        host.files_held["a.bin"]["data"] = DATA + b"x"
-        real = hashlib.sha256
-        monkeypatch.setattr("tests.hub_host.hashlib.sha256", lambda data=b"": real(b"another" if data else b""))
-        with pytest.raises(wl.HashMismatchError, match="declares"):
+    @pytest.mark.parametrize("right", [True, False])
+    @pytest.mark.parametrize("way", ["Repr-Digest", "Digest", "several", "X-Checksum-Sha256", "X-Linked-Etag"])
+    def test_what_a_server_declares(self, host, tmp_path, way, right):
+        said = hashlib.sha256(DATA if right else b"another file").digest()
+        text = base64.b64encode(said).decode()
+        headers = {
+            "Repr-Digest": {"Repr-Digest": f"sha-256=:{text}:"},
+            "Digest": {"Digest": f"SHA-256={text}"},
+            "several": {"Repr-Digest": f"sha-512=:{'A' * 86}==:, sha-256=:{text}:"},
+            "X-Checksum-Sha256": {"X-Checksum-Sha256": said.hex()},
+            "X-Linked-Etag": {},
+        }[way]
+        url = host.put("a.bin", DATA, headers=headers)
+        if way == "X-Linked-Etag":
+            host.fail("start", "redirect", 9, to=url, headers={"X-Linked-Etag": f'"{said.hex()}"'})
+            url = host.files + "/start"
+        if right:
             hub.download_url_to_file(url, tmp_path / "a")
+            return
+        with pytest.raises(wl.HashMismatchError, match="not what the server declares"):
+            hub.download_url_to_file(url, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+        assert leftovers(tmp_path) == []
+
+    def test_a_size_that_hugging_face_declares(self, host, tmp_path):
+        host.fail("start", "redirect", 9, to=host.put("a.bin", DATA), headers={"X-Linked-Size": str(len(DATA) + 1)})
+        with pytest.raises(wl.HashMismatchError, match="another size"):
+            hub.download_url_to_file(host.files + "/start", tmp_path / "a")
+
+    @pytest.mark.parametrize("place", ["download/v1", "latest/download"])
+    def test_what_github_knows_of_a_file_of_a_release(self, host, tmp_path, place):
+        host.repository("o/n", {"hubconf.py": ""})
+        host.put("signed/net.pth", DATA)
+        url = f"{host.web}/o/n/releases/{place}/net.pth"
+        hub.download_url_to_file(url, tmp_path / "unknown")
+        host.releases[place.removesuffix("/download").rpartition("/")[2]] = {"net.pth": DATA}
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert host.count("/releases/", role="api") == 2
+        hub.download_url_to_file(url, tmp_path / "a", hash_prefix=sha(DATA))
+        assert host.count("/releases/", role="api") == 2, "who knows it all needs not ask"
+        host.put("signed/net.pth", DATA[::-1])
+        with pytest.raises(wl.HashMismatchError, match="not what the server declares"):
+            hub.download_url_to_file(url, tmp_path / "b")
+        host.quota = 0
+        hub.download_url_to_file(url, tmp_path / "b")
 
     def test_a_folder_that_is_missing(self, host, tmp_path):
         with pytest.raises(FileNotFoundError):
             hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "no" / "a")
 
     def test_a_full_disk_is_seen_before_anything_is_written(self, host, tmp_path, monkeypatch):
-        monkeypatch.setattr("weighlock.hub.transfer.free_bytes", lambda _: 1000)
-        with pytest.raises(wl.DownloadError, match=f"{len(DATA) - 1000:,} bytes too few"):
+        real = os.statvfs(tmp_path)
+        parts = list(real)
+        parts[4] = 1000 // real.f_frsize if real.f_frsize <= 1000 else 0  # blocks that a user may still write
+        free = parts[4] * real.f_frsize
+        monkeypatch.setattr("os.statvfs", lambda _: os.statvfs_result(parts))
+        with pytest.raises(wl.DownloadError, match=f"{len(DATA) - free:,} bytes too few"):
             hub.download_url_to_file(host.put("a.bin", DATA), tmp_path / "a")
         assert leftovers(tmp_path) == []
 
@@ -393,8 +543,6 @@ class TestWeights:
             hub.load_state_dict_from_url(f"file://{tmp_path}/nothing.pth")
 
     def test_data_in_the_url(self, host):
-        import base64
-
         url = "data:application/octet-stream;base64," + base64.b64encode(weights(6)).decode()
         assert hub.load_state_dict_from_url(url, file_name="d.pth")["weight"][0] == 6
 

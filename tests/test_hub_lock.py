@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import threading
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import weighlock as wl
-from tests.hub_host import text_of
+from tests.hub_host import git, text_of
 from tests.schema_check import schema, violations
 from tests.test_hub_download import sha, weights
 from tests.test_hub_load import files
@@ -119,6 +122,117 @@ class TestLock:
         host.put("net.pth", weights(2))
         with pytest.raises(wl.HashMismatchError):
             hub.load_state_dict_from_url(url, locked=True)
+
+    def test_every_other_commit_is_refused(self, host, project):
+        repository = host.repository("o/n", files("v1"), tag="v1")
+        first = text_of(repository.folder, "rev-parse", "HEAD")
+        second = repository.commit(files("v2"), branch="next")
+        hub.lock("o/n:v1")
+        assert hub.load("o/n:v1", "net", locked=True, trust_repo=True).version == "v1"
+        assert hub.load(f"o/n:{first}", "net", locked=True).version == "v1"
+        hub.prefetch("o/n", "o/n:next", f"o/n:{second}")
+        for name in ("o/n", "o/n:next", f"o/n:{second}", "o/n:refs/tags/v1", "other/n:v1"):
+            with pytest.raises(wl.PinError, match="is not in the lock file"):
+                hub.load(name, "net", locked=True, trust_repo=True)
+        git(repository.folder, "tag", "-f", "v1", second)
+        with hub.configured(refresh=0):
+            assert hub.load("o/n:v1", "net", locked=True, force_reload=True).version == "v1", "a tag that was moved"
+
+    def test_a_changed_archive_under_the_right_name_is_refused(self, host, store, project):
+        repository = host.repository("o/n", files())
+        hub.lock("o/n")
+        commit = text_of(repository.folder, "rev-parse", "HEAD")
+        with zipfile.ZipFile("evil.zip", "w") as archive:
+            for name, text in files("evil").items():
+                archive.writestr(f"o-n-{commit[:7]}/{name}", text)
+            archive.comment = commit.encode()
+        shutil.rmtree(store.root)
+        host.git_works = False
+        host.archives["o/n"] = Path("evil.zip").read_bytes()
+        host.put(f"{commit}.zip", host.archives["o/n"])
+        with (
+            hub.configured(mirrors=(host.files + "/{commit}.zip",)),
+            pytest.raises(wl.ArchiveError, match="does not hold the commit's files"),
+        ):
+            hub.load("o/n", "net", locked=True, trust_repo=True)
+        assert host.count(f"/{commit}.zip") == 1
+        assert not list(Path(store.root).rglob("hubconf.py"))
+
+    def test_an_entry_point_that_fetches_something_else(self, host, project):
+        listed, unlisted = host.put("a.pth", weights(1)), host.put("b.pth", weights(2))
+        text = f"""
+import weighlock, os
+def net(url):
+    return weighlock.hub.load_state_dict_from_url(url)["weight"][0]
+def copy(url):
+    weighlock.hub.download_url_to_file(url, "copy")
+    return os.path.getsize("copy")
+def other():
+    return weighlock.hub.load("o/other", "net", {listed!r}, trust_repo=True)
+"""
+        host.repository("o/n", {"hubconf.py": text})
+        host.repository("o/other", {"hubconf.py": text})
+        hub.lock("o/n", urls=[listed])
+        load = functools.partial(hub.load, "o/n", trust_repo=True, locked=True)
+        assert load("net", listed) == 1
+        assert load("copy", listed) == len(weights(1))
+        for entry, words in (("net", (unlisted,)), ("copy", (unlisted,)), ("other", ())):
+            with pytest.raises(wl.PinError, match="not in the lock file"):
+                load(entry, *words)
+        assert host.count("b.pth") == 0
+        assert hub.load("o/n", "net", unlisted) == 2, "without the lock it may"
+
+    def test_weights_that_changed_are_refused_wherever_they_are(self, host, store, project):
+        url = host.put("net.pth", weights(1))
+        hub.lock(urls=[url])
+        path = Path(store.checkpoints, "net.pth")
+        path.write_bytes(weights(2))
+        with pytest.warns(UserWarning, match="set aside"):
+            assert hub.load_state_dict_from_url(url, locked=True)["weight"][0] == 1
+        host.put("net.pth", weights(3))
+        assert hub.load_state_dict_from_url(url, force_reload=True)["weight"][0] == 3
+        with pytest.raises(wl.PinError, match="not the locked ones"):
+            hub.load_state_dict_from_url(url, locked=True)
+        for target in ("copy", "copy2"):
+            with pytest.raises(wl.HashMismatchError):
+                hub.download_url_to_file(url, target, locked=True)
+        local = Path("own.pth")
+        local.write_bytes(weights(4))
+        hub.lock(urls=[local.resolve().as_uri()])
+        local.write_bytes(weights(5))
+        with pytest.raises(wl.HashMismatchError):
+            hub.load_state_dict_from_url(local.resolve().as_uri(), locked=True)
+
+    def test_a_shorter_hash_does_not_weaken_the_lock(self, host, store, project):
+        """The user's own check of a few digits comes beside the lock's check of all of them."""
+        data = weights(1)
+        url = host.put(f"net-{sha(data)[:8]}.pth", data)
+        hub.lock(urls=[url])
+        lock_file = Path("weighlock.lock")
+        lock_file.write_text(lock_file.read_text().replace(sha(data), sha(data)[:8] + "0" * 56))
+        shutil.rmtree(store.hub)
+        with pytest.raises(wl.HashMismatchError, match="0000"):
+            hub.load_state_dict_from_url(url, check_hash=True, locked=True)
+        with pytest.raises(wl.HashMismatchError, match="0000"):
+            hub.download_url_to_file(url, "copy", hash_prefix=sha(data)[:8], locked=True)
+        with pytest.raises(wl.HashMismatchError, match='expected "ffff"'):
+            hub.download_url_to_file(url, "copy", hash_prefix="ffff", locked=True)
+
+    def test_the_variable_locks_every_thread(self, host, project, monkeypatch):
+        host.repository("o/n", files())
+        monkeypatch.setenv("WEIGHLOCK_HUB_LOCKED", "1")
+        found = []
+
+        def work():
+            try:
+                hub.load("o/n", "net", trust_repo=True)
+            except wl.PinError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert len(found) == 1
 
     def test_what_entry_points_fetch_is_locked_with_them(self, host, project):
         url = host.put("net.pth", weights())

@@ -316,6 +316,22 @@ def safetensors(arrays: dict[str, Any]) -> bytes:
     return struct.pack("<Q", len(text)) + text + b"".join(blocks)
 
 
+class TestInside:
+    """A checkpoint that lies in an archive as its only file: readable, but no byte of it is where it would seem."""
+
+    def test_an_archive_of_one_checkpoint(self):
+        inner = saved({"w": np.arange(6.0)}).getvalue()
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("model.pt", inner)
+        ckpt = wl.open_checkpoint(out.getvalue())
+        assert ckpt["w"].read().tolist() == [0, 1, 2, 3, 4, 5]
+        assert ckpt["w"][1::2].tolist() == [1, 3, 5]
+        assert ckpt["w"].extent is None
+        assert [row.kind for row in ckpt.layout] == ["header", "record", "directory", "end"]
+        assert sum(row.nbytes for row in ckpt.layout) == ckpt.size
+
+
 class TestSlices:
     @given(SHAPES, INDICES, st.sampled_from(DTYPES), st.integers(0, 4), st.sampled_from(["zip", "legacy", "deflated"]))
     def test_every_slice_is_numpys(self, shape, index, name, how, form):

@@ -25,7 +25,7 @@ from weighlock.errors import ArgumentError, SaveError, UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.pickling.pickler import PROTOCOLS, Pickler
 from weighlock.pickling.recipes import spell_int
-from weighlock.pickling.reductions import Persistent, Reduction, TensorForm
+from weighlock.pickling.reductions import Persistent, Reduction, TensorForm, TensorPattern
 
 SHARED = "shared"
 
@@ -385,23 +385,26 @@ def describe_leaf(kind):
 
 def leaves(count: int) -> list[Leaf]:
     shapes = [((), ()), ((3,), (1,)), ((2, 3), (3, 1)), ((1, 2, 3, 4), (24, 12, 4, 1)), ((0, 300), (300, 1))]
-    made = []
+    made, patterns = [], dict[Any, TensorPattern]()
     for index in range(count):
         shape, stride = shapes[index % len(shapes)]
         form = (TYPED, UNTYPED)[index % 3 == 0]
         numel = (7, 300, 70_000, 2**31, 2**40)[index % 7 % 5]
-        made.append(Leaf((form, str(index), "cpu", numel, index % 4 * 200, shape, stride)))
+        spelling = (form, "cpu", numel, index % 4 * 200, shape, stride, index % 11 == 0)
+        pattern = patterns.setdefault(spelling, TensorPattern(*spelling))
+        made.append(Leaf((pattern, str(index))))
     return made
 
 
+@pytest.mark.parametrize("tail", [(), (None,)])
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_recipes_change_nothing(protocol):
+def test_recipes_change_nothing(protocol, tail):
     tree: list[Any] = [{"k": leaf, "again": leaf} for leaf in leaves(2000)]
     tree.append({"shared": Leaf(tree[5]["k"].call), "number": "7"})
-    quick, slow = Pickler(protocol, describe=describe_leaf), Pickler(protocol, describe=describe_leaf)
+    quick, slow = (Pickler(protocol, describe=describe_leaf, pid_tail=tail) for _ in range(2))
     slow._uses_recipes = False
     written = quick.dumps(tree)
-    assert any(quick._recipes.values()), "no recipe was used"
+    assert quick._recipes, "no recipe was used"
     assert written == slow.dumps(tree)
 
 

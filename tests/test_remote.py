@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
+import json
 import threading
 import time
 from typing import Any
@@ -153,6 +153,10 @@ class TestCost:
         assert capfd.readouterr().out.startswith("large\tuint8\t3000,1500\t")
         assert run(["show", url, "wide[:2, :2]"]) == 0
         assert "1000, 1001" in capfd.readouterr().out
+        server.forget()
+        assert run(["show", url, "large[::50, 7]", "--json"]) == 0
+        assert json.loads(capfd.readouterr().out)["values"] == MODEL["large"][::50, 7].tolist()
+        assert len(server.requests) <= 4
         assert run([url]) == 0
         assert "290" in capfd.readouterr().out
         assert run(["ls", f"{server.url}/nothing"]) == 2
@@ -545,34 +549,13 @@ class TestFsspec:
             wl.open_checkpoint("ftp://127.0.0.1:1/a", storage_options={"timeout": 1})
 
 
-@pytest.fixture(scope="module")
-def bucket():
-    """An S3 server on loopback: the file system, and the lines that the server has logged."""
-    from moto.server import ThreadedMotoServer
-
-    lines: list[str] = []
-    logger = logging.getLogger("werkzeug")
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    before, logger.level, logger.propagate = logger.level, logging.INFO, False
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    options = {"key": "a", "secret": "b", "endpoint_url": f"http://127.0.0.1:{port}"}
-    import s3fs
-
-    system = s3fs.S3FileSystem(**options)
-    system.mkdir("bucket")
-    system.pipe("bucket/model.pt", DATA)
-    yield system, options, lines
-    server.stop()
-    logger.removeHandler(handler)
-    logger.level, logger.propagate = before, True
-
-
 @pytest.mark.requires_s3
 class TestS3:
+    @pytest.fixture
+    def bucket(self, s3_server):
+        s3_server.system.pipe("bucket/model.pt", DATA)
+        return s3_server
+
     def test_opening_and_reading(self, bucket):
         _, options, lines = bucket
         lines.clear()

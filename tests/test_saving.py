@@ -829,16 +829,16 @@ class TestInterrupted:
     def test_the_old_file_stays(self, tmp_path, monkeypatch, failure, after):
         target = tmp_path / "a.pt"
         target.write_bytes(b"old")
-        real, calls = os.write, 0
+        real, calls = os.pwrite, 0
 
-        def write(descriptor, data):
+        def write(descriptor, data, offset):
             nonlocal calls
             calls += 1
             if calls > after:
                 raise failure
-            return real(descriptor, data)
+            return real(descriptor, data, offset)
 
-        monkeypatch.setattr(os, "write", write)
+        monkeypatch.setattr(os, "pwrite", write)
         expected = SaveError if isinstance(failure, OSError) else type(failure)
         with pytest.raises(expected) as caught:
             save({"a": np.ones(1_000_000)}, target)
@@ -877,17 +877,20 @@ sys.exit(4)
         (tmp_path / "a.pt").write_bytes(b"old")
         script = f"""
 import os, signal, numpy, weighlock.saving as s
-real = os.write
-def write(descriptor, data):
+real = os.pwrite
+def write(descriptor, data, offset):
     if len(data) > 1000:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(descriptor, data)
-os.write = write
+    return real(descriptor, data, offset)
+os.pwrite = write
 s.save([numpy.ones(1_000_000)], {str(tmp_path / "a.pt")!r})
 """
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode != 0
         assert (tmp_path / "a.pt").read_bytes() == b"old"
-        assert [name for name in os.listdir(tmp_path) if not name.endswith(".weighlock-tmp")] == ["a.pt"]
+        assert sorted(os.listdir(tmp_path))[1:] == ["a.pt"]
+        assert os.listdir(tmp_path) != ["a.pt"]
+        save({}, tmp_path / "b.pt")
+        assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
 
     def test_a_file_object_that_fails(self):
         class Full(io.RawIOBase):

@@ -195,6 +195,12 @@ class TestStorages:
 
 
 class TestSources:
+    @pytest.mark.parametrize("name", ["http://127.0.0.1:1/model.pt", "memory://models/model.pt", "file:///nowhere"])
+    def test_an_address_is_a_path(self, pt, torch, name):
+        """A program that hands on a name from elsewhere does not begin to use the network."""
+        with pytest.raises(FileNotFoundError):
+            pt.load(name)
+
     def test_gzip_file(self, pt, torch, tmp_path):
         path = tmp_path / "model.pt.gz"
         with gzip.open(path, "wb") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,11 @@ class Memory:
         count = len(self.data) - start if count is None else count
         self.asked.append((start, count))
         return self.data[start : start + count]
+
+    gap = 4096
+
+    def storage_parts(self, ref: StorageRef, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.storage_bytes(ref, low, high - low) for low, high in parts]
 
     def tensor(
         self, name: str, shape: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, **facts: Any

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighlock.formats.zip_writer import ALIGNMENT, ZipForm, local_header, write_zip
+from weighlock.formats.zip_layout import local_header
+from weighlock.formats.zip_writer import ALIGNMENT, ZipForm, write_zip
 from weighlock.storages.checksum import crc32, crc32_combine
-from weighlock.storages.sinks import DescriptorSink, GatheringSink, ObjectSink, StorageRecords
+from weighlock.storages.sinks import DescriptorSink, FileSink, GatheringSink, ObjectSink, StorageRecords
 
 
 class CountingFile(io.BytesIO):
@@ -85,17 +86,98 @@ def test_large_records_are_not_copied():
     seen = []
 
     class Sink:
-        def skip(self, count):
-            raise AssertionError("nothing is left out here")
+        at_random = False
 
-        def write(self, data):
+        def reserve(self, size):
+            pass
+
+        def write_at(self, offset, data):
             seen.append(data)
+
+        def write_parts_at(self, offset, parts):
+            seen.extend(parts)
 
     big = bytearray(5 << 20)
     write_zip(Sink(), b"N.", StorageRecords([len(big)], lambda _: memoryview(big)))
     pieces = [data for data in seen if isinstance(data, memoryview)]
     assert sum(map(len, pieces)) == len(big)
     assert all(piece.obj is big for piece in pieces)
+
+
+SIZES = [5 << 20, 3, (1 << 20) + 77, 0, 131_073, 9 << 20, 4_097, 131_072, 12_345_678]
+
+
+@pytest.mark.parametrize("any_thread", [True, False])
+@pytest.mark.parametrize("form", [ZipForm(), ZipForm(alignment=4096), ZipForm(checksums=False)])
+def test_a_file_and_a_stream_get_the_same_bytes(tmp_path, monkeypatch, form, any_thread):
+    """The file in any order, by two threads; the stream from front to end."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    storages = [bytes([index + 1]) * size for index, size in enumerate(SIZES)]
+    records = StorageRecords(SIZES, storages.__getitem__, any_thread=any_thread)
+    stream = io.BytesIO()
+    write_zip(ObjectSink(stream), b"N.", records, form)
+    with (tmp_path / "file").open("wb") as file:
+        write_zip(FileSink(file.fileno()), b"N.", records, form)
+    assert (tmp_path / "file").read_bytes() == stream.getvalue()
+    if form.checksums:
+        with zipfile.ZipFile(stream) as read:
+            assert read.testzip() is None
+
+
+def test_an_error_in_a_thread_is_the_callers(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    storages = [bytes(size) for size in SIZES]
+    records = StorageRecords(SIZES, storages.__getitem__)
+
+    class Failing:
+        at_random = True
+        reserve = staticmethod(lambda size: None)
+        write_parts_at = staticmethod(lambda offset, parts: None)
+
+        @staticmethod
+        def write_at(offset, data):
+            if offset > 6 << 20:
+                raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        write_zip(Failing(), b"N.", records)
+
+
+def test_space_is_reserved_exactly(tmp_path, monkeypatch):
+    from weighlock.storages import sinks
+
+    reserved: list[int] = []
+
+    def reserve(size):
+        reserved.append(size)
+        return 0
+
+    monkeypatch.setattr(sinks, "_allocator", lambda: lambda _descriptor, size: reserve(size))
+    for storages in ([], [b"abc"], [bytes(200_000), b"", bytes(70)]):
+        records = StorageRecords([*map(len, storages)], storages.__getitem__)
+        with (tmp_path / "file").open("wb") as file:
+            write_zip(FileSink(file.fileno()), b"N.", records)
+        assert (tmp_path / "file").stat().st_size == reserved[-1]
+
+
+def test_where_space_cannot_be_reserved_the_file_is_written_all_the_same(tmp_path, monkeypatch):
+    import errno
+
+    from weighlock.storages import sinks
+
+    monkeypatch.setattr(sinks, "_allocator", lambda: lambda _descriptor, _size: errno.EOPNOTSUPP)
+    with (tmp_path / "file").open("wb") as file:
+        write_zip(FileSink(file.fileno()), b"N.", StorageRecords([3], lambda _: b"abc"))
+    assert zipfile.ZipFile(tmp_path / "file").testzip() is None
+
+
+@given(st.lists(st.sampled_from([b"", b"ab", b"c" * 5_000]), max_size=1_200), st.integers(0, 9))
+def test_many_parts_in_one_write(parts, offset):
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        FileSink(file.fileno()).write_parts_at(offset, parts)
+        assert file.read() == bytes(offset if any(parts) else 0) + b"".join(parts)
 
 
 def test_a_storage_of_another_size_than_planned_is_noticed():
@@ -117,7 +199,7 @@ def test_a_storage_of_another_size_than_planned_is_noticed():
     ],
 )
 def test_zip64_fields(offset, size, field):
-    header = local_header(b"archive/data/0", offset, size)
+    header = local_header(b"archive/data/0", offset, size, ALIGNMENT)
     assert header[30 + 14 :].startswith(field + b"FB")
     assert (offset + len(header)) % ALIGNMENT == 0
     assert header[14:26] == bytes(12)  # checksum and sizes
@@ -133,26 +215,34 @@ class Pretender(bytes):
 
 
 class Discarder:
-    def skip(self, count):
-        raise AssertionError("nothing is left out here")
+    at_random = False
 
     def __init__(self):
         self.kept = []
+        self.size = None
 
-    def write(self, data):
+    def reserve(self, size):
+        self.size = size
+
+    def write_at(self, offset, data):
         self.kept.append(bytes(data))
+
+    def write_parts_at(self, offset, parts):
+        self.kept.extend(map(bytes, parts))
 
 
 def test_records_behind_four_gigabytes(monkeypatch):
     from weighlock.formats import zip_writer
 
-    monkeypatch.setattr(zip_writer._Archive, "_data", lambda _self, _data, _size: 0x1234)
+    monkeypatch.setattr(zip_writer._Archive, "_large", lambda _self, _index, _data: iter(()))
+    monkeypatch.setattr(zip_writer._Archive, "_combined", lambda _self, _index: 0x1234)
     size = 5 << 30
     pretender = Pretender()
     pretender.size = size
     sink = Discarder()
     write_zip(sink, b"N.", StorageRecords([size, 3], lambda index: (pretender, b"abc")[index]))
     written = b"".join(sink.kept)
+    assert sink.size == len(written) + size
     assert struct.pack("<4sIQQ", b"PK\7\x08", 0x1234, size, size) in written
     small = written.index(b"archive/data/1")
     place = struct.unpack_from("<Q", written, small + 14 + 4)[0]
@@ -176,6 +266,13 @@ def test_checksums_of_pieces_combine(first, second):
     assert crc32(first + second) == zlib.crc32(first + second)
     assert crc32(second, crc32(first)) == zlib.crc32(first + second)
     assert crc32_combine(crc32(first), crc32(second), len(second)) == zlib.crc32(first + second)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
+def test_checksums_combine_in_python_as_in_c(first, second, length):
+    from weighlock.storages.checksum import _combine_slowly
+
+    assert _combine_slowly(first, second, length) == crc32_combine(first, second, length)
 
 
 def test_checksums_combine_over_lengths_beyond_memory():
@@ -206,18 +303,20 @@ class Raw(io.RawIOBase):
 
 def test_partial_writes_are_completed():
     raw = Raw()
-    ObjectSink(raw).write(b"0123456789" * 5)
+    ObjectSink(raw).write_at(0, b"0123456789" * 5)
     assert bytes(raw.data) == b"0123456789" * 5
 
 
 def test_descriptors_that_take_little_at_a_time(tmp_path, monkeypatch):
     import os
 
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data[:3])))
-    with (tmp_path / "file").open("wb") as file:
-        DescriptorSink(file.fileno()).write(memoryview(b"0123456789"))
-    assert (tmp_path / "file").read_bytes() == b"0123456789"
+    write, pwrite = os.write, os.pwrite
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, bytes(data[:3])))
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: pwrite(descriptor, bytes(data[:3]), offset))
+    for sink in (DescriptorSink, FileSink):
+        with (tmp_path / "file").open("wb") as file:
+            sink(file.fileno()).write_at(0, memoryview(b"0123456789"))
+        assert (tmp_path / "file").read_bytes() == b"0123456789"
 
 
 @given(st.lists(st.sampled_from([b"a", b"b" * 200_000, b"c" * 131_072, b""]), max_size=30))

@@ -29,8 +29,10 @@ REASON_LINES: Final = 5
 
 # Functions that may take more parameters, each with its reason. An entry that is not needed is reported.
 ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
+    "weighlock.background._start": "the parameters of weighlock.save",
     "weighlock.cli.hub_commands.lock": "one parameter an option of the command",
     "weighlock.cli.hub_commands.prefetch": "one parameter an option of the command",
+    "weighlock.cli.scanning.scan_paths": "one parameter an option of the command",
     "weighlock.comparing.diffing.diff": "each is one way in which checkpoints may differ without being different",
     "weighlock.hub.surface.help": "torch.hub's own parameters come first, then ours, keyword-only",
     "weighlock.hub.surface.list": "torch.hub's own parameters come first, then ours, keyword-only",
@@ -39,6 +41,7 @@ ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
     "weighlock.loading.load": "torch.load's own parameters come first, then ours, keyword-only",
     "weighlock.pickling.rare_opcodes.Handlers.__init__": "each is a separate promise to the caller",
     "weighlock.saving.save": "torch.save's own parameters come first, then ours, keyword-only",
+    "weighlock.scanning.notes.Notes.add": "the fields of a finding, each optional",
     "weighlock.storages.refs.StorageRef.__init__": "the fields of the persistent id and of the record, one to one",
     "weighlock.tensors.spec.QuantizedSpec.__init__": "the fields of torch's own rebuild call and its quantizer",
     "weighlock.tensors.spec.WrapperSpec.__init__": "the arguments of torch's own rebuild function, one to one",

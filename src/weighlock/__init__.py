@@ -44,8 +44,13 @@ if TYPE_CHECKING:
     from weighlock.backends.numpy_types import (
         WrapperTensor as WrapperTensor,
     )
+    from weighlock.background import SaveFuture as SaveFuture
+    from weighlock.background import save_async as save_async
     from weighlock.checkpoint import Checkpoint as Checkpoint
     from weighlock.checkpoint import read_checkpoint as read_checkpoint
+    from weighlock.checkpointer import Checkpointer as Checkpointer
+    from weighlock.checkpointer import LoadedStep as LoadedStep
+    from weighlock.checkpointer import SavedStep as SavedStep
     from weighlock.comparing.diffing import Diff as Diff
     from weighlock.comparing.diffing import ObjectDiff as ObjectDiff
     from weighlock.comparing.diffing import TensorDiff as TensorDiff
@@ -81,6 +86,8 @@ if TYPE_CHECKING:
         safe_globals as safe_globals,
     )
     from weighlock.saving import save as save
+    from weighlock.scanning.report import ScanReport as ScanReport
+    from weighlock.scanning.scan import scan as scan
     from weighlock.state_dicts import load_state_dict as load_state_dict
     from weighlock.state_dicts import state_dict as state_dict
     from weighlock.storages.storage import Storage as Storage
@@ -101,19 +108,20 @@ if TYPE_CHECKING:
 _ROOMS = {
     "backends.numpy_types": "JaggedTensor MetaTensor NestedTensor PackedTensor QuantizedTensor SparseTensor "
     "TensorSubclass UninitializedTensor WrapperTensor",
+    "background": "SaveFuture save_async",
     "checkpoint": "Checkpoint read_checkpoint",
+    "checkpointer": "Checkpointer LoadedStep SavedStep",
     "comparing.diffing": "Diff ObjectDiff TensorDiff diff",
     "comparing.values": "ValueDiff",
     "dtypes": "DType dtype",
-    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError "
-    "CheckpointError ChecksumError "
-    "ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError HashMismatchError "
-    "HubError LimitError MissingDependencyError MissingFileError MissingFolderError MissingKeyError "
-    "MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError OfflineError "
-    "OutOfRangeError PickleStreamError PinError RateLimitError RepositoryNameError SaveError ScriptArchiveError "
-    "SourceError StateDictError StateDictMismatchError StatusError TargetError TensorBoundsError TruncatedError "
-    "TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError UntrustedRepositoryError "
-    "WeighlockError",
+    "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
+    "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "
+    "HashMismatchError HubError LimitError MissingDependencyError MissingFileError MissingFolderError "
+    "MissingKeyError MissingPackagesError NetworkError NotACheckpointError NotInRepositoryError NotWeightsError "
+    "OfflineError OutOfRangeError PickleStreamError PinError RateLimitError ReadOnlyCacheError RepositoryNameError "
+    "SaveError ScriptArchiveError SourceError StateDictError StateDictMismatchError StatusError TargetError "
+    "TensorBoundsError TruncatedError TruncatedPickleError UnsafeGlobalError UnsupportedError UnsupportedTypeError "
+    "UntrustedRepositoryError WeighlockError",
     "limits": "Limits",
     "loading": "load",
     "measuring.digests": "Digest digest",
@@ -123,6 +131,8 @@ _ROOMS = {
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
     "saving": "save",
+    "scanning.report": "ScanReport",
+    "scanning.scan": "scan",
     "state_dicts": "load_state_dict state_dict",
     "storages.storage": "Storage",
     "tensors.values": "Device ReturnType Size TorchName",

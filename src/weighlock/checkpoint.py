@@ -3,19 +3,21 @@
 Reads the directory and the pickles, no tensor data, and needs neither NumPy nor PyTorch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from weighlock.errors import DamagedError, MissingFileError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
-from weighlock.formats.detect import read_any, read_file
-from weighlock.formats.foreign import describe_folder
+from weighlock.formats.detect import read_any, read_file, with_folder
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.storages.addresses import is_address, open_anywhere
-from weighlock.storages.refs import StorageRef
-from weighlock.storages.source import ByteSource
+from weighlock.storages.folders import FolderSource, LocalFolder
+from weighlock.storages.plan import read_extents
+from weighlock.storages.ranges import worth_reading_along
+from weighlock.storages.refs import Extent, StorageRef
+from weighlock.storages.source import ByteSource, open_source
 from weighlock.tensors.leaves import Leaves
 
 __all__ = ["Checkpoint", "open_any", "read_checkpoint"]
@@ -71,8 +73,26 @@ class Checkpoint:
         Where the format says no more, the storages' bytes, and gaps between them.
         """
         contents = self._contents
-        rows = contents.layout() if contents.layout is not None else _stored(self.storages.values())
+        rows = contents.layout() if contents.layout is not None else self._stored()
         return complete(rows, contents.end, self.size)
+
+    def extent(self, ref: StorageRef) -> Extent | None:
+        """Return where a storage lies in this file; None where it is compressed, in pieces, or in another file."""
+        reader: Any = ref.reader
+        if reader is None or getattr(reader, "source", None) is not self._source:
+            return None
+        found: Extent | None = reader.extent(ref)
+        return found
+
+    def _stored(self) -> list[LayoutRow]:
+        """Return where storages lie; what stands before the first of them is the header that says so."""
+        rows = []
+        for ref in self.storages.values():
+            extent = self.extent(ref) if ref.nbytes else None
+            if extent is not None:
+                rows.append(LayoutRow("data", ref.record or ref.key, extent.offset, extent.nbytes))
+        first = min((row.offset for row in rows), default=0)
+        return [LayoutRow("header", "", 0, first), *rows]
 
     def storage_bytes(self, ref: StorageRef, start: int = 0, count: int | None = None) -> bytes:
         """Return bytes of one storage, as the file has them: only those are read, where the record is not compressed.
@@ -88,36 +108,46 @@ class Checkpoint:
             return b""
         if ref.reader is None:
             raise DamagedError("the storage has no bytes in the file", path=self.name, record=ref.record or ref.key)
-        extent = ref.reader.extent(ref)
-        if extent is not None:
-            source: ByteSource = ref.reader.source  # type: ignore[attr-defined]
-            return source.read_at(extent.offset + start, count)
+        if ref.reader.extent(ref) is not None:
+            return self.storage_parts(ref, [(start, start + count)])[0]
+        read_range = getattr(ref.reader, "read_range", None)
+        if read_range is not None:  # a tensor in parts: only those that are touched are read
+            data = bytearray(count)
+            read_range(ref, start, memoryview(data))
+            return bytes(data)
         whole = bytearray(ref.nbytes)
         ref.reader.read([(ref, memoryview(whole))], verify=True)
         return bytes(whole[start : start + count])
 
+    def storage_parts(self, ref: StorageRef, parts: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return stretches of one storage that is not compressed, from one byte to before another, in one plan."""
+        reader: Any = ref.reader
+        base = reader.extent(ref).offset
+        if len(parts) == 1:  # of a remote file, what follows is kept for the next time
+            low, high = parts[0]
+            return [reader.source.read_at(base + low, high - low)]
+        found = [bytearray(high - low) for low, high in parts]
+        read_extents(
+            reader.source, [(base + low, memoryview(part)) for (low, _), part in zip(parts, found, strict=True)]
+        )
+        return list(map(bytes, found))
 
-def _stored(refs: Iterable[StorageRef]) -> list[LayoutRow]:
-    """Return where storages lie; what stands before the first of them is the header that says so."""
-    rows = []
-    for ref in refs:
-        extent = ref.reader.extent(ref) if ref.reader is not None and ref.nbytes else None
-        if extent is not None:
-            rows.append(LayoutRow("data", ref.record or ref.key, extent.offset, extent.nbytes))
-    first = min((row.offset for row in rows), default=0)
-    return [LayoutRow("header", "", 0, first), *rows]
+    @property
+    def gap(self) -> int:
+        """How many unwanted bytes between two wanted ones are cheaper to read than a second call."""
+        return worth_reading_along(self._source)
 
 
-def open_any(f: Any, storage_options: Mapping[str, Any] | None = None) -> ByteSource:
-    """Open what a caller passed as a file; a folder is refused with what it looks like."""
+def open_any(f: Any, storage_options: Mapping[str, Any] | None = None, *, addresses: bool = True) -> ByteSource:
+    """Open what a caller passed as a file: a folder, and a file that names others, as a source of several files."""
     import os
 
     try:
-        return open_anywhere(f, storage_options)
+        return with_folder(open_anywhere(f, storage_options) if addresses else open_source(f))
     except SourceError as error:
         if isinstance(f, str | os.PathLike) and not is_address(f):  # asked only now: most paths are files
             if os.path.isdir(f):
-                raise describe_folder(os.fspath(f)) from None
+                return FolderSource(LocalFolder(f))
             if isinstance(error, MissingFileError) and os.path.islink(f):
                 error.locate(hint="It is a symbolic link to a file that is not there.")
         raise

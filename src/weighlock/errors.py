@@ -39,6 +39,7 @@ library already catch in that situation::
     │   ├── UntrustedRepositoryError             code that nobody has said to trust
     │   ├── EntryPointError                      hubconf has no such entry point, or it cannot be run here
     │   │   └── MissingPackagesError (ImportError)  packages that the repository needs are not installed
+    │   ├── ReadOnlyCacheError (PermissionError) what is not in the cache cannot be put there
     │   ├── PinError                             not what the lock file says, or not in it
     │   ├── HashMismatchError                    bytes with another digest than was asked for
     │   └── DownloadError (OSError)              the bytes did not arrive
@@ -90,6 +91,7 @@ __all__ = [
     "PickleStreamError",
     "PinError",
     "RateLimitError",
+    "ReadOnlyCacheError",
     "RepositoryNameError",
     "SaveError",
     "ScriptArchiveError",
@@ -365,6 +367,10 @@ class MissingPackagesError(EntryPointError, ImportError):
 
     FACTS = (*EntryPointError.FACTS, "packages")
     packages: tuple[str, ...] = ()
+
+
+class ReadOnlyCacheError(HubError, PermissionError):
+    """Something is not in the hub's folder, and nothing can be written there."""
 
 
 class PinError(HubError):

@@ -110,6 +110,8 @@ class Request(NamedTuple):
     ----------
     scripts : bool
         Whether TorchScript archives are read, as data; otherwise `ScriptArchiveError`.
+    addresses : bool
+        Whether text with a scheme is an address. PyTorch takes paths only.
     """
 
     map_location: Any = None
@@ -123,6 +125,7 @@ class Request(NamedTuple):
     limits: Limits | None = None
     scripts: bool = True
     storage_options: Mapping[str, Any] | None = None
+    addresses: bool = True
 
 
 def load_as(f: Any, request: Request) -> Any:
@@ -130,7 +133,7 @@ def load_as(f: Any, request: Request) -> Any:
     encoding, errors = _text_options(request.pickle_load_args)
     _check_options(request)
     registry.check(request.framework)
-    source = open_any(f, request.storage_options)
+    source = open_any(f, request.storage_options, addresses=request.addresses)
     leaves = Leaves()
     try:
         leaves = registry.leaves_for(

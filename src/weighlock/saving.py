@@ -6,40 +6,36 @@ the old file or the new one, whole, and a file that somebody has mapped is never
 """
 
 import os
-import stat
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
 
 from weighlock.backends.registry import check as check_framework
 from weighlock.errors import (
     ArgumentError,
     ArgumentTypeError,
-    MissingFolderError,
     SaveError,
     TargetError,
     WeighlockError,
 )
-from weighlock.formats.legacy_writer import PID_TAIL, check_machine, write_legacy
+from weighlock.formats.collector import collector_paused
+from weighlock.formats.legacy_writer import check_machine, write_legacy
 from weighlock.formats.torch_objects import describe_torch
 from weighlock.formats.zip_writer import ZipForm, write_zip
 from weighlock.objects import children, format_path
 from weighlock.pickling.pickler import Pickler
-from weighlock.pickling.reductions import Describe
-from weighlock.storages.sinks import DescriptorSink, ObjectSink, Sink, StorageRecords
+from weighlock.pickling.reductions import PID_TAIL, Describe
+from weighlock.storages.sinks import ObjectSink, Sink, StorageRecords
+from weighlock.storages.targets import Write, os_reason, write_path
 
-__all__ = ["save", "write_file"]
+__all__ = ["Prepared", "form_of", "path_of_target", "prepare", "save"]
 
-# Longest part of the target's name that is repeated in the temporary name: file names have at most 255 bytes.
-_NAME_BYTES: Final = 200
+WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", "safetensors", "npz")
+
 # How many elements of an object path are shown at each end.
 _PATH_PARTS: Final = 12
 
-Write = Callable[[Sink], None]
 
-
-# Reason for eight parameters: torch's own, in the order of the issue, then ours, keyword-only.
+# Reason for the parameter count: torch's own, in its order, then ours, keyword-only.
 def save(
     obj: Any,
     f: Any,
@@ -50,6 +46,9 @@ def save(
     pickle_module: Any = None,
     framework: str = "numpy",
     durable: bool = False,
+    format: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    max_shard_size: int | str | None = None,
 ) -> None:
     r"""Save an object to a checkpoint that ``torch.load(weights_only=True)`` reads.
 
@@ -72,6 +71,17 @@ def save(
         Whose arrays are saved.
     durable : bool
         Wait until the file and its name are on the disk, so that it survives a power failure.
+    format : {"torch-zip", "torch-legacy", "safetensors", "npz"}
+        What is written; PyTorch's zip archive by default, whatever the file is called. A dictionary of tensors makes
+        the same safetensors file as the safetensors package does; of other objects, and of tensors that share memory,
+        the metadata say what `weighlock.load` needs to give them back. An npz file holds arrays by name, and nothing
+        else.
+    metadata : mapping of str to str
+        What stands in the metadata of a safetensors file.
+    max_shard_size : int or str
+        Bytes, or for example ``"5GB"``: a dictionary of tensors is cut into files of at most so much (one tensor more
+        than that has a file of its own), with an index beside them, as transformers does. `f` is then the name of the
+        undivided file, or a folder.
 
     Raises
     ------
@@ -90,19 +100,94 @@ def save(
     >>> file.getvalue()[:4]
     b'PK\x03\x04'
     """
+    target = path_of_target(f)
+    kind = _format(format, zipped=_use_new_zipfile_serialization, metadata=metadata)
+
+    def prepared(part: Any, metadata: Mapping[str, str] | None = metadata) -> Prepared:
+        if kind in ("safetensors", "npz"):
+            return _prepare_flat(part, kind, framework, metadata)
+        form = form_of(kind == "torch-zip", _disable_byteorder_record)
+        return prepare(part, pickle_protocol, pickle_module, framework, form)
+
+    if max_shard_size is None:
+        prepared(obj).write(target, f, durable=durable)
+        return
+    from weighlock.sharding import save_shards
+
     check_framework(framework)
-    target = _path(f)
-    form = ZipForm(byteorder_record=not _disable_byteorder_record) if _use_new_zipfile_serialization else None
-    if framework == "torch":
-        write = _torch(obj, pickle_protocol, pickle_module, form)
-    else:
+    if kind == "safetensors" and metadata is None:
+        metadata = {"format": "pt"}  # transformers reads no others
+
+    def save_part(part: Any, path: str) -> None:
+        prepared(part, metadata).write(path, None, durable=durable)
+
+    save_shards(obj, target, max_shard_size, kind, framework, save_part, durable=durable)
+
+
+class Prepared(NamedTuple):
+    """An object that was described and pickled, and is ready to be written.
+
+    Attributes
+    ----------
+    storages : StorageRecords
+        Its data, where they lie in memory.
+    write_to : callable
+        Given a sink and storages, writes everything.
+    """
+
+    storages: StorageRecords
+    write_to: Callable[[Sink, StorageRecords], None]
+
+    def write(self, target: str | None, f: Any, *, durable: bool) -> None:
+        """Write it to a path, or to the file object `f` where that is None."""
+
+        def write(sink: Sink) -> None:
+            self.write_to(sink, self.storages)
+
+        if target is None:
+            _write_object(f, write, durable=durable)
+        else:
+            write_path(target, write, durable=durable)
+
+
+def prepare(obj: Any, pickle_protocol: int, pickle_module: Any, framework: str, form: ZipForm | None) -> Prepared:
+    """Describe and pickle an object; everything that can be wrong with it is found here.
+
+    Parameters
+    ----------
+    form : ZipForm or None
+        None for the legacy stream. The others are those of `save`.
+    """
+    check_framework(framework)
+    with collector_paused():
+        if framework == "torch":
+            return _torch(obj, pickle_protocol, pickle_module, form)
         _check_module(pickle_module)
-        write = _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
-    if target is None:
-        _write_object(f, write)
-    else:
-        with _os_errors(target):
-            _write_path(target, write, durable=durable)
+        return _zip(obj, pickle_protocol, form) if form is not None else _legacy(obj, pickle_protocol)
+
+
+def form_of(zipped: bool, without_byteorder: bool) -> ZipForm | None:
+    """Return the form of a file that the parameters of `save` ask for; None for the legacy stream."""
+    return ZipForm(byteorder_record=not without_byteorder) if zipped else None
+
+
+def _format(format: str | None, *, zipped: bool, metadata: Any) -> str:
+    chosen = ("torch-zip" if zipped else "torch-legacy") if format is None else format
+    if chosen not in WRITTEN_FORMATS:
+        known = ", ".join(map(repr, WRITTEN_FORMATS))
+        raise ArgumentError("an unknown format to write", expected=f"one of {known}", got=repr(chosen)[:40])
+    if metadata is not None and chosen != "safetensors":
+        raise ArgumentError("only safetensors files have metadata of this kind", got=f"format={chosen!r}")
+    return chosen
+
+
+def _prepare_flat(obj: Any, format: str, framework: str, metadata: Mapping[str, str] | None) -> Prepared:
+    """Describe an object for a format that holds named tensors only."""
+    from weighlock.flattening import flat_writer
+
+    check_framework(framework)
+    write = flat_writer(obj, format, framework, metadata)
+    return Prepared(StorageRecords([], None), lambda sink, _: write(sink))
 
 
 def _check_module(pickle_module: Any) -> None:
@@ -113,7 +198,7 @@ def _check_module(pickle_module: Any) -> None:
         )  # fmt: skip
 
 
-def _path(f: Any) -> str | None:
+def path_of_target(f: Any) -> str | None:
     """Return the path that `f` is, or None for a file object."""
     if isinstance(f, str | bytes | os.PathLike):
         path = os.fsdecode(f)
@@ -131,28 +216,28 @@ def _path(f: Any) -> str | None:
 # What is written
 
 
-def _torch(obj: Any, protocol: int, pickle_module: Any, form: ZipForm | None) -> Write:
+def _torch(obj: Any, protocol: int, pickle_module: Any, form: ZipForm | None) -> Prepared:
     from weighlock.backends.torch_saving import serialize, zip_options
 
     pickle, storages, unit_sizes = serialize(obj, protocol, pickle_module, zipped=form is not None)
     if form is None:
         check_machine()
-        return lambda sink: write_legacy(sink, pickle, storages, unit_sizes, protocol)
+        return Prepared(storages, lambda sink, data: write_legacy(sink, pickle, data, unit_sizes, protocol))
     form = form._replace(**zip_options())
-    return lambda sink: write_zip(sink, pickle, storages, form)
+    return Prepared(storages, lambda sink, data: write_zip(sink, pickle, data, form))
 
 
-def _zip(obj: Any, protocol: int, form: ZipForm) -> Write:
+def _zip(obj: Any, protocol: int, form: ZipForm) -> Prepared:
     pickle, describer = _serialize(obj, protocol, untyped=True)
     storages = StorageRecords(describer.sizes, describer.buffer)
-    return lambda sink: write_zip(sink, pickle, storages, form)
+    return Prepared(storages, lambda sink, data: write_zip(sink, pickle, data, form))
 
 
-def _legacy(obj: Any, protocol: int) -> Write:
+def _legacy(obj: Any, protocol: int) -> Prepared:
     check_machine()
     pickle, describer = _serialize(obj, protocol, untyped=False)
-    storages = StorageRecords(describer.sizes, describer.buffer)
-    return lambda sink: write_legacy(sink, pickle, storages, describer.unit_sizes, protocol)
+    storages, units = StorageRecords(describer.sizes, describer.buffer), describer.unit_sizes
+    return Prepared(storages, lambda sink, data: write_legacy(sink, pickle, data, units, protocol))
 
 
 def _serialize(obj: Any, protocol: int, *, untyped: bool) -> tuple[bytes, Any]:
@@ -197,113 +282,22 @@ class _ClosedFileError(SaveError, ValueError):
     """The file object is closed: a ValueError in Python's own classes."""
 
 
-def _write_object(f: Any, write: Write) -> None:
+def _write_object(f: Any, write: Write, *, durable: bool) -> None:
+    try:
+        descriptor = f.fileno() if durable else -1
+    except (AttributeError, OSError) as error:
+        hint = "Give a path, or a file of the system."
+        raise ArgumentError("this object cannot be written durably", got=type(f).__name__, hint=hint) from error
     try:
         write(ObjectSink(f))
         flush = getattr(f, "flush", None)
         if callable(flush):
             flush()
+        if durable:
+            os.fsync(descriptor)
     except WeighlockError:
         raise
     except OSError as error:
-        raise TargetError(f"the file object could not be written to: {_reason(error)}").caused_by(error) from error
+        raise TargetError(f"the file object could not be written to: {os_reason(error)}").caused_by(error) from error
     except ValueError as error:  # "I/O operation on closed file"
         raise _ClosedFileError(f"the file object could not be written to: {error}") from error
-
-
-@contextmanager
-def _os_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = None
-        if isinstance(error, PermissionError):
-            hint = "Check the permissions of the file and of its folder."
-        elif isinstance(error, FileNotFoundError | NotADirectoryError):
-            folder = os.path.dirname(path)
-            hint = f"Parent directory {folder} does not exist. Create it first."
-        missing = isinstance(error, FileNotFoundError)
-        kind = MissingFolderError if missing else TargetError
-        made = kind(f"the file cannot be written: {_reason(error)}", path=path, hint=hint)
-        raise made.caused_by(error) from error
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error) or type(error).__name__
-
-
-def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
-    """Write a whole file, or leave what is there as it was.
-
-    Raises
-    ------
-    SaveError
-        If it cannot be written.
-    """
-    with _os_errors(path):
-        _write_path(path, lambda sink: sink.write(data), durable=durable)
-
-
-def _write_path(path: str, write: Write, *, durable: bool) -> None:
-    mode = _mode(path)
-    if mode is not None and stat.S_ISDIR(mode):
-        raise SaveError("the target is a folder", path=path, hint="Give the name of a file in it.")
-    if (mode is None or stat.S_ISREG(mode)) and not path.startswith(_OPEN_FILES):
-        _write_file(os.path.realpath(path), write, mode, durable=durable)
-    else:
-        # A device, a pipe, or what a shell has opened: there is no name to replace.
-        descriptor = os.open(path, os.O_WRONLY | _BINARY)
-        try:
-            write(DescriptorSink(descriptor))
-        finally:
-            os.close(descriptor)
-
-
-_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
-_BINARY: Final[int] = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-def _mode(path: str) -> int | None:
-    try:
-        return os.stat(path).st_mode
-    except FileNotFoundError:
-        return None
-
-
-def _write_file(target: str, write: Write, mode: int | None, *, durable: bool) -> None:
-    if mode is not None and not os.access(target, os.W_OK):
-        # The rename would need the folder's permission only, and take a file that was protected on purpose.
-        raise SaveError("the file is read-only", path=target, hint="Save under another name, or make it writable.")
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, _temporary_name(os.path.basename(target)))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
-    try:
-        try:
-            if mode is not None and hasattr(os, "fchmod"):
-                os.fchmod(descriptor, stat.S_IMODE(mode))
-            write(DescriptorSink(descriptor))
-            if durable:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, target)
-    except BaseException:  # an interrupt too must not leave half a file behind
-        os.unlink(temporary)
-        raise
-    if durable:
-        _sync_folder(folder)
-
-
-def _temporary_name(name: str) -> str:
-    shown = os.fsdecode(os.fsencode(name)[:_NAME_BYTES])
-    return f".{shown}.{os.urandom(6).hex()}.weighlock-tmp"
-
-
-def _sync_folder(folder: str) -> None:
-    if sys.platform == "win32":
-        return  # folders cannot be opened there; NTFS journals the rename
-    descriptor = os.open(folder, os.O_RDONLY | _BINARY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,9 @@ the file's own records hold: a storage is only promised after its record was fou
 
 import mmap
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import compress
+from operator import add, attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -24,16 +26,19 @@ from weighlock.backends.numpy_types import (
     UninitializedTensor,
     WrapperTensor,
 )
-from weighlock.dtypes import DTYPES, DType
+from weighlock.dtypes import DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.storages.folders import is_part_of
 from weighlock.storages.locations import CPU, META, placement
 from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
+from weighlock.tensors.columns import TensorColumns, TensorForm
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import (
     JaggedSpec,
     MetaSpec,
     NestedSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -44,12 +49,43 @@ from weighlock.tensors.spec import (
 
 __all__ = ["NumpyLeaves"]
 
-_ndarray: Final = np.ndarray
-_NUMPY_OF: Final = {row: row.numpy for row in DTYPES.values()}
+_ndarray: Final[Any] = np.ndarray
+
+
+class _NumpyTypes(dict[DType, Any]):
+    """NumPy's type of each row of our table, looked up once: some need another package, imported when it is needed."""
+
+    def __missing__(self, row: DType) -> Any:
+        found = self[row] = row.numpy
+        return found
+
+
+_NUMPY_OF: Final = _NumpyTypes()
 _ARENA: Final = 1 << 20
 _SMALL: Final = 64 << 10
 _ALIGN: Final = 64
 _TENSOR_LIKE: Final = (np.ndarray, PackedTensor, QuantizedTensor, SparseTensor, NestedTensor, JaggedTensor, MetaTensor)
+
+
+class _Layout:
+    """A form of tensors as NumPy puts it: strides and offset in bytes. Only `usual` ones are made many at once."""
+
+    __slots__ = ("dtype", "offset", "shape", "strides", "usual")
+
+    def __init__(self, form: TensorForm) -> None:
+        item = form.dtype.itemsize
+        self.dtype = _NUMPY_OF[form.dtype]
+        self.shape = form.shape
+        self.strides = tuple([step * item for step in form.stride])
+        self.offset = form.offset * item
+        self.usual = 0 not in form.shape and form.dtype.numpy_name is not None
+
+
+_LAYOUT: Final = attrgetter("layout")
+_DTYPE: Final = attrgetter("dtype")
+_SHAPE: Final = attrgetter("shape")
+_STRIDES: Final = attrgetter("strides")
+_OFFSET: Final = attrgetter("offset")
 
 
 class NumpyLeaves(Leaves):
@@ -81,7 +117,7 @@ class NumpyLeaves(Leaves):
         self._to_cpu = map_location is None or map_location == CPU
         self._mapped = mapped
         self._source = source
-        self._map: Any = None
+        self._maps: dict[int, Any] = {}
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
@@ -106,9 +142,9 @@ class NumpyLeaves(Leaves):
         storage = Storage(ref)
         if self._place_is_function:
             return self._placed(storage)
-        if ref.location == META if self._to_cpu else self._place(storage, ref.location) == META:
+        if self._is_meta(ref.location):
             return storage
-        if self._mapped and ref.nbytes and getattr(ref.reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and is_part_of(getattr(ref.reader, "source", None), self._source):
             self._attach(storage)
             return storage
         if ref.byteorder != sys.byteorder:
@@ -117,15 +153,20 @@ class NumpyLeaves(Leaves):
             place = ref.reader.window_of(ref)
             if place is not None:
                 window, offset = place
-                block = self._windows.get(window) or self._filled.get(window)
-                if block is None:
-                    block = self._windows[window] = self._block(window)
+                block = self._block_of(window)
                 storage.array = block[0]
                 storage.start = block[1] + offset
                 return storage
         self._allocate(storage)
         self._unread.append(storage)
         return storage
+
+    def _is_meta(self, location: str) -> bool:
+        """Whether a storage that was saved there has no data here; not for functions, which are asked for each."""
+        if self._to_cpu:
+            return location == META
+        rule: Any = self._place
+        return bool(rule(None, location) == META)
 
     def _placed(self, storage: Storage) -> Storage:
         """Ask the caller's function; the storage has memory already, and is read at once if the function looks."""
@@ -146,6 +187,13 @@ class NumpyLeaves(Leaves):
             storage.array = None
         return storage
 
+    def _block_of(self, window: Window) -> tuple[Any, int]:
+        """Return the memory of a window, made now if there is none yet, and where in it the window begins."""
+        found = self._windows.get(window) or self._filled.get(window)
+        if found is None:
+            found = self._windows[window] = self._block(window)
+        return found
+
     def _block(self, window: Window) -> tuple[Any, int]:
         """Return memory for a window, aligned as the window is in the file: records are aligned there."""
         block = np.empty(window.nbytes + _ALIGN, np.uint8)
@@ -156,18 +204,19 @@ class NumpyLeaves(Leaves):
     def _attach(self, storage: Storage) -> None:
         """Let a storage be a part of the mapped file."""
         ref: Any = storage.ref
-        extent = ref.reader.extent(ref)
+        extent, source = ref.reader.extent(ref), ref.reader.source
         if extent is None or ref.byteorder != sys.byteorder:
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
+                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
                 hint="Load without mmap, or save the checkpoint again first.",
             )  # fmt: skip
-        if self._map is None:
-            self._map = np.frombuffer(self._source.map(mmap.ACCESS_COPY), np.uint8)
-        if extent.offset + extent.nbytes > len(self._map):
-            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
-        storage.array, storage.start = self._map, extent.offset
+        mapped = self._maps.get(id(source))
+        if mapped is None:
+            mapped = self._maps[id(source)] = np.frombuffer(source.map(mmap.ACCESS_COPY), np.uint8)
+        if extent.offset + extent.nbytes > len(mapped):
+            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
+        storage.array, storage.start = mapped, extent.offset
 
     def _allocate(self, storage: Storage) -> None:
         """Give a storage its memory; its bytes come with `finish`."""
@@ -219,6 +268,43 @@ class NumpyLeaves(Leaves):
                 shape, _NUMPY_OF[dtype], storage.array, storage.start + offset * item, [step * item for step in stride]
             )
         return array if dtype.numpy_name is not None else PackedTensor(dtype, array)
+
+    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
+        forms, distinct = columns.forms, set(columns.forms)
+        if self._mapped or self._place_is_function or columns.byteorder != sys.byteorder:
+            return None
+        try:
+            if any(map(self._is_meta, {form.location for form in distinct})):
+                return None
+        except WeighlockError:  # a place that NumPy does not have: reported with the tensor that asks for it
+            return None
+        for form in distinct:
+            form.layout = form.layout or _Layout(form)
+        plan, headers = columns.reader.windows, columns.headers
+        windows = list(map(plan.owners.get, headers))
+        layouts = list(map(_LAYOUT, forms))
+        usual = [window is not None and layout.usual for window, layout in zip(windows, layouts, strict=True)]
+        if all(usual):
+            return self._arrays(windows, map(plan.places.__getitem__, headers), layouts)
+        chosen = list(compress(windows, usual)), compress(headers, usual), list(compress(layouts, usual))
+        made = iter(self._arrays(chosen[0], map(plan.places.__getitem__, chosen[1]), chosen[2]))
+        return [next(made) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
+
+    def _arrays(self, windows: list[Any], places: Iterable[int], layouts: list["_Layout"]) -> list[Any]:
+        """Return an array for each layout, over the storage at that place of its window."""
+        blocks = {window: self._block_of(window) for window in dict.fromkeys(windows)}
+        arrays = {window: block for window, (block, _) in blocks.items()}
+        begins = {window: begin for window, (_, begin) in blocks.items()}
+        starts = map(add, map(add, places, map(begins.__getitem__, windows)), map(_OFFSET, layouts))
+        return list(map(
+            _ndarray, map(_SHAPE, layouts), map(_DTYPE, layouts), map(arrays.__getitem__, windows), starts,
+            map(_STRIDES, layouts),
+        ))  # fmt: skip
+
+    def _one_of(self, columns: TensorColumns, index: int) -> Any:
+        storage = columns.storages[index] = self.storage(columns.ref(index))
+        form = columns.forms[index]
+        return self.strided(storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad)
 
     def tensor(self, spec: TensorSpec) -> Any:
         storage = spec.storage
@@ -277,6 +363,9 @@ class NumpyLeaves(Leaves):
     def meta(self, spec: MetaSpec) -> Any:
         return MetaTensor(spec.dtype, spec.shape, spec.stride, spec.requires_grad)
 
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        raise OpaqueSpec(kind, shape, ref).refused()
+
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         return UninitializedTensor(spec.kind, spec.requires_grad)
 
@@ -326,7 +415,7 @@ class NumpyLeaves(Leaves):
     def finish(self) -> None:
         by_reader: dict[Any, list[Window]] = {}
         for window in self._windows:
-            by_reader.setdefault(window.contents[0].reader, []).append(window)
+            by_reader.setdefault(window.reader, []).append(window)
         for reader, windows in by_reader.items():
             reader.read_windows(windows, verify=self._verify)
         self._filled.update(self._windows)
@@ -347,7 +436,8 @@ class NumpyLeaves(Leaves):
 
     def release(self) -> None:
         super().release()
-        self._arena = self._map = None
+        self._arena = None
+        self._maps.clear()
         self.restart()
 
 

@@ -5,6 +5,7 @@ arrays share memory, `settle` works out which bytes each group uses together, an
 plan. Arrays that own their memory, as nearly all do, cost no look at an address.
 """
 
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from weighlock.backends.numpy_sharing import Group, sharing
 from weighlock.dtypes import DType
 from weighlock.errors import UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef
-from weighlock.pickling.reductions import Describe, Reduction, TensorCall, TensorForm
+from weighlock.pickling.reductions import Describe, Reduction, TensorCall, TensorForm, TensorPattern
 
 __all__ = ["Kind", "NumpyDescriber"]
 
@@ -24,7 +25,7 @@ Array = np.ndarray[Any, Any]
 # PyTorch's name of the only place where NumPy arrays are. One object: the pickler's memo goes by identity.
 _CPU: Final = "cpu"
 # Up to this size a copy is cheaper than a view.
-_SMALL: Final = 64 << 10
+_SMALL: Final = 4 << 10
 
 _REBUILD_V2: Final = GlobalRef("torch._utils", "_rebuild_tensor_v2")
 _REBUILD_V3: Final = GlobalRef("torch._utils", "_rebuild_tensor_v3")
@@ -90,6 +91,7 @@ class NumpyDescriber:
         self._untyped = untyped
         self._kinds: dict[Any, Kind] = {}
         self._storages: list[tuple[Array, Layout, Kind] | Group] = []
+        self._layouts: dict[Any, tuple[Layout, Kind]] = {}
         self._first_pass: list[Any] = []
         self._may_share = False
         self._plan: dict[tuple[int, Layout], Group] | None = None
@@ -115,7 +117,24 @@ class NumpyDescriber:
 
     def array(self, array: Array) -> TensorCall:
         """Describe an array as a tensor."""
-        return self.place(array, self._kinds.get(array.dtype) or self.kind(array.dtype))
+        found = self._layouts.get((array.dtype, array.shape, array.strides))
+        if found is None or self._plan is not None:
+            return self._first_of_its_kind(array)
+        # As `place`, without another call, since there may be very many.
+        if array.base is not None or not array.flags.owndata:
+            self._may_share = True
+        layout, kind = found
+        key = str(len(self._storages))
+        self._storages.append((array, layout, kind))
+        return layout.pattern, key
+
+    def _first_of_its_kind(self, array: Array) -> TensorCall:
+        kind = self.kind(array.dtype)
+        call = self.place(array, kind)
+        layout = kind.layout(array)
+        if layout.pattern is not None:
+            self._layouts[array.dtype, array.shape, array.strides] = (layout, kind)
+        return call
 
     def kind(self, numpy_dtype: "np.dtype[Any]", dtype: DType | None = None) -> Kind:
         """Return what arrays of a type become: what NumPy's type says, or a tensor of type `dtype` from raw units.
@@ -151,8 +170,10 @@ class NumpyDescriber:
             self._may_share = True
         key = str(len(self._storages))
         self._storages.append((array, layout, kind))
-        numel = layout.numel if kind.unit > 1 else layout.numel * kind.itemsize
-        return (kind.form, key, _CPU, numel, 0, layout.shape, layout.stride)
+        if layout.pattern is None:
+            numel = layout.numel if kind.unit > 1 else layout.numel * kind.itemsize
+            layout.pattern = TensorPattern(kind.form, _CPU, numel, 0, layout.shape, layout.stride)
+        return layout.pattern, key
 
     def _view(self, group: Group, start: int, kind: Kind, layout: Layout) -> TensorCall:
         if group.key is None:
@@ -160,7 +181,7 @@ class NumpyDescriber:
             self._storages.append(group)
         form, unit = (kind.untyped, 1) if group.mixed else (kind.form, kind.unit)
         offset = (start - group.start) // kind.itemsize
-        return (form, group.key, _CPU, group.nbytes // unit, offset, layout.shape, layout.spread)
+        return TensorPattern(form, _CPU, group.nbytes // unit, offset, layout.shape, layout.spread), group.key
 
     def settle(self) -> bool:
         """Return whether the pickle may stay as it is; if not, write it again with this describer.
@@ -190,9 +211,7 @@ class NumpyDescriber:
     @property
     def sizes(self) -> list[int]:
         """Bytes of each storage, in the order of their keys."""
-        return [
-            entry.nbytes if isinstance(entry, Group) else entry[1].numel * entry[1].itemsize for entry in self._storages
-        ]
+        return [entry[1].stored if type(entry) is tuple else entry.nbytes for entry in self._storages]  # type: ignore[union-attr]
 
     @property
     def unit_sizes(self) -> list[int]:
@@ -202,12 +221,15 @@ class NumpyDescriber:
     def buffer(self, index: int) -> bytes | memoryview:
         """Return the bytes of a storage: of large ones the memory itself, of others a copy."""
         entry = self._storages[index]
-        if isinstance(entry, Group):
-            return entry.buffer()
+        if type(entry) is not tuple:
+            return entry.buffer()  # type: ignore[union-attr]
         array, layout, _ = entry
         if layout.how == KEEP:
-            if layout.contiguous and layout.nbytes <= _SMALL:
-                return array.tobytes()
+            if layout.contiguous:
+                if layout.nbytes <= _SMALL:
+                    return array.tobytes()
+                with suppress(ValueError, TypeError, BufferError):  # NumPy has no buffers of some types
+                    return memoryview(array).cast("B")  # type: ignore[arg-type,unused-ignore]
             return memory(address(array), layout.nbytes, array)
         if layout.how == COMPACT:
             made = compacted(array, layout)

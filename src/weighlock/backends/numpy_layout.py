@@ -35,13 +35,27 @@ class Layout:
         The strides that it has where its memory is kept.
     contiguous : bool
         Whether its memory is its elements in row-major order.
+    nbytes : int
+        Bytes between the start of the first and the end of the last element.
+    stored : int
+        Bytes of its storage.
+    pattern : TensorPattern
+        Of such arrays in storages of their own; made when there is one.
     """
 
-    __slots__ = ("contiguous", "how", "itemsize", "numel", "order", "shape", "span", "spread", "stride")
+    __slots__ = (
+        "contiguous", "how", "itemsize", "nbytes", "numel", "pattern", "shape", "span", "spread", "stored", "stride",
+    )  # fmt: skip
 
     def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int, *, native: bool) -> None:
         self.shape = shape
         self.itemsize = itemsize
+        self.pattern: Any = None
+        self._measure(strides, native=native)
+        self.nbytes, self.stored = self.span * itemsize, self.numel * itemsize
+
+    def _measure(self, strides: tuple[int, ...], *, native: bool) -> None:
+        shape, itemsize = self.shape, self.itemsize
         count = 1
         for length in shape:
             count *= length
@@ -60,11 +74,6 @@ class Layout:
             self.how = COMPACT
             self.numel = used
             self.stride = _compact(shape, self.spread)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes between the start of the first and the end of the last element."""
-        return self.span * self.itemsize
 
 
 def _element_strides(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ def _subclass(describer: NumpyDescriber, value: TensorSubclass) -> Reduction:
     describe = describer.describe(type(value.data))
     description = describe(value.data) if describe is not None else None
     if isinstance(description, tuple):
-        function, args = description[0].function, tensor_arguments(description)
+        function, args = description[0].form.function, tensor_arguments(description)
     elif isinstance(description, Reduction):
         function, args = description.function, description.args
     else:
@@ -129,11 +129,12 @@ def _storage(describer: NumpyDescriber, value: Storage) -> Persistent:
         hint = "Load without map_location='meta' to have its data."
         raise UnsupportedTypeError("a storage on the meta device has no data to save", hint=hint)
     units = np.frombuffer(value.memory, value.dtype.numpy) if value.nbytes else np.empty(0, value.dtype.numpy)
-    form, key, location, numel, offset, _, _ = describer.place(units, describer.kind(units.dtype, value.dtype))
-    storage_class = _UNTYPED_STORAGE if value.ref.untyped else form.storage
-    if offset or numel * (1 if storage_class == _UNTYPED_STORAGE else value.dtype.itemsize) != value.nbytes:
+    pattern, key = describer.place(units, describer.kind(units.dtype, value.dtype))
+    storage_class = _UNTYPED_STORAGE if value.ref.untyped else pattern.form.storage
+    numel = pattern.numel
+    if pattern.offset or numel * (1 if storage_class == _UNTYPED_STORAGE else value.dtype.itemsize) != value.nbytes:
         raise UnsupportedTypeError("a storage that is part of another has no form", hint="Save a copy of it.")
-    return Persistent((STORAGE, storage_class, key, location, numel))
+    return Persistent((STORAGE, storage_class, key, pattern.location, numel))
 
 
 _TABLE: Final[dict[type, Callable[[NumpyDescriber, Any], Description]]] = {

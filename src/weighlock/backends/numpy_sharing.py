@@ -5,6 +5,7 @@ piece of memory must not, or a row of a large matrix would cost the matrix.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,8 @@ Array = np.ndarray[Any, Any]
 # keeps every tensor right and at worst stores elements that nobody uses.
 _MAX_WORK: Final = 10_000
 _MAX_PAIRS: Final = 20_000
+# Up to so many arrays, NumPy's own calls take longer than a loop.
+_FEW: Final = 500
 
 
 class Member:
@@ -72,6 +75,8 @@ def _copied(member: Member) -> memoryview:
 def sharing(arrays: Iterable[tuple[Array, Layout, Any]]) -> list[Group]:
     """Return the groups of two and more arrays that share memory."""
     entries = [entry for entry in arrays if entry[1].span]
+    if len(entries) <= _FEW and _apart(entries):
+        return []
     starts = np.fromiter((address(entry[0]) for entry in entries), np.uint64, len(entries))
     lengths = np.fromiter((entry[1].nbytes for entry in entries), np.uint64, len(entries))
     copied: dict[Any, list[Member]] = {}
@@ -87,6 +92,14 @@ def sharing(arrays: Iterable[tuple[Array, Layout, Any]]) -> list[Group]:
         for component in _components([Member(*entries[kept[index]]) for index in cluster]):
             groups += _aligned(component)
     return groups
+
+
+def _apart(entries: list[tuple[Array, Layout, Any]]) -> bool:
+    """Return whether a few arrays clearly share no memory; False where it takes a closer look."""
+    spans = sorted((address(array), layout.nbytes) for array, layout, _ in entries)
+    return all(start + size <= after for (start, size), (after, _) in pairwise(spans)) and not any(
+        layout.how == COPY for _, layout, _ in entries
+    )
 
 
 def _clusters(starts: Array, ends: Array) -> list[list[int]]:

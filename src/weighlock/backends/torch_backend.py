@@ -8,6 +8,7 @@ checked the arguments. Data are read in one plan when the tree stands; before an
 import ctypes
 import mmap
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -15,12 +16,15 @@ from typing import Any, Final
 
 import torch
 
+from weighlock.backends.torch_columns import Batches
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
+from weighlock.storages.folders import is_part_of
 from weighlock.storages.refs import StorageRef, Window
+from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
 
@@ -81,7 +85,7 @@ class TorchLeaves(SpecialLeaves):
         self._map_location = map_location
         self._placement = Placement(map_location)
         self._mapped, self._source = mapped, source
-        self._overall: Any = None
+        self._maps: dict[int, Any] = {}
         self._shared: bool | None = None
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
@@ -91,6 +95,7 @@ class TorchLeaves(SpecialLeaves):
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
         self._windows: dict[Window, list[TorchStorage]] = {}
+        self._batches = Batches()
         self._filled: dict[Window, bytearray] = {}
         self._unread: list[TorchStorage] = []
         self._foreign: list[TorchStorage] = []
@@ -114,7 +119,16 @@ class TorchLeaves(SpecialLeaves):
                 _sparse_to_validate().clear()
 
     def restart(self) -> None:
-        for kept in (self._windows, self._filled, self._unread, self._foreign, self._typed, self._late, self._after):
+        for kept in (
+            self._windows,
+            self._batches,
+            self._filled,
+            self._unread,
+            self._foreign,
+            self._typed,
+            self._late,
+            self._after,
+        ):
             kept.clear()
 
     # Storages
@@ -125,7 +139,7 @@ class TorchLeaves(SpecialLeaves):
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and getattr(reader, "source", None) is self._source:
+        if self._mapped and ref.nbytes and is_part_of(getattr(reader, "source", None), self._source):
             storage.untyped = self._part_of_map(ref)
             return storage
         if self._without_data:
@@ -188,7 +202,7 @@ class TorchLeaves(SpecialLeaves):
     def _part_of_map(self, ref: StorageRef) -> Any:
         """Return a storage that is a part of the mapped file."""
         reader: Any = ref.reader
-        extent = reader.extent(ref)
+        extent, source = reader.extent(ref), reader.source
         shared = self._shared
         if shared is None:  # asked once for a file: PyTorch looks it up in its configuration, which takes long
             shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
@@ -197,16 +211,16 @@ class TorchLeaves(SpecialLeaves):
         if extent is None or (shared and is_foreign):
             why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
             raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=self._source.name, record=ref.record,
+                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
                 hint="Load without mmap, or save the checkpoint again first.",
             )  # fmt: skip
-        if self._overall is None:
-            memory = self._source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
-            self._overall = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-        end = extent.offset + extent.nbytes
-        if end > self._overall.nbytes():
-            raise TruncatedError("the file ends inside a record", path=self._source.name, record=ref.record)
-        part = self._overall[extent.offset : end]
+        overall = self._maps.get(id(source))
+        if overall is None:
+            memory = source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
+            overall = self._maps[id(source)] = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+        if extent.offset + extent.nbytes > overall.nbytes():
+            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
+        part = overall[extent.offset : extent.offset + extent.nbytes]
         if is_foreign:
             swap(part, ref)
         return part
@@ -297,6 +311,31 @@ class TorchLeaves(SpecialLeaves):
             made.requires_grad = True
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
+    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
+        plain = self._free and not (self._mapped or self._eager or self._without_data)
+        locations = {form.location for form in set(columns.forms)}
+        if not plain or columns.byteorder != sys.byteorder or not all(map(self._placement.is_direct, locations)):
+            return None
+        made, usual = self._batches.make(columns)
+        for window in self._batches:
+            self._windows.setdefault(window, [])
+        tensors = iter(made)
+        return [next(tensors) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
+
+    def _one_of(self, columns: TensorColumns, index: int) -> Any:
+        storage = columns.storages[index] = self.storage(columns.ref(index))
+        form = columns.forms[index]
+        made = self.strided(storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad)
+        return self.hooked(made, OrderedDict())
+
+    def storage_of(self, columns: TensorColumns, index: int, data: Any) -> Any:
+        storage = TorchStorage(columns.ref(index))
+        storage.tensor = data
+        return storage
+
+    def hooks_of(self, data: Any) -> Any:
+        return data._backward_hooks
+
     def tensor(self, spec: TensorSpec) -> Any:
         if spec.dtype.kind == "q":
             return spec  # the quantizer comes with the next call
@@ -352,13 +391,18 @@ class TorchLeaves(SpecialLeaves):
         """Read small storages straight into their memory: the last time, when nobody asks for a window again."""
         chosen: dict[Any, list[tuple[Window, dict[int, memoryview]]]] = {}
         for window, storages in self._windows.items():
-            if window not in self._filled:
-                chosen.setdefault(window.contents[0].reader, []).append((window, _targets(storages)))
+            batch = self._batches.get(window)
+            if window not in self._filled and (batch is None or batch.is_coarse):
+                targets = _targets(storages)
+                if batch is not None:
+                    targets.update(batch.targets())
+                chosen.setdefault(window.reader, []).append((window, targets))
         for reader, windows in chosen.items():
             left = set(reader.scatter(windows, verify=self._verify))
             for window, _ in windows:
                 if window not in left:
                     del self._windows[window]
+                    self._batches.pop(window, None)
 
     def _fill_windows(self) -> None:
         windows, self._windows = self._windows, {}
@@ -367,7 +411,7 @@ class TorchLeaves(SpecialLeaves):
             if window in self._filled:
                 self._hand_out(window, storages)
             else:
-                unread.setdefault(window.contents[0].reader, []).append(window)
+                unread.setdefault(window.reader, []).append(window)
         for reader, every in unread.items():
             pending = iter(every)
             while batch := list(islice(pending, _WINDOWS_AT_ONCE)):
@@ -382,6 +426,9 @@ class TorchLeaves(SpecialLeaves):
     def _hand_out(self, window: Window, storages: list[TorchStorage]) -> None:
         """Copy each storage's bytes from the window to where they belong."""
         base = address_of(self._filled[window])
+        batch = self._batches.pop(window, None)
+        if batch is not None:
+            batch.copy_from(base)
         later = []
         for storage in storages:
             owner = storage.tensor
@@ -396,7 +443,7 @@ class TorchLeaves(SpecialLeaves):
 
     def release(self) -> None:
         super().release()
-        self._overall = None
+        self._maps.clear()
         self.restart()
 
     # States of objects that are not PyTorch's own, or of before 0.4

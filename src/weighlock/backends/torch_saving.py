@@ -4,7 +4,6 @@ Any object that can be pickled can be saved. Plain tensors, of which a state_dic
 others by their own `__reduce_ex__`. Both ways give the same pickle, byte for byte, as `torch.save`.
 """
 
-import copyreg
 import io
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,9 +11,12 @@ from typing import Any, Final
 
 import torch
 
+from weighlock.backends.torch_describe import TorchDescriber, cpu_is_first, is_usual, plain_dtypes
 from weighlock.backends.torch_sources import source_of
 from weighlock.backends.torch_storages import memory_at
 from weighlock.errors import SaveError
+from weighlock.pickling.pickler import Pickler
+from weighlock.pickling.reductions import PID_TAIL
 from weighlock.pickling.trusted import pickler_class
 from weighlock.storages.sinks import StorageRecords
 
@@ -22,7 +24,6 @@ __all__ = ["serialize", "zip_options"]
 
 _MARK: Final = "storage"
 _CPU: Final = "cpu"
-_OWN_REDUCE: Final = torch.Tensor.__reduce_ex__
 
 
 class _Token:
@@ -86,15 +87,10 @@ def _class_of(dtype: Any) -> tuple[Any, int]:
 
 
 def _location_of(storage: Any) -> str:
-    if storage.device.type == "cpu" and _cpu_is_first():
+    if storage.device.type == "cpu" and cpu_is_first():
         return _CPU
     location: str = torch.serialization.location_tag(storage)
     return location
-
-
-def _cpu_is_first() -> bool:
-    tagger = torch.serialization._package_registry[0][1]
-    return tagger is getattr(torch.serialization, "_cpu_tag", None)
 
 
 def _plain_tensor(obj: Any, dtypes: dict[Any, Any]) -> Any:
@@ -115,19 +111,9 @@ def _plain_tensor(obj: Any, dtypes: dict[Any, Any]) -> Any:
 
 def _reducer() -> Callable[[Any, Any], Any] | None:
     """Return a pickler's `reducer_override`; None where somebody else has a say in how tensors are taken apart."""
-    registered = copyreg.dispatch_table
-    if (
-        torch.Tensor.__reduce_ex__ is not _OWN_REDUCE
-        or torch.Tensor in registered or torch.nn.Parameter in registered
-        or torch.serialization._serialization_tls.skip_data
-        or torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()
-    ):  # fmt: skip
+    if not is_usual():
         return None
-    plain = {
-        dtype: dtype
-        for dtype in torch.storage._dtype_to_storage_type_map()
-        if dtype not in torch.storage._new_dtypes() and "q" not in str(dtype)
-    }
+    plain = {dtype: dtype for dtype in plain_dtypes()}
     tensor = torch.Tensor
 
     def override(_: Any, obj: Any) -> Any:
@@ -181,6 +167,10 @@ def serialize(obj: Any, protocol: int, pickle_module: Any, *, zipped: bool) -> t
     Exception
         Whatever an object's own reduction raises.
     """
+    if pickle_module is None and protocol in (2, 3) and is_usual() and cpu_is_first():
+        made = _serialize_plainly(obj, protocol, zipped=zipped)
+        if made is not None:
+            return made
     storages = _Storages(zipped=zipped)
     buffer = io.BytesIO()
     _pickler(pickler_class(pickle_module), storages)(buffer, protocol=protocol).dump(obj)
@@ -188,9 +178,22 @@ def serialize(obj: Any, protocol: int, pickle_module: Any, *, zipped: bool) -> t
     # On other devices, and fake: each is brought over when it is its turn.
     without_data = torch.serialization._serialization_tls.skip_data
     records = StorageRecords(
-        [storage.nbytes() for storage in found], None if without_data else lambda index: _memory(found[index])
-    )
+        [storage.nbytes() for storage in found], None if without_data else lambda index: _memory(found[index]),
+        # Which stream a copy from a device waits for is a matter of the thread.
+        any_thread=all(storage.device.type == "cpu" for storage in found),
+    )  # fmt: skip
     return buffer.getvalue(), records, storages.units
+
+
+def _serialize_plainly(obj: Any, protocol: int, *, zipped: bool) -> tuple[bytes, StorageRecords, list[int]] | None:
+    """Pickle an object by our own machine; None where it holds more than that writes exactly as Python's."""
+    describer = TorchDescriber()
+    pickler = Pickler(protocol, describe=describer.describe, pid_tail=() if zipped else PID_TAIL, exact=True)
+    try:
+        pickle = pickler.dumps(obj)
+    except (SaveError, RuntimeError, TypeError):  # whatever it is, the other way does it or says what is wrong
+        return None
+    return pickle, StorageRecords(describer.sizes, describer.buffer), describer.units
 
 
 def _memory(storage: Any) -> memoryview:

@@ -11,11 +11,13 @@ from weighlock.backends.torch_values import CONSTANTS, PLAIN, ROWS, TORCH_DTYPES
 from weighlock.dtypes import DType
 from weighlock.errors import LimitError, PickleStreamError
 from weighlock.pickling.inert import GlobalRef, Stub
+from weighlock.storages.refs import StorageRef
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import (
     JaggedSpec,
     MetaSpec,
     NestedSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -66,6 +68,9 @@ class SpecialLeaves(Leaves):
     def returned(self, value: ReturnType) -> Any:
         kind = getattr(torch.return_types, value.type_name, None)
         return value if kind is None else kind(tuple(value))
+
+    def element_type(self, dtype: DType) -> Any:
+        return TORCH_DTYPES[dtype]
 
     def device(self, device: Device) -> Any:
         return torch.device(str(device))
@@ -157,6 +162,9 @@ class SpecialLeaves(Leaves):
     def meta(self, spec: MetaSpec) -> Any:
         rebuild = torch._utils._rebuild_meta_tensor_no_storage
         return rebuild(TORCH_DTYPES[spec.dtype], spec.shape, spec.stride, spec.requires_grad)
+
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        raise OpaqueSpec(kind, shape, ref).refused()
 
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         if spec.kind == "parameter":

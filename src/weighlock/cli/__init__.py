@@ -68,6 +68,8 @@ def _guarded(command: Callable[[], int], arguments: Sequence[str]) -> int:
 
 def _parsed(arguments: Sequence[str]) -> int:
     """Have click read the command line."""
+    import os
+
     import click
 
     from weighlock.cli.application import application
@@ -75,6 +77,11 @@ def _parsed(arguments: Sequence[str]) -> int:
 
     try:
         result = application.main(list(arguments), prog_name="weighlock", standalone_mode=False)
+    except SystemExit:
+        # click's own answer to a reader that went away, and the end of its shell completion.
+        if "_WEIGHLOCK_COMPLETE" in os.environ:
+            raise
+        raise BrokenPipeError from None
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:

@@ -8,6 +8,7 @@ import click
 from weighlock.cli.common import FORMATS
 from weighlock.cli.hub_grammar import cache, hub
 from weighlock.cli.output import COLORS, Output
+from weighlock.cli.scan_grammar import explain, scan
 from weighlock.cli.tool_grammar import completion, git, schema
 from weighlock.cli.verbs import VERBS
 from weighlock.inspection import MAX_VALUES
@@ -20,6 +21,7 @@ Examples:
   weighlock ls model.pth                  one line per tensor
   weighlock ls model.pth --include 'encoder.**' --format tsv
   weighlock show model.pth 'fc.weight[:2, :5]'
+  weighlock scan models/                  what would loading run, is it whole
   weighlock stats model.pth --check       minima, means, NaN; ends with 1 where there are any
   weighlock diff before.pth after.pth     what has changed
   weighlock model.pth --json              for programs
@@ -281,7 +283,7 @@ def diff(**options: Any) -> int:
     return diff_files(**options)
 
 
-for tool in (completion, schema, git):
+for tool in (scan, explain, completion, schema, git):
     application.add_command(tool)
 application.add_command(hub)
 application.add_command(cache)

@@ -15,7 +15,7 @@ from weighlock.hub.cache import Item
 from weighlock.hub.directories import find_store
 from weighlock.hub.lock_file import read_lock_file
 
-__all__ = ["explain", "list_items", "prune", "remove_items", "usage", "verify"]
+__all__ = ["directory", "explain", "list_items", "prune", "remove_items", "usage", "verify"]
 
 _NOTHING = "nothing in the cache has this in its name or path; weighlock cache ls shows what is there"
 
@@ -120,11 +120,32 @@ def verify(*, words: Sequence[str], as_json: bool) -> int:
     return NO if wrong else GOOD
 
 
-def explain(*, text: str, lock_files: Sequence[str]) -> int:
+def explain(*, text: str, lock_files: Sequence[str], as_json: bool) -> int:
     """Say why something is stored; return 1 where it is not."""
+    output = Output(json=as_json)
     names = list(lock_files) or [name for name in ("weighlock.lock",) if os.path.exists(name)]
-    lines = list(cache.why(find_store(), text, [read_lock_file(name) for name in names]))
-    Output().lines([line] for line in lines)
-    if not lines:
+    found = list(cache.why(find_store(), text, [read_lock_file(name) for name in names]))
+    if as_json:
+        rows = [{**_row(one.item), "source": one.source, "locks": list(one.locks)} for one in found]
+        output.document(document("weighlock/cache", command="why", items=rows))
+        return GOOD if found else NO
+    for one in found:
+        output.line((one.item.kind, "note"), " ", (one.item.name, "name"))
+        output.line(f"  at {one.item.path}")
+        output.lines([f"  from {one.source}"] for _ in range(one.source is not None))
+        output.lines([f"  because {ref} means this commit"] for ref in one.item.used_by)
+        output.lines([f"  because {lock} names it"] for lock in one.locks)
+    if not found:
         note(_NOTHING)
-    return GOOD if lines else NO
+    return GOOD if found else NO
+
+
+def directory(*, as_json: bool) -> int:
+    """Show the hub's folder, and whether it can be written."""
+    output = Output(json=as_json)
+    store = find_store()
+    if as_json:
+        output.document(document("weighlock/cache", command="dir", path=store.hub, writable=store.writable()))
+    else:
+        output.line(store.hub)
+    return GOOD

@@ -74,7 +74,7 @@ def writing(common: Common, inputs: Sequence[str]) -> Iterator[Output]:
 
 def write_result(common: Common, data: bytes) -> None:
     """Write the file that was asked for, whole or not at all."""
-    from weighlock.saving import write_file
+    from weighlock.storages.targets import write_file
 
     assert common.target is not None  # noqa: S101 - there is one where this is called
     if common.dry_run:

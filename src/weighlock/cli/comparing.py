@@ -208,7 +208,8 @@ def _structure(found: "Diff") -> str:
     counts = {
         "only in A": sum(row.b is None for row in rows), "only in B": sum(row.a is None for row in rows),
         "renamed": sum(row.renamed for row in rows), "other shape": sum("shape" in row.changes for row in rows),
-        "other dtype": sum("dtype" in row.changes for row in rows), "other layout": sum("layout" in row.changes for row in rows),
+        "other dtype": sum("dtype" in row.changes for row in rows),
+        "other layout": sum("layout" in row.changes for row in rows),
         "other values": sum("values" in row.changes for row in rows),
         "other plain value" + ("" if len(found.objects) == 1 else "s"): len(found.objects),
     }  # fmt: skip

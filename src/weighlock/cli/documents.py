@@ -36,6 +36,10 @@ SCHEMAS: Final = (
     "weighlock/error",
     "weighlock/hub",
     "weighlock/cache",
+    "weighlock/scan",
+    "weighlock/scan-file",
+    "weighlock/explain",
+    "weighlock/baseline",
 )
 SCHEMA_VERSION: Final = 1
 
@@ -159,7 +163,7 @@ def _safety(summary: Summary) -> dict[str, Any]:
             for row in summary.globals
         ],
         "verdict": {
-            "loads": not summary.unknown,
+            "loads": not summary.unknown and not summary.opaque,
             "unknown": summary.unknown,
             "text": summary.verdict,
             "torch_weights_only": {"loads": not summary.refused_by_torch, "refused": summary.refused_by_torch},

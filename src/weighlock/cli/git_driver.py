@@ -174,7 +174,7 @@ def _without_ours(lines: Sequence[str]) -> list[str]:
 
 
 def _write(path: str, text: str) -> None:
-    from weighlock.saving import write_file
+    from weighlock.storages.targets import write_file
 
     os.makedirs(os.path.dirname(path), exist_ok=True)
     write_file(path, text.encode("utf-8", "surrogateescape"))

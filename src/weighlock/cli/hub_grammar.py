@@ -217,12 +217,14 @@ def cache_verify(**options: Any) -> int:
 @cache.command("why")
 @click.argument("text", metavar="TEXT")
 @click.option("--lock-file", "lock_files", multiple=True, metavar="FILE", help="A lock file to look into.")
+@_json
 def cache_why(**options: Any) -> int:
     """Say why something is stored. Exits with 1 if it is not."""
     return _run_cache("explain", options)
 
 
 @cache.command("dir")
+@_json
 def cache_dir(**options: Any) -> int:
     """Show the hub's folder."""
-    return _run("directory", options)
+    return _run_cache("directory", options)

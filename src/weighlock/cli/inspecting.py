@@ -61,7 +61,7 @@ def _page(summary: Summary, *, truncate: bool) -> Iterator[Line]:
     kind = wording.file_kind(summary.format, summary.metadata, summary.byteorder)
     yield [(summary.name, "name"), f"   {kind}   {wording.size(summary.size)}"]
     for label, text in _facts(summary):
-        style = {"verdict": "bad" if summary.unknown else "good"}.get(label)
+        style = {"verdict": "bad" if summary.unknown or summary.opaque else "good"}.get(label)
         yield [(f"  {label:<9} ", "note"), (text, style) if style else text]
     if len(summary.tensors) > 1:
         yield []

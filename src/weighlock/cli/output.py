@@ -4,15 +4,17 @@ Whatever comes from a file is escaped on its way (`weighlock.text.safe_text`): a
 only then coloured. Colour is for terminals, and follows ``NO_COLOR``, ``FORCE_COLOR`` and ``TERM=dumb``.
 """
 
+import contextlib
+import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TextIO
 
 from weighlock.errors import WeighlockError
 from weighlock.text import safe_text
 
-__all__ = ["COLORS", "Output", "as_json"]
+__all__ = ["COLORS", "Output", "Progress", "as_json", "written_to"]
 
 COLORS: Final = ("auto", "always", "never")
 
@@ -121,6 +123,47 @@ def complain(error: WeighlockError) -> None:
 def note(text: str) -> None:
     """Write a remark to standard error."""
     Output(stream=sys.stderr).line(f"weighlock: {text}")
+
+
+class Progress:
+    """A line on standard error that says how far a long command is: on a terminal only, gone at its end."""
+
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
+        self._total = total
+        self._shown = not quiet and total > 1 and sys.stderr.isatty()
+        self._done = 0
+
+    def step(self, name: str) -> None:
+        """Say that one more is done."""
+        self._done += 1
+        if self._shown:
+            sys.stderr.write(f"\r\x1b[K{self._done:,}/{self._total:,} {safe_text(name, limit=60)}")
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._shown and self._done:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def written_to(path: str | None) -> Iterator[TextIO]:
+    """Give where a document goes: standard output, or a file that takes its name only when it is whole.
+
+    Raises
+    ------
+    TargetError
+        If the file cannot be written.
+    """
+    if path is None or path == "-":
+        yield sys.stdout
+        return
+    from weighlock.storages.targets import write_file
+
+    text = io.StringIO(newline="")
+    yield text
+    write_file(path, text.getvalue().encode("utf-8"))
 
 
 def _wants_color(color: str, stream: TextIO) -> bool:

@@ -14,6 +14,8 @@ VERBS: Final = {
     "ls": "One line per tensor.",
     "show": "The values of a tensor, or what stands at a place.",
     "tree": "The names of the tensors as a tree.",
+    "scan": "What loading would run, and whether files are whole.",
+    "explain": "What a rule of the scan means.",
     "stats": "Minima, maxima, means, NaN of every tensor.",
     "digest": "One hash of the content, the same for every format.",
     "layout": "What each byte of a file is there for.",

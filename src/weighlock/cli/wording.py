@@ -17,7 +17,14 @@ _KINDS: Final = {
     "torchscript": "TorchScript archive",
     "pickle": "plain pickle",
     "safetensors": "safetensors",
+    "npy": "NumPy array",
+    "npz": "NumPy archive",
+    "gguf": "GGUF",
+    "sharded": "files with an index",
+    "dcp": "torch.distributed.checkpoint folder",
+    "deepspeed": "DeepSpeed ZeRO folder",
 }
+_WITHOUT_ORDER: Final = frozenset({"pickle", "safetensors", "npy", "npz", "sharded", "dcp", "deepspeed"})
 
 
 def size(nbytes: int) -> str:
@@ -85,7 +92,7 @@ def kind(leaf: Leaf) -> str:
 
 def file_kind(format_name: str, metadata: Mapping[str, Any], byteorder: str) -> str:
     """Return what kind of file this is: ``PyTorch zip (format 3, little-endian)``."""
-    facts = [f"{byteorder}-endian"] if format_name not in ("pickle", "safetensors") else []
+    facts = [f"{byteorder}-endian"] if format_name not in _WITHOUT_ORDER else []
     if "format_version" in metadata:
         facts.insert(0, f"format {metadata['format_version']}")
     name = _KINDS.get(format_name, format_name)

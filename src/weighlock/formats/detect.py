@@ -1,15 +1,31 @@
 """The only list of formats: which one a file is, by its content, never by its name."""
 
+import os
+
 from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
-from weighlock.formats import plain_pickle, safetensors, torch_legacy, torch_tar, torch_zip, torchscript
-from weighlock.formats.foreign import describe_foreign
+from weighlock.formats import torch_zip
 from weighlock.formats.reading import Contents, Reading
+from weighlock.formats.zip_archive import called
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
-from weighlock.storages.source import ByteSource, BytesSource
+from weighlock.storages.folders import FolderSource, LocalFolder
+from weighlock.storages.source import ByteSource, BytesSource, OpenedSource, PathSource
 
-__all__ = ["FORMATS", "read_any", "read_file"]
+__all__ = ["FORMATS", "read_any", "read_archive", "read_file", "with_folder"]
 
-FORMATS = ("torch-zip", "torch-legacy", "torch-tar", "torchscript", "pickle", "safetensors")
+FORMATS = (
+    "torch-zip",
+    "torch-legacy",
+    "torch-tar",
+    "torchscript",
+    "pickle",
+    "safetensors",
+    "npy",
+    "npz",
+    "gguf",
+    "sharded",
+    "dcp",
+    "deepspeed",
+)
 
 _HEAD = 4096
 
@@ -40,15 +56,41 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     CheckpointError
         If it is a checkpoint that cannot be read.
     """
+    if isinstance(source, FolderSource):
+        return _read_folder(source, reading)
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
-        return _read_zip(source, reading)
+        return read_archive(source, read_directory(source, reading.limits), reading)
+    return _read_other(source, head, reading)
+
+
+def _read_other(source: ByteSource, head: bytes, reading: Reading) -> Contents:
+    """Read what is no zip archive. The other formats are imported when a file may be of one."""
+    if head[:6] == b"\x93NUMPY":
+        from weighlock.formats.npy import read_npy
+
+        return read_npy(source, reading)
+    if head[:4] == b"GGUF":
+        from weighlock.formats.gguf import read as read_gguf
+
+        return read_gguf(source, reading)
+    if _is_safetensors(head, source.size):
+        from weighlock.formats.safetensors import read as read_safetensors
+
+        return read_safetensors(source, reading)
+    return _read_old(source, head, reading)
+
+
+def _read_old(source: ByteSource, head: bytes, reading: Reading) -> Contents:
+    from weighlock.formats import plain_pickle, torch_legacy, torch_tar
+    from weighlock.formats.foreign import describe_foreign
+
     if torch_legacy.matches(head):
         return torch_legacy.read(source, reading)
     if torch_tar.matches(head):
-        return _read_tar(source, reading)
-    if safetensors.matches(head, source.size):
-        return safetensors.read(source, reading)
+        if torch_tar.find_members(source):
+            return torch_tar.read(source, reading)
+        raise describe_foreign(source)
     foreign = describe_foreign(source) if head[:1] != b"\x80" else None
     if foreign is not None and getattr(foreign, "kind", None) not in _COULD_BE_PICKLES:
         raise foreign
@@ -57,27 +99,76 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     raise foreign or describe_foreign(source)
 
 
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file begins with the length of a JSON object that fits into it."""
+    length = int.from_bytes(head[:8], "little")
+    return len(head) > 8 and 2 <= length <= size - 8 and head[8:9] == b"{"
+
+
+def with_folder(source: ByteSource) -> ByteSource:
+    """Return a source on disk as it is; for the index of a set, its folder, from which the set is read."""
+    if not isinstance(source, PathSource | OpenedSource):
+        return source
+    # Asked of every file that is opened: nearly all are none.
+    if source.read_at(0, min(source.size, 16)).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b""):
+        return source
+    from weighlock.formats.sharded import looks_like_index
+
+    if not looks_like_index(source):
+        return source
+    source.close()
+    folder, name = os.path.split(source.name)
+    return FolderSource(LocalFolder(folder), name)
+
+
+def _read_folder(source: FolderSource, reading: Reading) -> Contents:
+    from weighlock.formats import dcp, deepspeed, sharded
+
+    if source.index is not None:
+        return sharded.read(source, source.index, reading)
+    names = source.names()
+    if dcp.METADATA in names:
+        return dcp.read(source, reading)
+    index = sharded.find_index(names)
+    if index is not None:
+        return sharded.read(source, index, reading)
+    if dcp.is_hub_form(names):
+        return dcp.read_hub_form(source, reading)
+    tag = None if deepspeed.is_zero(names) else deepspeed.find_tag(source, names)
+    if tag is not None:
+        inside = source.folder.below(tag)
+        return deepspeed.read(source, [] if inside is None else inside.names(), f"{tag}/", reading)
+    if deepspeed.is_zero(names):
+        return deepspeed.read(source, names, "", reading)
+    from weighlock.formats.foreign import describe_folder
+
+    raise describe_folder(source.name)
+
+
 # Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.
 _COULD_BE_PICKLES = frozenset({None, "text", "unknown", "python"})
 
 
-def _read_tar(source: ByteSource, reading: Reading) -> Contents:
-    if torch_tar.find_members(source):
-        return torch_tar.read(source, reading)
-    raise describe_foreign(source)
-
-
-def _read_zip(source: ByteSource, reading: Reading) -> Contents:
-    directory = read_directory(source, reading.limits)
-    names = ["/" + record.name for record in directory.records]
-    if any(name.endswith("/data.pkl") for name in names):
-        program = any(name.endswith("/constants.pkl") for name in names)
+def read_archive(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Contents:
+    """Read the checkpoint in a zip archive whose directory is read already; raises as `read_any`."""
+    if called(directory, "data.pkl"):
+        program = bool(called(directory, "constants.pkl"))
         if program and not reading.options.scripts:
             raise ScriptArchiveError("the file is a TorchScript archive", path=source.name)
-        return torchscript.read(source, directory, reading) if program else torch_zip.read(source, directory, reading)
+        if not program:
+            return torch_zip.read(source, directory, reading)
+        from weighlock.formats import torchscript
+
+        return torchscript.read(source, directory, reading)
     files = [record for record in directory.records if not record.name.endswith("/")]
+    if files and all(record.name.endswith(".npy") for record in files):
+        from weighlock.formats.npy import read_npz
+
+        return read_npz(source, directory, reading)
     if len(files) == 1:
         return _read_only_member(source, directory, reading)
+    from weighlock.formats.foreign import describe_foreign
+
     raise describe_foreign(source)
 
 
@@ -89,10 +180,15 @@ def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Read
     try:
         contents = read_any(inner, reading)
     except NotACheckpointError as error:
+        from weighlock.formats.foreign import describe_foreign
+
         raise describe_foreign(source) from error
     if contents.format == "torch-zip" and len(directory.records) > 1:
         raise DirectoryError("a checkpoint beside other entries in an archive", path=source.name)
     contents.end = source.size
+    from weighlock.formats.zip_rows import zip_rows
+
+    contents.layout = lambda: zip_rows(source, directory, frozenset())
     notes = contents.notes
     contents.notes = lambda: {**notes(), "inside": record.name}
     return contents

@@ -175,7 +175,7 @@ def _json(source: ByteSource, head: bytes) -> CheckpointError | None:
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"[") or not _is_text(head):
         return None
     if b'"weight_map"' in head or _near_end(source, b'"weight_map"'):
-        hint = "Load the files that it names in its weight_map, one by one: the tensors are there."
+        hint = "Give its path, not its bytes: the files in its weight_map are looked for beside it."
         return _not(source, "safetensors-index", "the file is the index of a sharded checkpoint", hint)
     fields = _fields(source)
     message = next((fields[key] for key in ("error", "message", "detail") if isinstance(fields.get(key), str)), None)

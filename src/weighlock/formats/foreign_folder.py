@@ -39,19 +39,12 @@ def _describe(path: str, names: list[str]) -> tuple[str, str, str]:
     checkpoints = [name for name in names if name.lower().endswith(_ENDINGS)]
     listed = ", ".join(safe_text(name, limit=60) for name in checkpoints[:_SHOWN])
     listed += f" and {len(checkpoints) - _SHOWN} more" if len(checkpoints) > _SHOWN else ""
-    if ".metadata" in known:
-        command = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER OUT.pt"
-        hint = f"PyTorch turns it into one file: {command}"
-        return "dcp-folder", "this is a distributed checkpoint, a folder", hint
     if "saved_model.pb" in known:
         return "tensorflow-folder", "this is a TensorFlow SavedModel, a folder", "TensorFlow reads it."
     if "data.pkl" in known:
         name = os.path.basename(os.path.abspath(path))
         hint = f"Pack it again, uncompressed, from the folder above it: zip -0 -r model.pt {safe_text(name)}"
         return "unzipped-folder", "this is the content of a checkpoint that was unpacked, a folder", hint
-    if any(name.endswith(".index.json") for name in names):
-        hint = f"Load its parts one by one: {listed}." if listed else "The parts that its index names are missing."
-        return "sharded-folder", "this is a folder with a sharded checkpoint", hint
     if "config.json" in known and checkpoints:
         return "transformers-folder", "this is a model's folder", f"Load the file inside: {listed}."
     if checkpoints:

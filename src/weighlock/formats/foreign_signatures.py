@@ -37,8 +37,6 @@ SIGNATURES: Final = (
     _compressed(b"7z\xbc\xaf\x27\x1c", "7z", "7-Zip archive", "7z x FILE, then load what is inside."),
     _compressed(b"Rar!\x1a\x07", "rar", "RAR archive", "unrar x FILE, then load what is inside."),
     _compressed(b"\x1f\x9d", "compress", "Unix compress", "uncompress FILE"),
-    Signature(0, b"\x93NUMPY", "npy", "a NumPy array (.npy)", "Read it with numpy.load(path)."),
-    Signature(0, b"GGUF", "gguf", "a GGUF model", "The gguf package and llama.cpp read it."),
     Signature(0, b"lmgg", "ggml", "a GGML model", _GGML),
     Signature(0, b"fmgg", "ggml", "a GGML model", _GGML),
     Signature(0, b"tjgg", "ggml", "a GGML model", _GGML),

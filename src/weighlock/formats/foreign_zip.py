@@ -30,8 +30,6 @@ _UNPACK: Final = "Unpack it and load the checkpoint inside, if there is one."
 
 # The first row that fits is taken.
 _KINDS: Final = (
-    _Kind("npz", "a NumPy archive (.npz)", "Read it with numpy.load(path).",
-          lambda names: all(name.endswith(".npy") for name in names)),
     _Kind("keras", "a Keras model", "Read it with keras.models.load_model(path).",
           lambda names: {"config.json", "metadata.json"} <= names or "model.weights.h5" in names),
     _Kind("office", "an office document", "The weights are in another file.", _any("[Content_Types].xml", "mimetype")),

@@ -11,10 +11,7 @@ from weighlock.errors import UnsupportedError
 from weighlock.pickling.pickler import Pickler
 from weighlock.storages.sinks import GatheringSink, Sink, StorageRecords
 
-__all__ = ["PID_TAIL", "check_machine", "write_legacy"]
-
-# What a persistent id has here beyond the zip format's: no storage is a view of another.
-PID_TAIL: Final = (None,)
+__all__ = ["check_machine", "write_legacy"]
 
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION: Final = 1001
@@ -28,7 +25,7 @@ def write_legacy(sink: Sink, pickle: bytes, storages: StorageRecords, unit_sizes
     ----------
     sink : Sink
     pickle : bytes
-        Of the object, with persistent ids that end with `PID_TAIL`.
+        Of the object, with persistent ids that end with `reductions.PID_TAIL`.
     storages : StorageRecords
     unit_sizes : list of int
         Bytes of one element of each storage.
@@ -46,7 +43,9 @@ def write_legacy(sink: Sink, pickle: bytes, storages: StorageRecords, unit_sizes
     gathering, buffer = GatheringSink(sink), storages.buffer
     if buffer is None:
         raise UnsupportedError("the legacy format has no room for data that are not there")
-    gathering.write(b"".join((*before, pickle, _pickled(keys, protocol))))
+    start = b"".join((*before, pickle, _pickled(keys, protocol)))
+    sink.reserve(len(start) + 8 * len(keys) + sum(storages.sizes))
+    gathering.write(start)
     for key in keys:
         index = int(key)
         gathering.write((storages.sizes[index] // unit_sizes[index]).to_bytes(8, "little"))

@@ -5,7 +5,7 @@ A format's module has one function ``read(source, reading) -> Contents``. It run
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError, UnsafeGlobalError, WeighlockError
 from weighlock.formats.layout import LayoutRow
@@ -230,14 +230,24 @@ class Reading:
             self._depth -= 1
 
 
+# What FSDP saves as a sharded state_dict, one file per process.
+_SHARDED: Final = "torch.distributed._shard.sharded_tensor."
+_ONE_PROCESS: Final = (
+    "The file holds the parts that one process had of sharded tensors: save with torch.distributed.checkpoint, or "
+    "gather a full state_dict first. "
+)
+
+
 def unsafe_global_error(names: dict[str, tuple[str, ...]]) -> UnsafeGlobalError:
     """Return the one error that names every unknown global and where it stands."""
     listed = "; ".join(f"{name} at {', '.join(paths[:3])}" if paths else name for name, paths in names.items())
     count = "1 global that is" if len(names) == 1 else f"{len(names)} globals that are"
+    part = _ONE_PROCESS if any(name.startswith(_SHARDED) for name in names) else ""
     return UnsafeGlobalError(
         f"the file names {count} neither known data nor allowed: {listed}",
         globals=names,
-        hint="To look at them as inert data, pass on_unknown='stub'. To build the classes for real, if you trust them "
+        hint=part
+        + "To look at them as inert data, pass on_unknown='stub'. To build the classes for real, if you trust them "
         "with any arguments, name them with weighlock.add_safe_globals([...]).",
     )
 

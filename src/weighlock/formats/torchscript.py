@@ -17,7 +17,7 @@ from weighlock.pickling.allowlist import Known
 from weighlock.pickling.inert import Described, ScriptClass
 from weighlock.storages.source import ByteSource
 
-__all__ = ["read"]
+__all__ = ["ScriptRows", "read"]
 
 Args = tuple[Any, ...]
 
@@ -34,7 +34,7 @@ _JIT_NAMES: Final = (
 )  # fmt: skip
 
 
-class _ScriptRows:
+class ScriptRows:
     """Every class of the archive's own program is known data, whatever its name."""
 
     def __init__(self, members: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> None:
@@ -72,7 +72,7 @@ def read(source: ByteSource, directory: ZipDirectory, reading: Reading) -> Conte
         archive.record("data.pkl"),
         archive.storage_loader("data/", "tensors/"),
         record=f"{archive.root}data.pkl",
-        allowlist=reading.allowlist.extended(_ScriptRows(script_members(archive))),
+        allowlist=reading.allowlist.extended(ScriptRows(script_members(archive))),
         plain=True,
     )
     return Contents(made, "torchscript", source.size, archive.notes, archive.storages, layout=archive.layout)

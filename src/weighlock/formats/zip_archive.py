@@ -1,22 +1,25 @@
 """Storages in the records of a zip archive: what PyTorch's zip files and TorchScript archives share."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
-from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError
+from weighlock.errors import DamagedError, DirectoryError, TensorBoundsError, WeighlockError
 from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
-from weighlock.formats.zip_layout import zip_rows
 from weighlock.formats.zip_records import read_records
 from weighlock.formats.zip_remains import LOCAL_SIZE
-from weighlock.formats.zip_windows import plan_windows, read_windows, scatter_windows
+from weighlock.formats.zip_windows import WindowPlan, read_windows, scatter_windows
+from weighlock.pickling.columns import Form
 from weighlock.storages.ranges import RangedSource
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
+from weighlock.tensors.columns import TensorColumns, TensorForm
+from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
 
-__all__ = ["ZipArchive"]
+__all__ = ["StorageLoader", "ZipArchive", "called"]
 
 # What is known of how an archive was written, and the records that say so.
 _NOTES: Final = {
@@ -25,6 +28,9 @@ _NOTES: Final = {
     "storage_alignment": (".storage_alignment",),
     "torch_format_version": (".format_version",),
 }
+
+_SIZE: Final = attrgetter("size")
+_NBYTES: Final = attrgetter("nbytes")
 
 
 class ZipArchive:
@@ -44,9 +50,11 @@ class ZipArchive:
         self.reading = reading
         self.root = root_of(directory)
         skip = len(self.root)
-        self.records: Mapping[str, ZipRecord] = {record.name[skip:]: record for record in directory.records}
+        self.records: Mapping[str, ZipRecord] = dict(
+            zip([name[skip:] for name in directory.names], directory.records, strict=True)
+        )
         self.storages: dict[str, StorageRef] = {}
-        self._windows: dict[int, tuple[Window, int]] | None = None
+        self._windows: WindowPlan | None = None
         order = self.text("byteorder") or reading.leaves.byteorder
         if order not in ("little", "big"):
             raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
@@ -80,35 +88,16 @@ class ZipArchive:
 
     def layout(self) -> Iterator[LayoutRow]:
         """Yield what the bytes of the archive are there for."""
+        from weighlock.formats.zip_rows import zip_rows  # a load never asks
+
         records = frozenset(ref.record for ref in self.storages.values())
         return zip_rows(self.source, self.directory, records)
 
-    def storage_loader(self, *folders: str) -> Any:
+    def storage_loader(self, *folders: str) -> "StorageLoader":
         """Return the persistent-id function for a pickle whose storages lie in one of `folders`."""
-        made: dict[str, Any] = {}
-        records, folder, make = self.records, folders[0], self.reading.leaves.storage
+        return StorageLoader(self, folders)
 
-        def persistent_load(pid: Any) -> Any:
-            kind, key, location, numel = parse_persistent_id(pid)
-            found = made.get(key)
-            # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
-            if found is None or not numel:
-                record = records.get(folder + key)
-                if record is None:
-                    found = made[key] = make(self._unusual(key, kind, location, numel, folders))
-                    return found
-                ref = StorageRef(
-                    key, kind.dtype, numel, location, self, record.name, record, self.byteorder, kind.untyped
-                )
-                if record.size != ref.nbytes:
-                    raise self._wrong_size(ref, record)
-                self.storages[key] = ref
-                found = made[key] = make(ref)
-            return found
-
-        return persistent_load
-
-    def _unusual(self, key: str, kind: StorageClass, location: str, numel: int, folders: tuple[str, ...]) -> StorageRef:
+    def unusual(self, key: str, kind: StorageClass, location: str, numel: int, folders: tuple[str, ...]) -> StorageRef:
         """Describe a storage that is not in the first folder: in another one, or without data."""
         for folder in folders[1:]:
             record = self.records.get(folder + key)
@@ -117,7 +106,7 @@ class ZipArchive:
                     key, kind.dtype, numel, location, self, record.name, record, self.byteorder, kind.untyped
                 )
                 if record.size != ref.nbytes:
-                    raise self._wrong_size(ref, record)
+                    raise self.wrong_size(ref, record)
                 self.storages[key] = ref
                 return ref
         name = f"{self.root}{folders[0]}{key}"
@@ -126,7 +115,7 @@ class ZipArchive:
         ref = self.storages[key] = StorageRef(key, kind.dtype, numel, location, None, name, None, untyped=kind.untyped)
         return ref
 
-    def _wrong_size(self, ref: StorageRef, record: ZipRecord) -> TensorBoundsError:
+    def wrong_size(self, ref: StorageRef, record: ZipRecord) -> TensorBoundsError:
         return TensorBoundsError(
             "a record has another size than its storage",
             expected=f"{ref.nbytes} bytes ({ref.numel} x {ref.dtype.name})", got=str(record.size),
@@ -154,9 +143,16 @@ class ZipArchive:
 
     def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
         """Return the window of a small stored record, and where in it the data will lie."""
+        offset = ref.handle.header_offset
+        window = self.windows.owners.get(offset)
+        return None if window is None else (window, self.windows.places[offset])
+
+    @property
+    def windows(self) -> WindowPlan:
+        """All windows of the archive."""
         if self._windows is None:
-            self._windows = plan_windows(self, self.directory)
-        return self._windows.get(ref.handle.header_offset)
+            self._windows = WindowPlan(self, self.directory.records)
+        return self._windows
 
     def scatter(self, windows: Sequence[tuple[Window, Mapping[int, memoryview]]], *, verify: bool) -> list[Window]:
         """Read small storages straight to where they belong; return the windows of which that could not be done."""
@@ -167,21 +163,185 @@ class ZipArchive:
         read_windows(self.source, windows, verify=verify)
 
 
+class StorageLoader:
+    """The persistent-id function of one pickle: each storage once, whatever mentions it; many at once where it can.
+
+    Parameters
+    ----------
+    archive : ZipArchive
+    folders : sequence of str
+        Where the storages' records lie; nearly always in the first.
+    """
+
+    __slots__ = (
+        "_archive",
+        "_columns",
+        "_folders",
+        "_in_columns",
+        "_leaves",
+        "_made",
+        "_places",
+        "_prefix",
+        "_records",
+    )
+
+    def __init__(self, archive: ZipArchive, folders: tuple[str, ...]) -> None:
+        self._archive = archive
+        self._records = archive.records
+        self._leaves = archive.reading.leaves
+        self._folders = folders
+        self._prefix = folders[0]
+        self._made: dict[str, Any] = {}
+        self._in_columns: set[str] = set()
+        self._columns: list[tuple[TensorColumns, list[Any]]] = []
+        self._places: dict[str, tuple[TensorColumns, list[Any], int]] = {}
+
+    def __call__(self, pid: Any) -> Any:
+        """Return the storage that a persistent id names."""
+        kind, key, location, numel = parse_persistent_id(pid)
+        # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
+        if numel:
+            found = self._made.get(key)
+            if found is not None:
+                return found
+            if key in self._in_columns:
+                return self._from_columns(key)
+        archive = self._archive
+        record = self._records.get(self._prefix + key)
+        if record is None:
+            found = self._made[key] = self._leaves.storage(archive.unusual(key, kind, location, numel, self._folders))
+            return found
+        ref = StorageRef(
+            key, kind.dtype, numel, location, archive, record.name, record, archive.byteorder, kind.untyped
+        )
+        if record.size != ref.nbytes:
+            raise archive.wrong_size(ref, record)
+        archive.storages[key] = ref
+        found = self._made[key] = self._leaves.storage(ref)
+        return found
+
+    def _from_columns(self, key: str) -> Any:
+        """Return a storage that came in columns, and is mentioned again."""
+        for columns, tensors in self._columns:
+            self._places.update((name, (columns, tensors, index)) for index, name in enumerate(columns.keys))
+        self._columns.clear()
+        columns, tensors, index = self._places[key]
+        found = self._made[key] = self._leaves.storage_of(columns, index, tensors[index])
+        self._archive.storages[key] = found.ref
+        return found
+
+    # Many at once
+
+    def form(self, form: Form, key: str) -> TensorForm | None:
+        """Return what is known of all tensors of one form, their bounds checked; None to have them taken one by one."""
+        try:
+            kind, _, location, numel = parse_persistent_id(form.full_pid(key))
+            ref = StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
+            check_view(ref.nbytes, kind.dtype.itemsize, form.offset, form.size, form.stride)
+        except WeighlockError:
+            return None
+        if not numel:
+            return None
+        return TensorForm(ref, form.offset, form.size, form.stride, form.requires_grad)
+
+    def batch(self, keys: list[str], forms: list[TensorForm | None]) -> "TensorBatch":
+        """Return what makes the tensors on these storages, many at once."""
+        records = list(map(self._records.get, map(self._prefix.__add__, keys)))
+        return TensorBatch(self, keys, forms, records, self._doubts(keys, forms, records))
+
+    def _doubts(
+        self, keys: list[str], forms: list[TensorForm | None], records: list[ZipRecord | None]
+    ) -> list[int]:  # fmt: skip
+        """Return which of these tensors are not the first on their storage, or do not fit to its record."""
+        fresh = set(keys)
+        if (
+            len(fresh) == len(keys) and None not in forms and None not in records
+            and list(map(_SIZE, records)) == list(map(_NBYTES, forms))
+            and self._in_columns.isdisjoint(fresh) and fresh.isdisjoint(self._made)
+        ):  # fmt: skip
+            return []
+        found = []
+        seen: set[str] = set()
+        for index, (key, form, record) in enumerate(zip(keys, forms, records, strict=True)):
+            known = key in seen or key in self._made or key in self._in_columns
+            if known or form is None or record is None or record.size != form.nbytes:
+                found.append(index)
+            seen.add(key)
+        return found
+
+    def make(self, columns: TensorColumns) -> list[Any] | None:
+        """Return the tensors of these columns; None, with nothing changed, where they are to be made one by one."""
+        tensors = self._leaves.strided_columns(columns)
+        if tensors is None:
+            return None
+        for index, storage in columns.storages.items():
+            key = columns.keys[index]
+            self._made[key] = storage
+            self._archive.storages[key] = storage.ref
+        if len(columns.storages) < len(columns.keys):
+            self._in_columns.update(columns.keys)
+            self._columns.append((columns, tensors))
+        return tensors
+
+    def columns(self, keys: list[str], records: list[Any], forms: list[Any]) -> TensorColumns | None:
+        """Return what the leaves are asked for; None where one of the storages was named meanwhile."""
+        if not self._made.keys().isdisjoint(keys):
+            return None
+        return TensorColumns(self._archive, keys, records, forms, self._archive.byteorder)
+
+
+class TensorBatch:
+    """Tensors that a pickle describes one after the other.
+
+    Attributes
+    ----------
+    doubts : list of int
+        Which of them are to be made one by one, in the order of the pickle.
+    """
+
+    __slots__ = ("_forms", "_keys", "_loader", "_records", "doubts")
+
+    def __init__(
+        self, loader: StorageLoader, keys: list[str], forms: list[Any], records: list[Any], doubts: list[int]
+    ) -> None:
+        self._loader = loader
+        self._keys = keys
+        self._forms = forms
+        self._records = records
+        self.doubts = doubts
+
+    def make(self, begin: int, end: int) -> list[Any] | None:
+        """Return a stretch of the tensors, no doubt among them; None, with nothing changed, to decline."""
+        where = slice(begin, end)
+        columns = self._loader.columns(self._keys[where], self._records[where], self._forms[where])
+        return None if columns is None else self._loader.make(columns)
+
+
+def called(directory: ZipDirectory, file: str) -> list[str]:
+    """Return the names of which this is the last part, in the directory's order."""
+    text, ending, found = "\0".join(["", *directory.names, ""]), file + "\0", []
+    place = text.find(ending)
+    while place > 0:
+        if text[place - 1] in "/\0":
+            found.append(text[text.rfind("\0", 0, place) + 1 : place + len(file)])
+        place = text.find(ending, place + 1)
+    return found
+
+
 def root_of(directory: ZipDirectory) -> str:
     """Return the folder that holds the archive's records, with its slash: that of the record ``data.pkl``.
 
     PyTorch takes the folder of whichever record comes first; we ask for the one that holds the pickle, and for there
     being one only, so that both read the same file.
     """
-    found = [record.name for record in directory.records if record.name.endswith("data.pkl")]
-    found = [name for name in found if name.rpartition("/")[2] == "data.pkl"]
+    found = called(directory, "data.pkl")
     shallow = min((name.count("/") for name in found), default=0)
     roots = [name.removesuffix("data.pkl") for name in found if name.count("/") == shallow]
     if not roots:
         return ""
     if len(roots) > 1:
         raise DirectoryError("the archive holds several checkpoints side by side", got=", ".join(roots[:4]))
-    first = directory.records[0].name
+    first = directory.names[0]
     if not first.startswith(roots[0]):
         raise DirectoryError(
             "the archive's first record lies outside of the folder of its pickle, where PyTorch would look",

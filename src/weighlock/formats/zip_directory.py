@@ -28,22 +28,24 @@ from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
 __all__ = [
+    "ENCRYPTED",
     "ZipDirectory",
     "ZipRecord",
     "data_offset",
     "data_offsets",
+    "entry_struct",
     "parse_local_header",
     "read_directory",
     "read_record",
+    "zip64_fields",
 ]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
-
 _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
-_ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
+ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
 _UTF8: Final = 0x0800
 
 _FIRST_RUN: Final = 4
@@ -67,9 +69,8 @@ class ZipRecord(NamedTuple):
         Bytes as read, and as they lie in the file.
     crc : int
         CRC-32 of the bytes as read; 0 means that it was not computed.
-    method : int
-        0 for stored, 8 for deflated.
-    flags : int
+    method, flags : int
+        0 for stored, 8 for deflated; the bits as they stand.
     end : int
         Where the next record or the directory begins: everything of this record lies before.
     """
@@ -96,20 +97,19 @@ class ZipDirectory:
 
     Attributes
     ----------
+    names : list of str
     records : list of ZipRecord
         In the directory's order.
-    comment : bytes
-    trailing_bytes : int
+    comment, trailing_bytes : bytes, int
         Bytes behind the archive that are not its comment.
-    start_of_directory, nbytes : int
-        Where the directory begins, and its length.
-    end : int
-        Where the archive ends, comment included.
+    start_of_directory, nbytes, end : int
+        Where the directory begins, its length, and where the archive ends, comment included.
     """
 
-    __slots__ = ("comment", "end", "nbytes", "records", "start_of_directory", "trailing_bytes")
+    __slots__ = ("comment", "end", "names", "nbytes", "records", "start_of_directory", "trailing_bytes")
 
-    def __init__(self, records: list[ZipRecord], end: EndRecord, size: int) -> None:
+    def __init__(self, names: list[str], records: list[ZipRecord], end: EndRecord, size: int) -> None:
+        self.names = names
         self.records = records
         self.comment = end.comment
         self.start_of_directory = end.offset
@@ -140,17 +140,18 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
         at = end.offset - base
         _check_count(end, limits)
         raw = tail[at : at + end.size] if at >= 0 else source.read_at(end.offset, end.size)
-        records = _checked_records(_Entries(raw, end), end, limits)
+        entries = _Entries(raw, end)
+        records = _checked_records(entries, end, limits)
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
-    return ZipDirectory(records, end, source.size)
+    return ZipDirectory(entries.names, records, end, source.size)
 
 
 # --------------------------------------------------------------------------------------------------- the entries
 
 
 @lru_cache(maxsize=256)
-def _entry_struct(layout: bytes) -> Struct:
+def entry_struct(layout: bytes) -> Struct:
     """Return the form of an entry whose name, extra and comment lengths are these six bytes."""
     name, extra, comment = (int.from_bytes(layout[at : at + 2], "little") for at in (0, 2, 4))
     return Struct(f"<4s4x2H4x3I6sH6xI{name}s{extra}s{comment}x")
@@ -181,7 +182,7 @@ class _Entries:
         for index, name in enumerate(self.names):
             narrow = [self.sizes[index], self.packed[index], self.offsets[index]]
             if _FULL32 in narrow:
-                wide = iter(_zip64_fields(self.extras[index]))
+                wide = iter(zip64_fields(self.extras[index]))
                 try:
                     values = [next(wide) if value == _FULL32 else value for value in narrow]
                 except StopIteration:
@@ -195,7 +196,7 @@ def _read_columns(raw: bytes) -> list[list[Any]]:
     position, run = 0, _FIRST_RUN
     while position < len(raw):
         layout = raw[position + 28 : position + 34]
-        entry = _entry_struct(layout) if len(layout) == 6 else None
+        entry = entry_struct(layout) if len(layout) == 6 else None
         if entry is None or position + entry.size > len(raw):
             raise DirectoryError("the directory ends inside an entry", got=f"entry {len(columns[0]) + 1}")
         stop = position + entry.size * min(run, (len(raw) - position) // entry.size)
@@ -237,7 +238,7 @@ def _decode_names(raw_names: list[bytes], flags: list[int]) -> list[str]:
     ]
 
 
-def _zip64_fields(extra: bytes) -> tuple[int, ...]:
+def zip64_fields(extra: bytes) -> tuple[int, ...]:
     """Return the 64-bit numbers of the zip64 extra field."""
     position = 0
     while position + 4 <= len(extra):
@@ -273,7 +274,9 @@ def _checked_records(entries: _Entries, end: EndRecord, limits: Limits) -> list[
 def _check_names(names: list[str]) -> None:
     text = "\0".join(names)
     folded = text.casefold()
-    keys = names if folded == text else folded.split("\0")
+    # PyTorch finds names without regard to case; in NumPy's archives of arrays, W and w are two.
+    exact = folded == text or all(name.endswith(".npy") for name in names)
+    keys = names if exact else folded.split("\0")
     if len(set(keys)) == len(keys):
         return
     seen: dict[str, str] = {}
@@ -286,7 +289,7 @@ def _check_names(names: list[str]) -> None:
 
 def _check_readable(entries: _Entries) -> None:
     for bits in set(entries.flags):
-        if bits & _ENCRYPTED:
+        if bits & ENCRYPTED:
             raise UnsupportedError("the record is encrypted", record=entries.names[entries.flags.index(bits)])
     for method in set(entries.methods) - {_STORED, _DEFLATED}:
         raise UnsupportedError(
@@ -373,7 +376,7 @@ def parse_local_header(buffer: bytes | memoryview, position: int, record: ZipRec
     if mark != LOCAL_MARK or name != stop - start or buffer[start:stop] != raw_name:
         raise _no_header(buffer, position, record)
     # PyTorch leaves the three numbers zero; what is not zero must agree.
-    if local_method != method or flags & _ENCRYPTED or crc or local_packed or size:
+    if local_method != method or flags & ENCRYPTED or crc or local_packed or size:
         _check_local_fields(record, (flags, local_method, crc, local_packed, size))
     if offset + LOCAL_SIZE + name + extra + packed > end:
         raise DirectoryError("the record's local header pushes its data into the next record", record=record.name)
@@ -391,7 +394,7 @@ def _no_header(buffer: bytes | memoryview, position: int, record: ZipRecord) -> 
 
 def _check_local_fields(record: ZipRecord, found: tuple[int, int, int, int, int]) -> None:
     flags, method, crc, packed, size = found
-    if method != record.method or flags & _ENCRYPTED:
+    if method != record.method or flags & ENCRYPTED:
         got = f"method {method}, flags {flags:#06x}"
         expected = f"method {record.method}, flags {record.flags:#06x}"
         raise DirectoryError("local header and directory differ", expected=expected, got=got, record=record.name)

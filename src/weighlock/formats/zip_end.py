@@ -12,11 +12,11 @@ from weighlock.errors import DirectoryError, UnsupportedError
 from weighlock.formats.zip_remains import END_MARK
 from weighlock.storages.source import ByteSource
 
-__all__ = ["ENTRY_SIZE", "EndRecord", "find_end", "read_tail"]
+__all__ = ["END", "ENTRY_SIZE", "EndRecord", "end_places", "find_end", "read_tail"]
 
 ENTRY_SIZE: Final = 46  # The least that the directory takes for one record.
 
-_END: Final = Struct("<4s4H2IH")  # disk, directory's disk, entries here, entries, bytes, offset, comment length
+END: Final = Struct("<4s4H2IH")  # disk, directory's disk, entries here, entries, bytes, offset, comment length
 _LOCATOR: Final = Struct("<4sIQI")  # disk, offset of the zip64 end record, disks
 _END64: Final = Struct("<4sQ4x2I4Q")  # bytes that follow, disk, directory's disk, entries here, entries, bytes, offset
 _LOCATOR_MARK: Final = b"PK\x06\x07"
@@ -25,7 +25,7 @@ _END64_MARK: Final = b"PK\x06\x06"
 _FULL16: Final = 0xFFFF
 _FULL32: Final = 0xFFFFFFFF
 _NEAR_END: Final = 16 << 10
-_LONGEST_END: Final = 0xFFFF + _END.size + _LOCATOR.size + _END64.size  # With the longest comment.
+_LONGEST_END: Final = 0xFFFF + END.size + _LOCATOR.size + _END64.size  # With the longest comment.
 
 
 class EndRecord(NamedTuple):
@@ -40,7 +40,7 @@ class EndRecord(NamedTuple):
     @property
     def stop(self) -> int:
         """Where the archive ends, its comment included."""
-        return self.position + _END.size + len(self.comment)
+        return self.position + END.size + len(self.comment)
 
 
 def read_tail(source: ByteSource) -> tuple[int, bytes]:
@@ -67,8 +67,8 @@ def find_end(tail: bytes, base: int) -> EndRecord | None:
     UnsupportedError
         If the archive is spread over several disks.
     """
-    places = list(_places(tail))
-    whole = [place for place in places if place + _END.size <= len(tail)]
+    places = list(end_places(tail))
+    whole = [place for place in places if place + END.size <= len(tail)]
     if not whole:
         return None
     if whole[-1] != places[-1]:
@@ -86,7 +86,8 @@ def find_end(tail: bytes, base: int) -> EndRecord | None:
     return end
 
 
-def _places(tail: bytes) -> Iterator[int]:
+def end_places(tail: bytes) -> Iterator[int]:
+    """Give where in `tail` the mark of an end record stands."""
     place = tail.find(END_MARK)
     while place >= 0:
         yield place
@@ -95,9 +96,9 @@ def _places(tail: bytes) -> Iterator[int]:
 
 def _read_end(tail: bytes, base: int, place: int) -> EndRecord:
     """Read the end record at `place` of the tail, and its zip64 form if it has one, and check it against the file."""
-    _, disk, directory_disk, here, entries, size, offset, comment = _END.unpack_from(tail, place)
+    _, disk, directory_disk, here, entries, size, offset, comment = END.unpack_from(tail, place)
     position = base + place
-    if place + _END.size + comment > len(tail):
+    if place + END.size + comment > len(tail):
         raise DirectoryError("the archive's comment reaches past the end of the file", offset=position)
     narrow = (disk, directory_disk, here, entries, size, offset)
     wide = _read_end64(tail, base, place)
@@ -114,7 +115,7 @@ def _read_end(tail: bytes, base: int, place: int) -> EndRecord:
         raise _misplaced(offset + size, directory_end)
     if entries * ENTRY_SIZE > size:
         raise DirectoryError("the directory is too small for its entries", got=f"{entries} entries in {size} bytes")
-    start = place + _END.size
+    start = place + END.size
     return EndRecord(position, entries, size, offset, tail[start : start + comment])
 
 

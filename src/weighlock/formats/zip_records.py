@@ -21,7 +21,7 @@ from weighlock.storages.plan import Task, run_in_order, thread_count
 from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource
 
-__all__ = ["read_records"]
+__all__ = ["first_bytes", "inflated", "read_records"]
 
 Wanted = tuple[ZipRecord, memoryview]
 
@@ -204,10 +204,27 @@ def _read_piece(plan: _Plan, offset: int, piece: memoryview) -> int:
 
 def _inflate_into(plan: _Plan, record: ZipRecord, target: memoryview) -> None:
     """Inflate a large record piece by piece, never past its target's end."""
-    source, engine = plan.source, zlib.decompressobj(-15)
+    done, crc = 0, 0
+    for data in inflated(plan.source, record):
+        target[done : done + len(data)] = data
+        crc = crc32(data, crc)
+        done += len(data)
+    if plan.verify:
+        check_crc(record, crc)
+
+
+def inflated(source: ByteSource, record: ZipRecord) -> Iterator[bytes]:
+    """Yield the bytes of a deflated record piece by piece; never more than it declares.
+
+    Raises
+    ------
+    DirectoryError
+        If it is no deflated data, or of another length.
+    """
+    engine = zlib.decompressobj(-15)
     position = data_offset(source, record)
     end = position + record.compressed_size
-    done, crc, packed = 0, 0, b""
+    done, packed = 0, b""
     while not engine.eof and (packed or position < end):
         if not packed:
             packed = source.read_at(position, min(_BITE, end - position))
@@ -219,13 +236,23 @@ def _inflate_into(plan: _Plan, record: ZipRecord, target: memoryview) -> None:
         packed = engine.unconsumed_tail
         if len(data) > record.size - done:
             break
-        target[done : done + len(data)] = data
-        crc = crc32(data, crc)
         done += len(data)
+        yield data
     if done != record.size or not engine.eof or engine.unused_data or position != end:
         raise DirectoryError(
             "the record inflates to another size", expected=f"{record.size} bytes", got=f"{done} or more",
             record=record.name,
         )  # fmt: skip
-    if plan.verify:
-        check_crc(record, crc)
+
+
+def first_bytes(source: ByteSource, record: ZipRecord, count: int) -> bytes:
+    """Return the first bytes of a record, inflated where it is deflated; unchecked, as the rest is not read."""
+    offset = data_offset(source, record)
+    if record.method == 0:
+        return source.read_at(offset, min(count, record.size))
+    # Deflate needs at most a few bytes more than it packs, behind its tables.
+    packed = source.read_at(offset, min(record.compressed_size, count + 4096))
+    try:
+        return zlib.decompressobj(-15).decompress(packed, count)
+    except zlib.error as error:
+        raise DirectoryError(f"the record cannot be inflated: {error}", record=record.name) from error

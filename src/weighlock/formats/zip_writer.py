@@ -1,104 +1,39 @@
 """The zip archive of `torch.save` in PyTorch 2.13, byte for byte but for its root folder and its serialization id.
 
-Where every byte goes follows from the names and sizes of the records alone, so the whole file is planned before the
-first byte is written. Checksums are computed while the data pass by; they stand behind them and in the directory.
+Where every byte goes follows from the names and sizes of the records alone, so the whole file is planned, and its space
+reserved, before the first byte is written. In a file that can be written in any order, two threads share the large
+records: while one writes a piece, the other computes the checksum of its own. Checksums stand behind the data and in
+the directory.
 
 PyTorch names the root folder after the file. Here it is always ``archive``, which is PyTorch's own name for files
 without one, and the id is made of the records' names and checksums: the same records make the same file.
 """
 
+import os
 import sys
-from collections.abc import Callable
-from functools import cache
-from struct import Struct
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from weighlock.storages.checksum import crc32
-from weighlock.storages.sinks import GATHER_UP_TO, Buffer, GatheringSink, Sink, StorageRecords
+from weighlock.formats.zip_layout import LIMIT, Layout, directory, ending, local_header, short_head, trailer
+from weighlock.storages.checksum import crc32, crc32_combine
+from weighlock.storages.plan import Task, run_in_order
+from weighlock.storages.sinks import GATHER_UP_TO, RUN, Buffer, Sink, StorageRecords
 
-__all__ = ["ALIGNMENT", "ZipForm", "local_header", "write_zip"]
+__all__ = ["ALIGNMENT", "ZipForm", "write_zip"]
 
 ALIGNMENT: Final = 64
-_ROOT: Final = "archive/"
+_ROOT: Final = b"archive/"
 
-# Sizes and positions from here on do not fit into 32 bits and stand in a zip64 field.
-_LIMIT: Final = 0xFFFFFFFF
-# Large records are written in pieces that are still in the processor's cache after their checksum was computed.
+# Large records are written in pieces that are still in the processor's cache after their checksum was computed, and
+# that end where a page of the file ends.
 _PIECE: Final = 1 << 20
-
-# Headers up to their first field that varies: signature, versions 0, flags, method 0 (stored), no time; locally also no
-# checksum and no sizes. Flags: the name is UTF-8, and a descriptor follows, unless there are no data.
-_LOCAL_START: Final = b"PK\x03\x04\0\0\x08\x08" + bytes(18)
-_EMPTY_LOCAL_START: Final = b"PK\x03\x04\0\0\x00\x08" + bytes(18)
-_CENTRAL_START: Final = b"PK\x01\x02\0\0\0\0\x08\x08" + bytes(6)
-_EMPTY_CENTRAL_START: Final = b"PK\x01\x02\0\0\0\0\x00\x08" + bytes(6)
-
-_U2_PAIR: Final = Struct("<HH").pack
-_CENTRAL: Final = Struct("<16sIIIHH10sI").pack
-_DESCRIPTOR: Final = Struct("<4sIII").pack
-_DESCRIPTOR64: Final = Struct("<4sIQQ").pack
-_END64: Final = Struct("<4sQHHIIQQQQ").pack
-_LOCATOR: Final = Struct("<4sIQI").pack
-_END: Final = Struct("<4sHHHHIIH").pack
-
-
-class _Archive:
-    """An archive being written: records go to the sink as they come, the directory is kept for the end."""
-
-    def __init__(self, sink: Sink, alignment: int, crc: Callable[..., int]) -> None:
-        self._sink = GatheringSink(sink)
-        self._alignment = alignment
-        self._crc = crc
-        self.offset = 0
-        self.directory: list[bytes] = []
-        self.names: list[bytes] = []
-        self.checksums: list[int] = []
-
-    def add(self, name: str, data: Buffer) -> None:
-        """Write one record: header, padding, data, and behind them what was learned from the data."""
-        encoded = (_ROOT + name).encode()
-        offset, size = self.offset, len(data)
-        header = local_header(encoded, offset, size, self._alignment)
-        if size <= GATHER_UP_TO:
-            crc = self._crc(data)
-            trailer = _trailer(offset, size, crc)
-            self._sink.write(b"".join((header, data, trailer)))
-        else:
-            self._sink.write(header)
-            crc = self._data(data, size)
-            trailer = _trailer(offset, size, crc)
-            self._sink.write(trailer)
-        self._note(encoded, len(header), size, len(trailer), crc)
-
-    def leave_room(self, name: str, size: int) -> None:
-        """Write what stands around a record's data, and no data: ``0`` for the checksum says that there is none."""
-        encoded = (_ROOT + name).encode()
-        header, trailer = local_header(encoded, self.offset, size, self._alignment), _trailer(self.offset, size, 0)
-        self._sink.write(header)
-        self._sink.skip(size)
-        self._sink.write(trailer)
-        self._note(encoded, len(header), size, len(trailer), 0)
-
-    def _note(self, name: bytes, head: int, size: int, tail: int, crc: int) -> None:
-        self.directory.append(_directory_entry(name, self.offset, size, crc))
-        self.offset += head + size + tail
-        self.names.append(name)
-        self.checksums.append(crc)
-
-    def _data(self, data: Buffer, size: int) -> int:
-        crc, view = 0, memoryview(data)
-        for start in range(0, size, _PIECE):
-            piece = view[start : start + _PIECE]
-            crc = self._crc(piece, crc)
-            self._sink.write(piece)
-        return crc
-
-    def finish(self) -> None:
-        """Write the directory and the records that end the file."""
-        directory = b"".join(self.directory)
-        self._sink.write(directory)
-        self._sink.write(_ending(len(self.directory), len(directory), self.offset))
-        self._sink.flush()
+_PAGE: Final = 4096
+# One thread writes at a time, as file systems have it; the other checks. A third has nothing to do.
+_THREADS: Final = 2
+_WORTH_THREADS: Final = 8 << 20
+# Smaller data are copied, which takes less time than another part of a write.
+_WORTH_NO_COPY: Final = 4 << 10
+_ID_SIZE: Final = 40
 
 
 class ZipForm(NamedTuple):
@@ -134,86 +69,181 @@ def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm
         The records ``data/0``, ``data/1`` ...
     form : ZipForm
     """
-    archive = _Archive(sink, form.alignment, crc32 if form.checksums else _no_crc)
-    archive.add("data.pkl", pickle)
-    archive.add(".format_version", b"1")
-    archive.add(".storage_alignment", str(form.alignment).encode())
-    byteorder = sys.byteorder.encode()
-    if form.byteorder_record:
-        archive.add("byteorder", byteorder)
-    for index, size in enumerate(storages.sizes):
-        if storages.buffer is None:
-            archive.leave_room(f"data/{index}", size)
-            continue
-        data = storages.buffer(index)
-        if len(data) != size:
-            raise AssertionError(f"storage {index} has {len(data)} bytes instead of {size}")
-        archive.add(f"data/{index}", data)
-    archive.add("version", b"3\n")
-    if not form.byteorder_record:
-        archive.add("byteorder", byteorder)
-    archive.add(".data/serialization_id", _serialization_id(archive.names, archive.checksums))
-    archive.finish()
+    byteorder = (b"byteorder", sys.byteorder.encode())
+    before = [
+        (b"data.pkl", pickle), (b".format_version", b"1"), (b".storage_alignment", b"%d" % form.alignment),
+        *([byteorder] if form.byteorder_record else []),
+    ]  # fmt: skip
+    behind = [
+        (b"version", b"3\n"), *([] if form.byteorder_record else [byteorder]),
+        (b".data/serialization_id", bytes(_ID_SIZE)),
+    ]  # fmt: skip
+    _Archive(sink, before, storages, behind, form).write()
+
+
+Records = list[tuple[bytes, bytes]]
+
+
+class _Archive:
+    """An archive being written: the records before the storages, the storages, and the records behind them."""
+
+    def __init__(self, sink: Sink, before: Records, storages: StorageRecords, behind: Records, form: ZipForm) -> None:
+        self._sink = sink
+        self._before, self._storages, self._behind = before, storages, behind
+        self._form = form
+        names = [_ROOT + name for name, _ in before]
+        names += [b"archive/data/%d" % index for index in range(len(storages.sizes))]
+        names += [_ROOT + name for name, _ in behind]
+        sizes = [*(len(data) for _, data in before), *storages.sizes, *(len(data) for _, data in behind)]
+        self._layout = Layout(names, sizes, form.alignment)
+        self._checksums = [0] * len(names)
+        self._pieces: dict[int, list[tuple[int, int]]] = {}  # of each large record: checksum and length of its pieces
+
+    def write(self) -> None:
+        """Write the whole file."""
+        if self._storages.buffer is not None:  # room that is left takes no space
+            self._sink.reserve(self._layout.total)
+        run_in_order(self._tasks(), self._threads())
+        for index in self._pieces:
+            self._checksums[index] = self._combined(index)
+            if self._sink.at_random:
+                end = self._layout.starts[index] + self._layout.sizes[index]
+                self._sink.write_at(end, self._trailer(index))
+        self._finish()
+
+    def _threads(self) -> int:
+        storages = self._storages
+        if not self._sink.at_random or not storages.any_thread or storages.buffer is None:
+            return 1
+        large = sum(size for size in storages.sizes if size > GATHER_UP_TO)
+        return min(_THREADS, os.cpu_count() or 1) if large > _WORTH_THREADS else 1
+
+    def _data(self) -> Iterator[Buffer | None]:
+        """Yield the data of each record but the last, when it is its turn; None where room is left for them."""
+        for _, data in self._before:
+            yield data
+        buffer = self._storages.buffer
+        for index, size in enumerate(self._storages.sizes):
+            stored = None if buffer is None else buffer(index)
+            if stored is not None and len(stored) != size:
+                raise AssertionError(f"storage {index} has {len(stored)} bytes instead of {size}")
+            yield stored
+        for _, data in self._behind[:-1]:
+            yield data
+
+    # Reason for the length: the one loop over all records; a call per record would double its time.
+    def _tasks(self) -> Iterator[tuple[int, Task]]:
+        """Yield what is to be written, in the order of the file: runs of small records, pieces of large ones."""
+        layout, checksums = self._layout, self._checksums
+        crc_of = crc32 if self._form.checksums else _no_crc
+        run, begin = _Run(), 0
+        for index, data in enumerate(self._data()):
+            name, size = layout.names[index], layout.sizes[index]
+            offset, start = layout.offsets[index], layout.starts[index]
+            small = run.small
+            if size and start < LIMIT and size < LIMIT:
+                first, last = short_head(len(name), start - offset)
+                small += (first, name, last)
+            else:
+                small.append(local_header(name, offset, size, self._form.alignment))
+            if data is not None and size <= GATHER_UP_TO:
+                crc = checksums[index] = crc_of(data)
+                if size > _WORTH_NO_COPY:
+                    run.add(data)
+                    small = run.small
+                    small.append(trailer(offset, size, crc))
+                else:
+                    small += (data, trailer(offset, size, crc))
+                if layout.offsets[index + 1] - begin > RUN:
+                    yield begin, self._write(begin, run.parts())
+                    run, begin = _Run(), layout.offsets[index + 1]
+                continue
+            yield begin, self._write(begin, run.parts())
+            run, begin = _Run(), layout.offsets[index + 1]
+            if data is None:
+                end = start + size
+                yield end, self._write(end, [trailer(offset, size, 0)])
+                continue
+            yield from self._large(index, data)
+            if not self._sink.at_random:  # all its pieces are written by now
+                checksums[index] = self._combined(index)
+                run.small.append(self._trailer(index))
+                begin = start + size
+        yield begin, self._write(begin, run.parts())
+
+    def _write(self, offset: int, parts: list[Buffer]) -> Task:
+        return lambda: self._sink.write_parts_at(offset, parts)
+
+    def _large(self, index: int, data: Buffer) -> Iterator[tuple[int, Task]]:
+        start, size, view = self._layout.starts[index], self._layout.sizes[index], memoryview(data)
+        pieces = self._pieces[index] = []
+        begin = 0
+        while begin < size:
+            end = min(begin + _PIECE - (start + begin) % _PAGE, size)
+            pieces.append((0, end - begin))
+            yield start + begin, self._piece(pieces, start + begin, view[begin:end])
+            begin = end
+
+    def _piece(self, pieces: list[tuple[int, int]], offset: int, data: memoryview) -> Task:
+        place = len(pieces) - 1
+
+        def task() -> None:
+            if self._form.checksums:
+                pieces[place] = (crc32(data), len(data))
+            self._sink.write_at(offset, data)
+
+        return task
+
+    def _combined(self, index: int) -> int:
+        """Return the checksum of a large record whose pieces are written."""
+        crc = 0
+        for checksum, length in self._pieces[index] if self._form.checksums else ():
+            crc = crc32_combine(crc, checksum, length)
+        return crc
+
+    def _trailer(self, index: int) -> bytes:
+        return trailer(self._layout.offsets[index], self._layout.sizes[index], self._checksums[index])
+
+    def _finish(self) -> None:
+        """Write what follows from the checksums: the last record, the directory and its end."""
+        layout, checksums = self._layout, self._checksums
+        name, offset = layout.names[-1], layout.offsets[-1]
+        data = _serialization_id(layout.names[:-1], checksums[:-1])
+        checksums[-1] = crc = crc32(data) if self._form.checksums else 0
+        entries = directory(layout, checksums)
+        self._sink.write_at(offset, b"".join((
+            local_header(name, offset, len(data), self._form.alignment), data, trailer(offset, len(data), crc),
+            entries, ending(len(layout.names), len(entries), layout.end),
+        )))  # fmt: skip
+
+
+class _Run:
+    """What is written in one go: small parts are joined, others stay where they lie."""
+
+    __slots__ = ("_parts", "small")
+
+    def __init__(self) -> None:
+        self._parts: list[Buffer] = []
+        self.small: list[Buffer] = []
+
+    def add(self, data: Buffer) -> None:
+        self._parts += (b"".join(self.small), data)
+        self.small = []
+
+    def parts(self) -> list[Buffer]:
+        return [*self._parts, b"".join(self.small)]
 
 
 def _no_crc(data: Buffer, crc: int = 0) -> int:
     return 0
 
 
-def local_header(name: bytes, offset: int, size: int, alignment: int = ALIGNMENT) -> bytes:
-    """Return what stands before the data of a record that begins at `offset`, so that the data are aligned."""
-    zip64 = b""
-    if size >= _LIMIT or offset >= _LIMIT:
-        zip64 = size.to_bytes(8, "little") + bytes(8) if size >= _LIMIT else b""
-        zip64 = _zip64(zip64, offset)
-    padding = -(offset + 30 + len(name) + len(zip64) + 4) % alignment
-    # Sizes and checksum stand in the directory alone.
-    start = _LOCAL_START if size else _EMPTY_LOCAL_START
-    return start + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _padding(padding)
-
-
-def _zip64(fields: bytes, offset: int) -> bytes:
-    """Return the zip64 field of a record: the given sizes, and its offset where that needs 64 bits."""
-    if offset >= _LIMIT:
-        fields += offset.to_bytes(8, "little")
-    return b"\x01\x00" + len(fields).to_bytes(2, "little") + fields
-
-
-def _trailer(offset: int, size: int, crc: int) -> bytes:
-    """Return what stands behind the data of a record."""
-    if not size:
-        return b""
-    if size >= _LIMIT or offset >= _LIMIT:
-        return _DESCRIPTOR64(b"PK\x07\x08", crc, size, size)
-    return _DESCRIPTOR(b"PK\x07\x08", crc, size, size)
-
-
-@cache
-def _padding(size: int) -> bytes:
-    return b"FB" + size.to_bytes(2, "little") + b"Z" * size
-
-
-def _directory_entry(name: bytes, offset: int, size: int, crc: int) -> bytes:
-    zip64 = b""
-    shown, place = size, offset
-    if size >= _LIMIT or offset >= _LIMIT:
-        zip64 = _zip64(size.to_bytes(8, "little") * 2 if size >= _LIMIT else b"", offset)
-        shown, place = min(size, _LIMIT), min(offset, _LIMIT)
-    start = _CENTRAL_START if size else _EMPTY_CENTRAL_START
-    return _CENTRAL(start, crc, shown, shown, len(name), len(zip64), bytes(10), place) + name + zip64
-
-
-def _ending(count: int, size: int, offset: int) -> bytes:
-    """Return the ends of the directory: the zip64 one, always, its locator, and the ordinary one."""
-    end64 = _END64(b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, size, offset)
-    locator = _LOCATOR(b"PK\x06\x07", 0, offset + size, 1)
-    shown = min(count, 0xFFFF)
-    return end64 + locator + _END(b"PK\x05\x06", 0, 0, shown, shown, min(size, _LIMIT), min(offset, _LIMIT), 0)
-
-
-def _serialization_id(names: list[bytes], checksums: list[int]) -> bytes:
+def _serialization_id(names: Sequence[bytes], checksums: Sequence[int]) -> bytes:
     """Return 40 digits: 20 that follow from the names of all records, 20 from their checksums."""
-    from hashlib import blake2b
+    try:
+        from _blake2 import blake2b  # hashlib would load OpenSSL beside it, which takes 4 MB and as many milliseconds
+    except ImportError:
+        from hashlib import blake2b
 
     digits = b""
     for material in (b"\n".join(names), b"".join(crc.to_bytes(4, "little") for crc in checksums)):

@@ -8,14 +8,15 @@ before all names have been judged. Advisory GHSA-2v3f-vmh6-4h65 (torch.hub wrote
 import os
 import re
 import stat
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from weighlock.errors import ArchiveError
 
-__all__ = ["MOST_BYTES", "MOST_MEMBERS", "Member", "extract", "read_members"]
+__all__ = ["MOST_BYTES", "MOST_MEMBERS", "Member", "check_names", "extract", "read_members", "why_unsafe"]
 
 MOST_MEMBERS: Final = 100_000
 MOST_BYTES: Final = 8 << 30
@@ -24,10 +25,15 @@ _MOST_RATIO: Final = 200
 _RATIO_FROM: Final = 64 << 20
 """Bytes: below this size packing well is no attack."""
 _LONGEST_LINK: Final = 4096
+_LONGEST_NAME: Final = 255
+"""Bytes; what file systems allow."""
+_LONGEST_PATH: Final = 1000
+"""Bytes; macOS allows 1024, and the cache's own path comes before."""
 
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 # Names that mean a device on Windows, whatever follows the first dot.
 _DEVICES: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|\Z)", re.IGNORECASE)
+_WINDOWS: Final = os.name == "nt"
 _COMMIT: Final = re.compile(rb"[0-9a-f]{40}\Z")
 
 
@@ -40,11 +46,13 @@ class Member(NamedTuple):
         Below the top folder, with slashes.
     mode : int
         Git's mode: 0o100644, 0o100755, 0o120000; 0o40000 for a folder.
+    info : zipfile.ZipInfo or None
+        None for a file of a commit that came by git.
     """
 
     path: str
     mode: int
-    info: zipfile.ZipInfo
+    info: Any = None
 
 
 def read_members(archive: zipfile.ZipFile, path: str) -> list[Member]:
@@ -74,13 +82,20 @@ def read_members(archive: zipfile.ZipFile, path: str) -> list[Member]:
     _check_sizes(infos, path)
     top = _top(infos, path)
     members = [member for info in infos if (member := _member(info, top, path)) is not None]
-    _check_collisions(members, path)
+    check_names(members, path)
     return members
 
 
 def commit_of(archive: zipfile.ZipFile) -> str | None:
     """Return the commit that git wrote into the archive's comment; None where there is none."""
     return archive.comment.decode("ascii") if _COMMIT.match(archive.comment) else None
+
+
+def commit_at_end(tail: bytes) -> str | None:
+    """Return the commit in the comment of an archive of which only the end is there (at least 62 bytes)."""
+    at = tail.rfind(b"PK\5\6")
+    comment = tail[at + 22 :] if at >= 0 else b""
+    return comment.decode("ascii") if _COMMIT.match(comment) else None
 
 
 def _check_sizes(infos: list[zipfile.ZipInfo], path: str) -> None:
@@ -112,7 +127,7 @@ def _top(infos: list[zipfile.ZipInfo], path: str) -> str:
 def _member(info: zipfile.ZipInfo, top: str, path: str) -> Member | None:
     # What stands in the file, before Python cuts it at a NUL or turns its slashes.
     raw = info.orig_filename
-    why = _why_unsafe(raw)
+    why = why_unsafe(raw)
     if why:
         raise ArchiveError(f"the archive has a member that {why}", path=path, record=raw)
     name = info.filename[len(top) :]
@@ -128,8 +143,11 @@ def _member(info: zipfile.ZipInfo, top: str, path: str) -> Member | None:
     return Member(name, 0o100755 if mode & 0o100 else 0o100644, info)
 
 
-def _why_unsafe(name: str) -> str:
+def why_unsafe(name: str) -> str:
+    """Say why a file of an archive or a commit may not have a name; an empty text where it may."""
     parts = name.rstrip("/").split("/")
+    if len(os.fsencode(name)) > _LONGEST_PATH or any(len(os.fsencode(part)) > _LONGEST_NAME for part in parts):
+        return "has a name that is too long"
     if "\0" in name or any(ord(character) < 32 for character in name):
         return "has a control character in its name"
     if "\\" in name:
@@ -142,29 +160,46 @@ def _why_unsafe(name: str) -> str:
         return "leads out of its folder"
     if "" in parts or "." in parts:
         return "has an empty part in its path"
-    if ".git" in (part.lower() for part in parts):
+    if any(_is_gits_own(part) for part in parts):
         return "would become git's own"
-    if os.name == "nt" and any(_DEVICES.match(part) or part[-1] in " ." or ":" in part for part in parts):
+    if _WINDOWS and any(_DEVICES.match(part) or part[-1] in " ." or ":" in part for part in parts):
         return "has a name that Windows does not allow"
     return ""
 
 
-def _check_collisions(members: list[Member], path: str) -> None:
-    """Refuse two members of one name, names that differ in case alone, and a file where a folder is."""
+def _is_gits_own(part: str) -> bool:
+    """Whether some system takes a name for ``.git``: in any case, as Windows shortens it, with what systems ignore."""
+    plain = "".join(character for character in part if unicodedata.category(character) != "Cf").casefold()
+    return plain.rstrip(" .").partition(":")[0] in (".git", "git~1")
+
+
+def _key(name: str) -> str:
+    """Return what is the same for names that some system takes for one: in case, or in how accents are written."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def check_names(members: list[Member], path: str) -> None:
+    """Refuse two members of one name, names that some system takes for one, and a file where a folder is.
+
+    Raises
+    ------
+    ArchiveError
+        If there are such.
+    """
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
     for member in members:
-        key = member.path.casefold()
+        key = _key(member.path)
         if key in seen and not (member.mode == 0o40000 and seen[key] == member.path):
             raise ArchiveError("the archive has two members of one name", path=path, record=member.path)
         seen[key] = member.path
         parts = member.path.split("/")
         for depth in range(1, len(parts) + (member.mode == 0o40000)):
             folder = "/".join(parts[:depth])
-            if folders.setdefault(folder.casefold(), folder) != folder:
+            if folders.setdefault(_key(folder), folder) != folder:
                 raise ArchiveError("the archive has two folders that differ in case alone", path=path, record=folder)
     for member in members:
-        if member.mode != 0o40000 and member.path.casefold() in folders:
+        if member.mode != 0o40000 and _key(member.path) in folders:
             raise ArchiveError("the archive has a file where it also has a folder", path=path, record=member.path)
 
 
@@ -223,15 +258,14 @@ def link(folder: str, name: str, target: bytes, path: str) -> None:
         If it would lead out, or where no file can be.
     """
     text = os.fsdecode(target)
+    if not text or "\0" in text or "\\" in text or os.path.isabs(text) or _DRIVE.match(text):
+        raise _leads_out(text, path, name)
     start = os.path.dirname(os.path.join(folder, *name.split("/")))
     inside = os.path.realpath(folder)
     reached = os.path.normpath(os.path.join(os.path.realpath(start), text))
     resolved = os.path.realpath(reached)
-    unsafe = not text or "\0" in text or "\\" in text or os.path.isabs(text) or _DRIVE.match(text) is not None
-    if unsafe or not all(place == inside or place.startswith(inside + os.sep) for place in (reached, resolved)):
-        raise ArchiveError(
-            "the archive has a link that leads out of its folder", got=text[:100], path=path, record=name
-        )
+    if not all(place == inside or place.startswith(inside + os.sep) for place in (reached, resolved)):
+        raise _leads_out(text, path, name)
     os.makedirs(start, exist_ok=True)
     try:
         os.symlink(text, os.path.join(folder, *name.split("/")))
@@ -241,6 +275,10 @@ def link(folder: str, name: str, target: bytes, path: str) -> None:
         # A system or a user that may not make links: git then leaves a file with the target's name, and so do we.
         with open(os.path.join(folder, *name.split("/")), "xb") as file:
             file.write(target)
+
+
+def _leads_out(text: str, path: str, name: str) -> ArchiveError:
+    return ArchiveError("the archive has a link that leads out of its folder", got=text[:100], path=path, record=name)
 
 
 def check_links(folder: str, names: list[str], path: str) -> None:

@@ -17,6 +17,7 @@ from weighlock.hub import entrypoints, git_tree, refs
 from weighlock.hub.archive import MOST_MEMBERS, check_links, link
 from weighlock.hub.checkpoints import Weights, file_sha256, find_weights, other_path, place_path
 from weighlock.hub.directories import Store, find_store, signature
+from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import load_lock
 from weighlock.hub.locks import forget, private_name, read_record, write_record
 from weighlock.hub.repositories import meta_path, publish
@@ -70,7 +71,7 @@ def write_bundle(
         record = read_record(place_path(store, file)) or {}
         weights.append(
             {
-                "url": url,
+                "url": without_user(url),
                 "name": os.path.basename(file),
                 "path": file,
                 "sha256": record.get("sha256") or file_sha256(file),
@@ -94,7 +95,8 @@ def _row(store: Store, working: Any) -> dict[str, Any]:
     known = refs.recall(store, repository)
     return {
         "host": repository.host, "owner": repository.owner, "name": repository.name, "kind": repository.kind,
-        "url": repository.url, "ref": repository.ref, "ref_name": known.name if known else "", "meta": meta,
+        "url": repository.url and without_user(repository.url),
+        "ref": repository.ref, "ref_name": known.name if known else "", "meta": meta,
         "root": working.root,
     }  # fmt: skip
 

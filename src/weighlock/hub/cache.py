@@ -16,7 +16,7 @@ from weighlock.hub.parts import leftovers
 from weighlock.hub.repositories import stored_commits
 from weighlock.hub.sources import Repository
 
-__all__ = ["Item", "check_item", "items", "prunable", "remove", "why"]
+__all__ = ["Item", "Reason", "check_item", "items", "prunable", "remove", "why"]
 
 _ABANDONED: Final = 86400.0
 """Seconds, after which a private folder is nobody's any more."""
@@ -229,7 +229,25 @@ def _forget_refs(store: Store, item: Item) -> None:
             return
 
 
-def why(store: Store, text: str, lock_files: Iterable[LockFile] = ()) -> Iterator[str]:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a thing is in the cache.
+
+    Attributes
+    ----------
+    item : Item
+    source : str or None
+        Where it came from.
+    locks : tuple of str
+        The lock files that name it.
+    """
+
+    item: Item
+    source: str | None
+    locks: tuple[str, ...]
+
+
+def why(store: Store, text: str, lock_files: Iterable[LockFile] = ()) -> Iterator[Reason]:
     """Say why a thing is in the cache.
 
     Parameters
@@ -239,18 +257,17 @@ def why(store: Store, text: str, lock_files: Iterable[LockFile] = ()) -> Iterato
     """
     locks = list(lock_files)
     for item in items(store):
-        if text not in item.name and text not in item.path:
-            continue
-        yield f"{item.kind} {item.name}"
-        yield f"  at {item.path}"
-        if item.facts.get("source"):
-            yield f"  from {item.facts['source']}"
-        for ref in item.used_by:
-            yield f"  because {ref} means this commit"
-        for lock in locks:
-            named = any(pin.commit in item.name for pin in lock.repositories)
-            if named or any(pin.sha256 == item.facts.get("sha256") for pin in lock.weights):
-                yield f"  because {lock.path} names it"
+        if text in item.name or text in item.path:
+            source = item.facts.get("source")
+            named = tuple(lock.path for lock in locks if _is_named(lock, item))
+            yield Reason(item, None if source is None else str(source), named)
+
+
+def _is_named(lock: LockFile, item: Item) -> bool:
+    digest = item.facts.get("sha256")
+    return any(pin.commit in item.name for pin in lock.repositories) or any(
+        pin.sha256 == digest for pin in lock.weights
+    )
 
 
 def record_of(store: Store, path: str) -> str:

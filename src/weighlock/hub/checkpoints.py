@@ -2,7 +2,8 @@
 
 Files have readable names, as torch.hub gives them, and stand where torch.hub looks. What each of them is stands in a
 record of ours: its URL, SHA-256 and size, and the file's times and number, which change whenever its content does. So a
-hit costs one `stat`; a file that changed is hashed anew, and set aside if it is not what was fetched.
+hit costs one `stat`; a file that changed is hashed anew (about a second for two gigabytes), and set aside if it is not
+what was fetched. Bytes that a disk lost without anyone writing are found by `weighlock cache verify`, which hashes all.
 """
 
 import dataclasses
@@ -22,9 +23,12 @@ from weighlock.errors import (
     OfflineError,
     PinError,
 )
-from weighlock.hub.directories import Store, is_file, signature
+from weighlock.hub.directories import Store, is_file, require_writable, signature
+from weighlock.hub.fetched import Expected
+from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import WeightsPin, load_lock
 from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
+from weighlock.hub.other_schemes import check_digest, fetch_otherwise, needs_no_network
 from weighlock.hub.settings import Settings
 from weighlock.hub.usage import note_weights
 
@@ -78,23 +82,31 @@ def find_weights(store: Store, weights: Weights, settings: Settings) -> str:
     HashMismatchError, PinError
         If they are not what they should be.
     """
+    named = without_user(weights.url)
     lock = load_lock(settings)
-    pin = lock.weights_of(weights.url) if lock else None
+    pin = lock.weights_of(named) if lock else None
     local = local_path(weights.url)
     if local is not None:
         return _local(weights, local, pin)
-    url = urldefrag(weights.url).url
+    url = urldefrag(named).url
     name = _file_name(weights, url)
     prefix = _hash_prefix(name, lenient=weights.lenient) if weights.check_hash else None
-    if prefix is None and pin is not None:
-        prefix = pin.sha256
+    prefix = _strictest(prefix, pin, name)
     finder = _Finder(store, weights, settings, url, name, prefix, pin)
-    path = finder.find()
-    if not weights.force and path is not None:
+    path = None if weights.force else finder.find()
+    if path is not None:
         return path
     with held(store, "weights", os.path.realpath(finder.folder), url):
-        path = None if weights.force else finder.find()
-        return path if path is not None else finder.fetch()
+        path = finder.find()
+        if path is not None and not weights.force:
+            return path
+        try:
+            return finder.fetch()
+        except DownloadError as error:
+            if path is None:
+                raise
+            warnings.warn(f"{error}; what is in the cache is used: {path}", stacklevel=2)
+            return path
 
 
 def local_path(url: str) -> str | None:
@@ -113,7 +125,7 @@ def _local(weights: Weights, path: str, pin: WeightsPin | None) -> str:
         raise MissingFileError("there is no such file", path=path)
     name = weights.name or os.path.basename(path)
     prefix = _hash_prefix(name, lenient=weights.lenient) if weights.check_hash else None
-    wanted = pin.sha256 if pin else prefix
+    wanted = _strictest(prefix, pin, path)
     if wanted is not None:
         check_digest(file_sha256(path), wanted, path)
     note_weights(weights.url, path, lambda: file_sha256(path))
@@ -149,6 +161,21 @@ def _hash_prefix(name: str, *, lenient: bool) -> str | None:
     )  # fmt: skip
 
 
+def _strictest(prefix: str | None, pin: WeightsPin | None, path: str) -> str | None:
+    """Return what a file's SHA-256 must begin with: all that is locked, even where the user asks for less.
+
+    Raises
+    ------
+    HashMismatchError
+        If the user asks for something else.
+    """
+    if pin is None:
+        return prefix
+    if prefix is not None:
+        check_digest(pin.sha256, prefix, path)
+    return pin.sha256
+
+
 class _Finder:
     # Reason for the parameters: what was asked, and what follows from it, decided once.
     def __init__(
@@ -170,7 +197,7 @@ class _Finder:
                     self._note(path, record["sha256"])
                     return path
                 self._set_aside(path, "it is no longer what was fetched")
-        if place_record(self.store, self.path) is None and is_file(self.path):
+        if not self.weights.force and place_record(self.store, self.path) is None and is_file(self.path):
             return self._adopted()
         return None
 
@@ -211,7 +238,7 @@ class _Finder:
         from weighlock.hub.download import Client
 
         try:
-            answer = Client(dataclasses.replace(self.settings, retries=0)).open("HEAD", self.url)
+            answer = Client(dataclasses.replace(self.settings, retries=0)).open("HEAD", self.weights.url)
             length = answer.length
             answer.close()
         except DownloadError as error:
@@ -242,9 +269,12 @@ class _Finder:
 
     def fetch(self) -> str:
         """Fetch the file."""
-        if self.settings.offline:
+        if self.settings.offline and not needs_no_network(self.url):
+            there = "cannot be fetched again" if self.weights.force and os.path.exists(self.path) else (
+                "are not in the cache, and nothing may be fetched"
+            )  # fmt: skip
             raise OfflineError(
-                "these weights are not in the cache, and nothing may be fetched: offline",
+                f"these weights {there}: offline",
                 url=self.url, path=self.folder,
                 hint=f"weighlock hub prefetch --url {self.url} fetches them where there is a network.",
             )  # fmt: skip
@@ -253,7 +283,10 @@ class _Finder:
         if record is not None and record.get("url") != self.url and os.path.exists(path):
             # Another URL's file has this name (torch.hub would hand that one out).
             path = self.other
-        found = fetch_to(path, self.url, self.settings, self.prefix, self.pin, self.weights.progress)
+        require_writable(self.folder, self.url)
+        found = fetch_to(
+            path, urldefrag(self.weights.url).url, self.settings, self.prefix, self.pin, self.weights.progress
+        )
         facts = {"sha256": found.sha256, "url": self.url, "etag": found.etag, "modified": found.modified,
                  "declared": found.declared is not None}  # fmt: skip
         self._remember(path, facts)
@@ -273,85 +306,52 @@ def fetch_to(
     *, weights: bool = True,
 ) -> Any:  # fmt: skip
     """Fetch a URL into a path, with a bar on the terminal; return what `transfer.fetch_file` says of it."""
-    from weighlock.hub.download import Client
-    from weighlock.hub.progress import shown
-    from weighlock.hub.transfer import Expected, fetch_file
-
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    if settings.offline and not needs_no_network(url):
+        # Before anything is imported that looks at the network: urllib3 opens a socket to see whether there is IPv6.
+        raise OfflineError("nothing may be fetched: offline", url=without_user(url),
+                           hint="WEIGHLOCK_OFFLINE=0 allows it.")  # fmt: skip
+    path = os.path.abspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        return _fetch_otherwise(path, url, prefix, settings)
+        return fetch_otherwise(path, url, prefix, settings.read_timeout)
+    from weighlock.hub.download import Client
+    from weighlock.hub.progress import shown
+    from weighlock.hub.transfer import fetch_file
+
+    client = Client(settings)
+    url = client.address(url)
     _logger.info("downloading %s to %s", url, path)
     expected = Expected(prefix, pin.size if pin else None, weights)
     with shown(progress, os.path.basename(path)) as report:
         try:
-            return fetch_file(Client(settings), url, path, expected, report)
+            return fetch_file(client, url, path, expected, report)
         except FileNotFoundError:
             # Another process, where locks do not work, took the unfinished file for an orphan. Once more, alone.
-            return fetch_file(Client(settings), url, path, expected, report)
-
-
-def _fetch_otherwise(path: str, url: str, prefix: str | None, settings: Settings) -> Any:
-    """Fetch ``data:``, ``file:`` and ``ftp:`` URLs, which torch.hub takes too."""
-    from weighlock.hub.download import open_other
-    from weighlock.hub.transfer import Fetched
-
-    if settings.offline and not url.startswith(("data:", "file:")):
-        raise OfflineError("nothing may be fetched: offline", url=url)
-    temporary = os.path.join(
-        os.path.dirname(os.path.abspath(path)), "." + private_name(os.path.basename(path)) + ".part"
-    )
-    digest = hashlib.sha256()
-    try:
-        with open_other(url, settings.read_timeout) as source, open(temporary, "xb") as target:
-            while piece := source.read(1 << 20):
-                digest.update(piece)
-                target.write(piece)
-        if prefix is not None:
-            check_digest(digest.hexdigest(), prefix, path)
-        size = os.path.getsize(temporary)
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, HashMismatchError):
-            raise
-        raise DownloadError(f"the address cannot be read: {error}", url=url[:200]) from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-    return Fetched(digest.hexdigest(), size, None, None, None)
-
-
-def check_digest(digest: str, prefix: str, path: str) -> None:
-    """Compare a SHA-256 with its expected beginning.
-
-    Raises
-    ------
-    HashMismatchError
-        If it is another.
-    """
-    if digest[: len(prefix)] != prefix:
-        raise HashMismatchError(f'invalid hash value (expected "{prefix}", got "{digest}")', path=path)
+            return fetch_file(client, url, path, expected, report)
 
 
 def download_to(store: Store, url: str, dst: str, prefix: str | None, progress: Any, settings: Settings) -> None:
     """Fetch a URL into a file of the user's choice; offline or locked, from the cache if it is there."""
     dst = os.path.abspath(os.path.expanduser(os.fspath(dst)))
+    named = without_user(url)
     lock = load_lock(settings)
-    pin = lock.weights_of(url) if lock else None
+    pin = lock.weights_of(named) if lock else None
+    wanted = _strictest(prefix, pin, dst)
     folder = os.path.dirname(dst)
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"the folder does not exist: {folder}")
-    held_already = _held_elsewhere(store, url) if settings.offline or pin else None
+    held_already = _held_elsewhere(store, named) if settings.offline or pin else None
     if held_already is not None:
-        _copy_checked(held_already, dst, prefix or (pin.sha256 if pin else None))
-        note_weights(url, dst, lambda: file_sha256(dst))
+        _copy_checked(held_already, dst, wanted)
+        note_weights(named, dst, lambda: file_sha256(dst))
         return
     with held(store, "download", os.path.realpath(dst)):
-        found = fetch_to(dst, url, settings, prefix or (pin.sha256 if pin else None), pin, progress, weights=False)
+        found = fetch_to(dst, url, settings, wanted, pin, progress, weights=False)
     if store.writable():
-        facts = {"sha256": found.sha256, "url": url, "etag": found.etag, "path": os.path.abspath(dst)}
+        facts = {"sha256": found.sha256, "url": named, "etag": found.etag, "path": os.path.abspath(dst)}
         write_record(place_path(store, dst), {**facts, "signature": signature(dst), "size": found.size})
-    note_weights(url, dst, lambda: str(found.sha256))
+    note_weights(named, dst, lambda: str(found.sha256))
 
 
 def _held_elsewhere(store: Store, url: str) -> str | None:

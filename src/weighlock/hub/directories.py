@@ -20,7 +20,9 @@ import sys
 import warnings
 from typing import Any, Final
 
-__all__ = ["Store", "find_store", "get_dir", "set_dir", "torch_home"]
+from weighlock.errors import ReadOnlyCacheError
+
+__all__ = ["Store", "find_store", "get_dir", "require_writable", "set_dir", "torch_home"]
 
 _TAG: Final = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -132,13 +134,32 @@ class Store:
 
     def writable(self) -> bool:
         """Whether anything can be added: a shared cache may be read-only."""
-        there = self.root
-        while not os.path.isdir(there):
-            parent = os.path.dirname(there)
-            if parent == there:
-                return False
-            there = parent
-        return os.access(there, os.W_OK | os.X_OK)
+        return _can_write(self.root)
+
+
+def require_writable(folder: str, what: str) -> None:
+    """Make sure that something can be put into a folder.
+
+    Raises
+    ------
+    ReadOnlyCacheError
+        If not. It says where else to put it.
+    """
+    if not _can_write(folder):
+        raise ReadOnlyCacheError(
+            f"{what} is not in the cache, and the cache cannot be written", path=folder,
+            hint="Set TORCH_HOME, or call weighlock.hub.set_dir, to use a folder of your own.",
+        )  # fmt: skip
+
+
+def _can_write(folder: str) -> bool:
+    there = os.path.abspath(folder)
+    while not os.path.isdir(there):
+        parent = os.path.dirname(there)
+        if parent == there:
+            return False
+        there = parent
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def find_store() -> Store:

@@ -4,11 +4,10 @@ A token is sent to its own host and to no other; one that is refused keeps nobod
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import urlsplit
-from urllib.request import urlopen
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
-from weighlock.errors import ArgumentError, DownloadError, OfflineError
+from weighlock.errors import DownloadError, OfflineError
 from weighlock.hub.hosts import Host, host_of_url
 from weighlock.hub.settings import Settings
 from weighlock.storages.connections import (
@@ -19,8 +18,11 @@ from weighlock.storages.connections import (
     netrc_authorization,
     origin_of,
 )
+from weighlock.storages.urls import without_user
 
 __all__ = ["Answer", "Client"]
+
+_END: Final = 1 << 16
 
 _WHOLE: Final = 256 << 20
 """Bytes: what `Client.fetch` holds in memory at most."""
@@ -43,6 +45,7 @@ class Client(Connections):
         super().__init__(settings)
         self.settings = settings
         self._refused: set[str] = set()
+        self._users: dict[str, str] = {}
 
     def fetch(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
@@ -70,6 +73,24 @@ class Client(Connections):
         finally:
             answer.close()
 
+    def end_of(self, url: str) -> bytes:
+        """Return the last bytes of an answer of any size.
+
+        Raises
+        ------
+        DownloadError
+            If it does not come, or is an error.
+        """
+        answer = self.open("GET", url)
+        try:
+            end = b""
+            while data := answer.read(1 << 20):
+                end = (end + data)[-_END:]
+            answer.done()
+            return end
+        finally:
+            answer.close()
+
     def open(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
@@ -80,6 +101,7 @@ class Client(Connections):
         DownloadError
             If no answer comes, or an error.
         """
+        url = self.address(url)
         if self.settings.offline:
             raise OfflineError("nothing may be fetched: offline", url=url, hint="WEIGHLOCK_OFFLINE=0 allows it.")
         host = host_of_url(url, self.settings)
@@ -94,28 +116,24 @@ class Client(Connections):
             raise self.failed(answer, refused=origin_of(url) in self._refused)
         return answer
 
+    def address(self, url: str) -> str:
+        """Return a URL without the user in it, who is remembered for that server: no message and no file names them."""
+        parts = urlsplit(url)
+        if parts.username is not None:
+            self._users[origin_of(url)] = basic_authorization(unquote(parts.username), unquote(parts.password or ""))
+        return without_user(url)
+
     def _authorization(self, host: Host | None, url: str) -> str | None:
         if origin_of(url) in self._refused:
             return None
+        if origin_of(url) in self._users:
+            return self._users[origin_of(url)]
         token = host.token() if host else None
         if token and host:
             if url.endswith(("/git-upload-pack", "/info/refs?service=git-upload-pack")):
                 return basic_authorization(_GIT_USERS.get(host.kind, "token"), token)
             return f"Bearer {token}"
         return netrc_authorization(url)
-
-
-def open_other(url: str, timeout: float) -> Any:
-    """Open a ``data:``, ``file:`` or ``ftp:`` URL, as a file.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be opened.
-    """
-    if urlsplit(url).scheme not in ("data", "file", "ftp", "ftps"):
-        raise ArgumentError("this kind of address is not known", got=url[:60])
-    return urlopen(url, timeout=timeout)  # noqa: S310 - the schemes are those above
 
 
 _GIT_USERS: Final = {"github": "x-access-token", "gitlab": "oauth2", "bitbucket": "x-token-auth", "huggingface": "user"}

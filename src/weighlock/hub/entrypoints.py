@@ -22,10 +22,11 @@ from weighlock.hub import trust
 from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import load_lock
 from weighlock.hub.locks import read_record, write_record
-from weighlock.hub.repositories import Wanted, Working, find
-from weighlock.hub.settings import Settings
+from weighlock.hub.repositories import Wanted, Working, find, folder_at
+from weighlock.hub.settings import Settings, current
 from weighlock.hub.sources import Repository, parse
 from weighlock.hub.usage import note_repository, running
+from weighlock.text import safe_text
 
 __all__ = [
     "Request",
@@ -82,8 +83,9 @@ def obtain(request: Request, settings: Settings) -> Working:
         if not request.runs or (left_by_torch is not None and request.trust_repo is not False):
             return
         trust.check(
-            store, settings, repository, commit, request.trust_repo, lambda: _warning(store, repository, commit)
-        )
+            store, settings, repository, commit, request.trust_repo,
+            lambda: _warning(store, repository, settings, commit),
+        )  # fmt: skip
 
     working = find(store, repository, settings, Wanted(allow, request.force, request.validate, pin))
     if request.verbose and working.source in ("stored", "torch.hub"):
@@ -92,19 +94,28 @@ def obtain(request: Request, settings: Settings) -> Working:
     return working
 
 
-def _warning(store: Store, repository: Repository, commit: str | None) -> str:
-    """Say what would run."""
-    lines = [f"{repository.full_name}{f' at commit {commit}' if commit else ''}: its hubconf.py and what that imports."]
-    folder = store.path("repos", *repository.folders, "commits", commit or "")
-    if commit and os.path.isdir(folder):
-        try:
-            report = report_of(folder)
-        except HubError as error:
-            return f"{lines[0]}\n  {error}"
-        lines += [
-            f"  when it is imported, it {effect.what} ({effect.file}:{effect.line})" for effect in report.effects[:5]
-        ]
-    return "\n".join(lines)
+def _warning(store: Store, repository: Repository, settings: Settings, commit: str | None) -> str:
+    """Say what would run. It is fetched to be read; nothing of it runs."""
+    first = f"{repository.full_name}{f' at commit {commit}' if commit else ''}: its hubconf.py and what that imports."
+    if commit is None:
+        return first
+    try:
+        report = report_of(folder_at(store, repository, settings, commit))
+    except HubError as error:
+        return f"{safe_text(first)}\n  {safe_text(str(error))}"
+    needs = [*(report.dependencies or ()), *(f"{name} (not declared)" for name in report.undeclared)]
+    lines = [first, f"  it offers {_some([entry.name for entry in report.entries if entry.kind != 'external'])}"]
+    lines += [f"  it needs {_some(needs)}"] if needs else []
+    lines += [f"  it may fetch {_some([url.url for url in report.urls], 3)}"] if report.urls else []
+    lines += [f"  when it is imported, it {effect.what} ({effect.file}:{effect.line})" for effect in report.effects[:5]]
+    lines += [f"  and {len(report.effects) - 5} things more"] if len(report.effects) > 5 else []
+    return "\n".join(map(safe_text, lines))
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    """Write the first few of many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
 
 
 def report_of(root: str) -> Any:
@@ -302,9 +313,23 @@ def executed_names(working: Working) -> Iterator[tuple[str, str | None]]:
         working.commit or "",
         str(working.repository),
     ]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=600)  # noqa: S603 - ourselves
+    done = subprocess.run(command, capture_output=True, check=False, timeout=600, env=_child())  # noqa: S603 - ourselves
     lines = done.stdout.decode("utf-8", "replace").splitlines()
-    if done.returncode or not lines:
+    answers = [line.removeprefix(ANSWER) for line in lines if line.startswith(ANSWER)]
+    if not answers:
         why = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise EntryPointError(f"the hubconf fails: {why[-1] if why else 'no answer'}", path=working.root)
-    yield from (tuple(row) for row in json.loads(lines[-1]))
+        raise EntryPointError(f"the hubconf fails: {safe_text(why[-1]) if why else 'no answer'}", path=working.root)
+    yield from (tuple(row) for row in json.loads(answers[-1]))
+
+
+ANSWER: Final = "weighlock-hub-names: "
+"""Begins the one line that is the answer: a hubconf may print whatever it likes."""
+
+
+def _child() -> dict[str, str]:
+    """Return the environment of a process that runs a hubconf: what holds for this call holds there, too."""
+    settings = current()
+    told = {"WEIGHLOCK_OFFLINE": settings.offline, "WEIGHLOCK_HUB_LOCKED": settings.locked}
+    home = os.path.dirname(find_store().hub)
+    named = {"TORCH_HOME": home} if os.path.basename(find_store().hub) == "hub" else {}
+    return {**os.environ, **named, **{name: "1" for name, value in told.items() if value}}

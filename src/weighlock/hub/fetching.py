@@ -4,15 +4,17 @@ The commit's id leads to the id of its tree, and the tree's id is computed from 
 delivered them: a mirror or a proxy that changed one byte is noticed, and the next address is tried.
 """
 
+import dataclasses
 import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from weighlock.errors import ArchiveError, DownloadError, HubError, OfflineError
-from weighlock.hub import archive, git_pack, git_tree, refs
-from weighlock.hub.hosts import Host, find_host
+from weighlock.errors import ArchiveError, HubError, NetworkError, OfflineError
+from weighlock.hub import archive, differences, git_pack, git_tree, refs
+from weighlock.hub.hosts import Host, find_host, mirror_url, without_user
+from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository
@@ -22,19 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch_tree", "file_digest", "save_archive", "unpack"]
 
-# What `.gitattributes` can say that makes an archive differ from its commit, as git itself makes archives.
-_REWRITES: Final = (b"export-ignore", b"export-subst", b"filter=lfs", b"eol=", b"ident", b"working-tree-encoding")
 
-
-def fetch_tree(
-    repository: Repository, commit: str, tree: str | None, settings: Settings, folder: str
-) -> dict[str, Any]:
+def fetch_tree(repository: Repository, commit: str, pin: Pin | None, settings: Settings, folder: str) -> dict[str, Any]:
     """Fill a folder with a commit's files; return what is known of them.
 
     Parameters
     ----------
-    tree : str or None
-        The id that the lock file gives the tree; None asks the host for it.
+    pin : Pin or None
+        What the lock file says; None asks the host for the tree's id.
     folder : str
         Is made.
 
@@ -47,11 +44,12 @@ def fetch_tree(
 
     client = Client(settings)
     host = find_host(repository.host, settings) if repository.kind == "hosted" else None
-    expected = tree or _tree_of(repository, client, commit)
+    judge = _Judge(repository, client, commit, pin, pin.tree if pin else _tree_of(repository, client, commit))
     failures: list[HubError] = []
     for url, trusted in _addresses(repository, commit, host, settings):
         try:
-            return _from_archive(client, url, folder, commit, expected, may_differ=trusted)
+            facts = _from_archive(client, url, folder, commit)
+            return {**facts, "source": without_user(url), **judge.judge(folder, facts["tree"], trusted=trusted)}
         except OfflineError:
             raise
         except HubError as error:
@@ -80,7 +78,7 @@ def _addresses(
     }  # fmt: skip
     if repository.kind == "hosted":
         for template in settings.mirrors:
-            yield template.format(**fields), False
+            yield mirror_url(template, fields), False
     if host is not None:
         for url in host.archive_urls(repository.owner, repository.name, commit):
             yield url, True
@@ -98,25 +96,55 @@ def _tree_of(repository: Repository, client: "Client", commit: str) -> str | Non
         return None
 
 
-def _from_archive(
-    client: "Client", url: str, folder: str, commit: str, expected: str | None, *, may_differ: bool
-) -> dict[str, Any]:
+def _from_archive(client: "Client", url: str, folder: str, commit: str) -> dict[str, Any]:
     packed = folder + ".zip"
     save_archive(client, url, packed)
     try:
-        facts = unpack(packed, folder, commit)
+        return unpack(packed, folder, commit)
     finally:
         forget(packed)
-    tree = facts["tree"]
-    checked = expected is not None and tree == expected
-    if expected is not None and not checked:
-        reason = _excuse(folder) if may_differ else None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Judge:
+    """Says whether files are a commit's: by the id of its tree, the lock file, and what the commit says of itself."""
+
+    repository: Repository
+    client: "Client"
+    commit: str
+    pin: Pin | None
+    expected: str | None
+
+    def judge(self, folder: str, tree: str, *, trusted: bool) -> dict[str, Any]:
+        """Return what is known of the files in a folder.
+
+        Raises
+        ------
+        ArchiveError
+            If they are not the commit's, and the commit does not say why.
+        """
+        if self.expected is None:
+            if not trusted:
+                raise ArchiveError("a mirror's archive cannot be checked: nobody tells the commit's tree", path=folder)
+            return {"tree": tree, "tree_checked": False}
+        if tree == self.expected:
+            return {"tree": tree, "tree_checked": True}
+        if self.pin is not None and git_tree.content_hash(git_tree.files_of(folder)) == self.pin.content:
+            reason: str | None = "it did when it was locked"
+        else:
+            reason = self._explained(folder, self.expected)
         if reason is None:
-            raise ArchiveError("the archive does not hold the commit's files", expected=expected, got=tree, url=url)
-        facts["tree_differs"] = reason
-    if expected is None and not may_differ:
-        raise ArchiveError("a mirror's archive cannot be checked: nobody tells the commit's tree", url=url)
-    return {**facts, "source": url, "tree": expected or tree, "tree_checked": checked}
+            raise ArchiveError("the archive does not hold the commit's files", expected=self.expected, got=tree)
+        return {"tree": self.expected, "tree_checked": False, "tree_differs": reason}
+
+    def _explained(self, folder: str, tree: str) -> str | None:
+        """Ask git for the names of the commit's files, without what is in them, and compare."""
+        try:
+            _, url = refs.git_host(self.repository, self.client.settings)
+            objects = git_pack.read_pack(refs.fetch_pack(self.client, url, self.commit, "blob:none"))
+            return differences.explained(folder, git_tree.files_of(folder), git_pack.walk(objects, tree))
+        except HubError:
+            return None
 
 
 def save_archive(client: "Client", url: str, path: str) -> None:
@@ -138,7 +166,7 @@ def save_archive(client: "Client", url: str, path: str) -> None:
                     if total > archive.MOST_BYTES:
                         raise ArchiveError("the archive is larger than can be meant", url=url)
             answer.done()
-        except DownloadError:
+        except NetworkError:
             if attempt == client.settings.retries:
                 raise
             client.wait(attempt)
@@ -170,20 +198,6 @@ def unpack(packed: str, folder: str, commit: str | None) -> dict[str, Any]:
     return {"archive_commit": said, "tree": git_tree.tree_id(git_tree.files_of(folder))}
 
 
-def _excuse(folder: str) -> str | None:
-    """Say why an archive by the host itself may differ from its commit; None where nothing explains it."""
-    if os.path.exists(os.path.join(folder, ".gitmodules")):
-        return "submodules are empty in an archive"
-    for path in git_tree.walk(folder):
-        if os.path.basename(path) == ".gitattributes":
-            with open(os.path.join(folder, path), "rb") as file:
-                said = file.read(1 << 20)
-            if any(word in said for word in _REWRITES):
-                return ".gitattributes leaves out or rewrites files in archives"
-    # A .gitattributes can leave itself out, too; what it did then cannot be told from damage.
-    return None
-
-
 def _from_git(repository: Repository, client: "Client", commit: str, folder: str) -> dict[str, Any]:
     """Fetch the commit over git's own protocol: every object's id is checked by computing it."""
     _, url = refs.git_host(repository, client.settings)
@@ -191,7 +205,7 @@ def _from_git(repository: Repository, client: "Client", commit: str, folder: str
     tree = git_pack.commit_tree(objects, commit)
     os.makedirs(folder)
     write_objects(objects, tree, folder, url)
-    return {"source": url, "tree": tree, "tree_checked": True, "archive_commit": None}
+    return {"source": without_user(url), "tree": tree, "tree_checked": True, "archive_commit": None}
 
 
 def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -> None:
@@ -203,15 +217,15 @@ def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -
         If a name may not be written, or an object is missing.
     """
     links = []
-    seen: set[str] = set()
-    for entry in git_pack.walk(objects, tree):
-        path = os.fsdecode(entry.path)
-        parts = path.split("/")
-        bad = any(part in ("", ".", "..") or part.lower() == ".git" or "\\" in part or "\0" in part for part in parts)
-        if bad or path.casefold() in seen:
-            raise ArchiveError("the commit has a file that may not be written", url=url, record=path)
-        seen.add(path.casefold())
-        target = os.path.join(folder, *parts)
+    entries = list(git_pack.walk(objects, tree))
+    members = [archive.Member(os.fsdecode(entry.path), entry.mode) for entry in entries]
+    for path in (member.path for member in members):
+        why = archive.why_unsafe(path)
+        if why:
+            raise ArchiveError(f"the commit has a file that {why}", url=url, record=path)
+    archive.check_names(members, url)
+    for entry, (path, *_) in zip(entries, members, strict=True):
+        target = os.path.join(folder, *path.split("/"))
         if entry.mode == 0o160000:
             os.makedirs(target, exist_ok=True)
             continue

@@ -89,7 +89,7 @@ def lines(data: bytes) -> Iterator[bytes | None]:
 def ls_refs_request(ref: str | None) -> bytes:
     """Return what to post in order to learn a ref's commit (protocol 2); None asks for the default branch."""
     if ref is None:
-        prefixes = ["HEAD", "refs/heads/"]
+        prefixes = ["HEAD"]
     elif ref.startswith("refs/"):
         prefixes = [ref]
     else:
@@ -115,6 +115,9 @@ def read_refs(data: bytes) -> Refs:
     """
     commits: dict[str, str] = {}
     head = None
+    if not data.endswith(_FLUSH):
+        # A server that does not know protocol 2 may answer this with nothing at all; a list without refs has an end.
+        raise HubError("git's list of refs has no end", got=repr(data[-20:]))
     for line in lines(data):
         if line is None:
             continue
@@ -134,6 +137,15 @@ def advertised_version(data: bytes) -> int:
         if line is not None and not line.startswith(b"# service="):
             return 2 if line == b"version 2" else 0
     return 0
+
+
+def object_format(data: bytes) -> str:
+    """Return how an answer to ``info/refs`` says that objects are named: ``sha1`` where it does not say."""
+    for line in lines(data):
+        for word in (line or b"").replace(b"\0", b" ").split(b" "):
+            if word.startswith(b"object-format="):
+                return word.removeprefix(b"object-format=").decode("ascii", "replace")
+    return "sha1"
 
 
 def v0_refs(data: bytes) -> Refs:

@@ -12,8 +12,19 @@ from urllib.parse import quote, urlsplit
 
 from weighlock.errors import ArgumentError
 from weighlock.hub.settings import Settings
+from weighlock.storages.urls import without_user
 
-__all__ = ["HOSTS", "KINDS", "Host", "Kind", "find_host", "host_of_url"]
+__all__ = [
+    "HOSTS",
+    "KINDS",
+    "Host",
+    "Kind",
+    "find_host",
+    "host_of_name",
+    "host_of_url",
+    "mirror_url",
+    "without_user",
+]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,6 +157,29 @@ def hosts(settings: Settings) -> Iterator[Host]:
 def host_of_url(url: str, settings: Settings) -> Host | None:
     """Return the host whose addresses a URL begins with; None for any other."""
     return next((host for host in hosts(settings) if host.owns(url)), None)
+
+
+def host_of_name(url: str, settings: Settings) -> Host | None:
+    """Return the host that a URL names, wherever the settings say that it is: for reading what a user wrote."""
+    parts = urlsplit(url)
+    return find_host(parts.hostname or "", settings) if parts.port is None else None
+
+
+def mirror_url(template: str, fields: dict[str, str]) -> str:
+    """Fill a mirror's address in.
+
+    Raises
+    ------
+    ArgumentError
+        If it asks for what there is not.
+    """
+    try:
+        return template.format(**fields)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ArgumentError(
+            f"the address of a mirror is not understood: {error}", expected=", ".join(f"{{{name}}}" for name in fields),
+            got=template[:100],
+        ) from error  # fmt: skip
 
 
 def _configured(name: str, known: Host | None, given: dict[str, Any]) -> Host:

@@ -2,21 +2,22 @@
 
 Each commit has a space of its own below `weighlock.hub.spaces`. Its modules are given an `__import__` that finds the
 repository's own names in that space first (an import statement, also one inside a function that is called much later,
-takes `__import__` from its module's builtins). `sys.path` and `sys.modules` of the program stay as they are.
+takes `__import__` from its module's builtins), and an `importlib` whose `import_module` does the same. `sys.path` and
+`sys.modules` of the program stay as they are.
 
-Repositories that import by text (`importlib.import_module("models.x")`), look into `sys.modules`, or rely on
-`sys.path[0]` need plain names. For these there is the compatible way: while their code runs, their names stand in
-`sys.modules` and their folder in `sys.path`, and afterwards what was there before is put back.
+Repositories that give their own names to others (`importlib.resources.files("models")`), look into `sys.modules`, or
+rely on `sys.path[0]` need plain names. For these there is the compatible way: while their code runs, their names stand
+in `sys.modules` and their folder in `sys.path`, and afterwards what was there before is put back.
 """
 
 import builtins
 import contextlib
 import dataclasses
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import json
 import os
 import sys
 import threading
@@ -25,20 +26,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 
-from weighlock.hub.directories import find_store
-from weighlock.hub.locks import read_record
+from weighlock.hub import children
 
 __all__ = ["PREFIX", "Space", "install_finder", "open_space", "space_of"]
 
 PREFIX: Final = "weighlock.hub.spaces."
-_VARIABLE: Final = "WEIGHLOCK_HUB_SPACES"
-"""Tells a process that is started from this one where the spaces of this one are."""
-
 _spaces: Final[dict[str, "Space"]] = {}
 _lock: Final = threading.RLock()
-"""Held while plain names of a repository stand in `sys.modules`, which all threads share."""
 
-_active: Final[list["Space"]] = []
+_turns: Final[list["_Turn"]] = []
+"""Whose plain names stand in `sys.modules`, which all threads share: the last one's."""
+_turn_over: Final = threading.Condition()
+_counting: Final = threading.Lock()
 
 AFTER_IMPORT: Final[list[Callable[[], None]]] = []
 """Called after each import statement of a repository's code: what is to be seen to once something is imported."""
@@ -81,7 +80,10 @@ class Space:
         self._owned: dict[str, bool] = {}
         self._tops: set[str] | None = None
         self._plain: dict[str, types.ModuleType] = {}
+        self._given: set[str] = set()
+        self._running = 0
         self._builtins = {**vars(builtins), "__import__": self._import}
+        self._importlib = _Importlib(self)
 
     @property
     def name(self) -> str:
@@ -99,11 +101,19 @@ class Space:
     def running(self) -> Iterator[None]:
         """Let the repository's functions run in the block."""
         token = running_space.set(self)
+        with _counting:
+            self._running += 1
+            if self._running == 1:  # what stands there now, the program has put there
+                self._given = {entry for entry in sys.path if self._is_inside(entry)}
         try:
-            with self.plain_names() if self.place.plain else contextlib.nullcontext():
+            with self.plain_names(alone=True) if self.place.plain else contextlib.nullcontext():
                 yield
         finally:
             running_space.reset(token)
+            with _counting:
+                self._running -= 1
+                if not self.place.plain:
+                    self._take_paths()
 
     def owns(self, top: str) -> bool:
         """Whether an absolute name is the repository's own, as it would be with its folder first in `sys.path`."""
@@ -129,10 +139,9 @@ class Space:
             return False
         if spec.origin is not None:
             return True
-        # A folder without __init__.py: any installed module of that name comes before it.
-        with contextlib.suppress(ImportError, ValueError):
-            return importlib.util.find_spec(top) is None
-        return True
+        # A folder without __init__.py: an installed module of that name comes before it, as in a fresh process. What
+        # the program has beside itself does not.
+        return not _is_installed(top)
 
     def _import(
         self, name: str, globals: Any = None, locals: Any = None, fromlist: Sequence[str] | None = (), level: int = 0
@@ -143,7 +152,8 @@ class Space:
         try:
             if level == 0 and self.owns(name.partition(".")[0]):
                 return self._import_own(name, globals, locals, fromlist)
-            return builtins.__import__(name, globals, locals, fromlist or (), level)
+            module = builtins.__import__(name, globals, locals, fromlist or (), level)
+            return self._importlib if module is importlib and "*" not in (fromlist or ()) else module
         finally:
             for call in AFTER_IMPORT:
                 call()
@@ -158,10 +168,17 @@ class Space:
         importlib.import_module(full)
         return sys.modules[f"{self.name}.{name.partition('.')[0]}"]
 
+    def import_by_text(self, name: str, package: str | None = None) -> types.ModuleType:
+        """Do what `importlib.import_module` does, for the repository's code."""
+        if name.startswith(".") or not self.owns(name.partition(".")[0]):
+            return importlib.import_module(name, package)
+        return self.module(name)
+
     def _take_paths(self) -> None:
         """Take what the repository has put into `sys.path` of its own folders out again, and look there ourselves."""
-        for entry in [entry for entry in sys.path if self._is_inside(entry)]:
-            sys.path.remove(entry)
+        for entry in [entry for entry in sys.path if entry not in self._given and self._is_inside(entry)]:
+            with contextlib.suppress(ValueError):  # another thread was faster
+                sys.path.remove(entry)
             path = entry if os.path.isabs(entry) else os.path.join(self.place.root, entry)
             if path not in self.roots:
                 self._add_root(path)
@@ -180,36 +197,60 @@ class Space:
         return not os.path.exists(entry) and os.path.isdir(inside)
 
     @contextlib.contextmanager
-    def plain_names(self) -> Iterator[None]:
-        """Let the repository's modules stand in `sys.modules` under their plain names while the block runs."""
-        with _lock:
-            if _active and _active[-1] is self:
-                yield
-                return
-            before = {name: module for name, module in sys.modules.items() if self.owns(name.partition(".")[0])}
-            for name in before:
-                del sys.modules[name]
-            sys.modules.update(self._plain)
-            path = list(sys.path)
-            if self.place.plain:
-                sys.path[:0] = self.roots
-            _active.append(self)
-            try:
-                yield
-            finally:
-                _active.pop()
-                self._leave(before, path)
+    def plain_names(self, *, alone: bool = False) -> Iterator[None]:
+        """Let the repository's modules stand in `sys.modules` under their plain names while the block runs.
 
-    def _leave(self, before: dict[str, types.ModuleType], path: list[str]) -> None:
-        for entry in [entry for entry in sys.path if entry not in path and self._is_inside(entry)]:
-            sys.path.remove(entry)
-            if entry not in self.roots:
+        Parameters
+        ----------
+        alone : bool
+            Wait until no other thread needs them: for what may load other repositories. An import statement joins in,
+            or a thread would wait for an entry point that waits for it.
+        """
+        turn = self._begin(alone=alone)
+        try:
+            yield
+        finally:
+            self._end(turn)
+
+    def _begin(self, *, alone: bool) -> "_Turn":
+        me = threading.get_ident()
+        with _turn_over:
+            _turn_over.wait_for(lambda: not _turns or _turns[-1].lets_in(self, me, alone=alone))
+            if not _turns or _turns[-1].space is not self:
+                before = {
+                    name: module for name, module in sys.modules.copy().items() if self.owns(name.partition(".")[0])
+                }
+                _turns.append(_Turn(self, me, before, list(sys.path)))
+                for name in before:
+                    del sys.modules[name]
+                sys.modules.update(self._plain)
+                if self.place.plain:
+                    sys.path[:0] = self.roots
+            _turns[-1].users.append(me)
+            return _turns[-1]
+
+    def _end(self, turn: "_Turn") -> None:
+        with _turn_over:
+            turn.users.remove(threading.get_ident())
+            if not turn.users:
+                _turn_over.wait_for(lambda: _turns[-1] is turn)
+                _turns.pop()
+                self._leave(turn)
+            _turn_over.notify_all()
+
+    def _leave(self, turn: "_Turn") -> None:
+        given = [(at, entry) for at, entry in enumerate(turn.path) if self._is_inside(entry)]
+        for entry in [entry for entry in sys.path if self._is_inside(entry)]:
+            if entry not in self.roots and entry not in turn.path:
                 self._add_root(entry)
-        mine = {name: module for name, module in sys.modules.items() if self.owns(name.partition(".")[0])}
+        sys.path[:] = [entry for entry in sys.path if not self._is_inside(entry)]
+        for at, entry in given:
+            sys.path.insert(at, entry)
+        mine = {name: module for name, module in sys.modules.copy().items() if self.owns(name.partition(".")[0])}
         self._plain = {**self._plain, **mine}
         for name in mine:
             del sys.modules[name]
-        sys.modules.update(before)
+        sys.modules.update(turn.modules)
 
     def find(self, fullname: str, path: Sequence[str] | None) -> importlib.machinery.ModuleSpec | None:
         """Find one of the repository's modules by its full name, in the space or plain."""
@@ -236,6 +277,8 @@ class Space:
             if error.name == real:
                 return None
             raise
+        # A plain module has made itself known under this name; importlib would take that for a whole import of its own.
+        sys.modules.pop(fullname, None)
         return importlib.machinery.ModuleSpec(fullname, _AliasLoader(module), is_package=hasattr(module, "__path__"))
 
     def prepared(self, module: types.ModuleType) -> None:
@@ -255,21 +298,76 @@ class Space:
         self._plain.clear()
         self._owned.clear()
         self._tops = None
-        for name in [name for name in sys.modules if name == self.name or name.startswith(self.name + ".")]:
+        for name in [name for name in sys.modules.copy() if name == self.name or name.startswith(self.name + ".")]:
             del sys.modules[name]
 
     def changed(self) -> bool:
         """Whether a file of a module that is loaded is another one than it was."""
-        loaded = [module for name, module in sys.modules.items() if name.startswith(self.name + ".")]
-        return any(_stamp(module) != vars(module).get("__weighlock_stamp__") for module in loaded)
+        loaded = [module for name, module in sys.modules.copy().items() if name.startswith(self.name + ".")]
+        stamped = [module for module in loaded if "__weighlock_stamp__" in vars(module)]
+        return any(_stamp(module) != vars(module)["__weighlock_stamp__"] for module in stamped)
+
+
+@dataclasses.dataclass(slots=True)
+class _Turn:
+    """The time in which a space's plain names stand in `sys.modules`.
+
+    Attributes
+    ----------
+    owner : int
+        The thread that began it.
+    modules, path
+        What stood in `sys.modules` under those names before, and `sys.path`.
+    users : list of int
+        The threads that need the names; one as often as it asked.
+    """
+
+    space: Space
+    owner: int
+    modules: dict[str, types.ModuleType]
+    path: list[str]
+    users: list[int] = dataclasses.field(default_factory=list)
+
+    def lets_in(self, space: Space, thread: int, *, alone: bool) -> bool:
+        """Whether a thread may have a space's names now: these, or others within its own turn."""
+        if self.space is space:
+            return thread in self.users or not alone
+        return thread in self.users and (thread != self.owner or set(self.users) == {thread})
+
+
+class _Importlib(types.ModuleType):
+    """`importlib`, as a repository's code sees it."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__("importlib", importlib.__doc__)
+        self.import_module = space.import_by_text
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib, name)
+
+
+def _is_installed(top: str) -> bool:
+    """Whether a name is a module of Python's own or of its folders of packages."""
+    if top in sys.builtin_module_names or top in sys.stdlib_module_names:
+        return True
+    for finder in sys.meta_path:
+        if finder is _Finder or not hasattr(finder, "find_spec"):
+            continue
+        with contextlib.suppress(Exception):  # finders of others may do anything
+            spec = finder.find_spec(top, None)
+            if spec is not None:
+                return spec.origin is not None and bool({"site-packages", "dist-packages"} & set(_parts(spec.origin)))
+    return False
+
+
+def _parts(path: str) -> list[str]:
+    return os.path.normpath(path).split(os.sep)
 
 
 def _stamp(module: types.ModuleType) -> tuple[int, int] | None:
-    path = getattr(module, "__file__", None)
-    if not path or "__weighlock_stamp__" not in vars(module):
-        return vars(module).get("__weighlock_stamp__")
+    """Return what changes when a module's file does."""
     try:
-        found = os.stat(path)
+        found = os.stat(str(getattr(module, "__file__", None)))
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
@@ -277,7 +375,9 @@ def _stamp(module: types.ModuleType) -> tuple[int, int] | None:
 
 def _rename(names: dict[str, Any], old: str, new: str) -> None:
     for value in list(names.values()):
-        if isinstance(value, type | types.FunctionType) and getattr(value, "__module__", None) == old:
+        kind = type(value)
+        named = issubclass(kind, type | types.FunctionType) or kind is type(functools.lru_cache(_rename))
+        if named and getattr(value, "__module__", None) == old:
             with contextlib.suppress(AttributeError, TypeError):
                 value.__module__ = new
             if isinstance(value, type):
@@ -293,7 +393,6 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         self._space.prepared(module)
-        module.__dict__["__weighlock_stamp__"] = (0, 0)
         module.__dict__["__weighlock_stamp__"] = _stamp(module)
         super().exec_module(module)
         self._space.finished(module)
@@ -342,8 +441,8 @@ class _Finder:
             spec = importlib.machinery.ModuleSpec(fullname, _Package(), is_package=True)
             spec.submodule_search_locations = [space.place.root]
             return spec
-        if _active and _active[-1].owns(fullname.partition(".")[0]):
-            return _active[-1].find(fullname, path)
+        if _turns and _turns[-1].space.owns(fullname.partition(".")[0]):
+            return _turns[-1].space.find(fullname, path)
         return None
 
 
@@ -374,31 +473,13 @@ def open_space(key: str, place: Place) -> Space:
             space.forget()
         space = _spaces[key] = Space(key, dataclasses.replace(place, root=os.path.normpath(place.root)))
         importlib.import_module("weighlock.hub.spaces")
-        _tell_children(space)
+        children.tell(key, space.place.root, space.place.roots, plain=space.place.plain)
         return space
-
-
-def _tell_children(space: Space) -> None:
-    """Put a space where a process that is started from this one finds it: its environment."""
-    known = _told()
-    known[space.key] = [space.place.root, list(space.place.roots), space.place.plain]
-    os.environ[_VARIABLE] = json.dumps(known, separators=(",", ":"))
-
-
-def _told() -> dict[str, Any]:
-    try:
-        known = json.loads(os.environ.get(_VARIABLE, "{}"))
-    except ValueError:
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _recalled(key: str) -> Space | None:
     """Find a space that another process opened: the one that started this one, or any that used the same store."""
-    told = _told().get(key)
-    if told is None:
-        record = read_record(find_store().path("spaces", key + ".json"))
-        told = [record["root"], record.get("roots", []), record.get("plain", False)] if record else None
+    told = children.recall(key)
     if told is None or not os.path.isdir(told[0]):
         return None
     with _lock:

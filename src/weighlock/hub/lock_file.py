@@ -25,6 +25,7 @@ import os
 from typing import Any, Final
 
 from weighlock.errors import PinError
+from weighlock.hub.hosts import without_user
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
 
@@ -103,7 +104,7 @@ class LockFile:
 
 def lock_name(repository: Repository) -> str:
     """Return the name under which a repository stands in the lock file."""
-    return repository.full_name if repository.kind == "hosted" else str(repository.url)
+    return repository.full_name if repository.kind == "hosted" else without_user(str(repository.url))
 
 
 def load_lock(settings: Settings) -> LockFile | None:

@@ -8,6 +8,7 @@ from weighlock.errors import HubError, PinError
 from weighlock.hub import entrypoints, git_tree
 from weighlock.hub.checkpoints import Weights, file_sha256, find_weights, place_records
 from weighlock.hub.directories import Store, find_store
+from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import LockFile, Pin, WeightsPin, lock_name, read_lock_file, write_lock_file
 from weighlock.hub.locks import read_record
 from weighlock.hub.repositories import Working, meta_path
@@ -65,7 +66,7 @@ def lock(
             request = entrypoints.Request(repository=repository, source=source, verbose=False, runs=False)
             pins.append(_pin(store, entrypoints.obtain(request, settings)))
         pins += [_pin(store, working) for working in (used.repositories if used else ()) if working.source != "local"]
-        weights = [_weights(url, find_weights(store, Weights(url=url), settings), ()) for url in urls]
+        weights = [_weights(without_user(url), find_weights(store, Weights(url=url), settings), ()) for url in urls]
         for url, (file, _) in (used.weights if used else {}).items():
             weights.append(_weights(url, file, tuple(sorted(used.users.get(url, ())) if used else ())))
     target = os.fspath(path) if path is not None else settings.lock_file

@@ -19,6 +19,7 @@ from weighlock.hub.directories import Store
 __all__ = ["forget", "held", "private_name", "read_record", "write_record"]
 
 _SLOW: Final = 10.0
+_PATIENCE: Final = 3600.0
 
 
 @contextlib.contextmanager
@@ -47,13 +48,23 @@ def _lock(store: Store, what: tuple[str, ...]) -> Any:
 
     try:
         folder = store.folder("locks")
-        lock = filelock.FileLock(os.path.join(folder, _digest(what) + ".lock"), mode=0o666 & ~_umask())
+        path = os.path.join(folder, _digest(what) + ".lock")
+        mode = 0o666 & ~_umask()
+        try:
+            # Not a file that means a lock by being there: who is killed would leave it, and everyone would wait for it.
+            lock = filelock.FileLock(path, mode=mode, fallback_to_soft=False)
+        except TypeError:
+            lock = filelock.FileLock(path, mode=mode)  # an older filelock, which never does that
         started = time.monotonic()
         while True:
             try:
                 lock.acquire(timeout=_SLOW, poll_interval=0.02)
             except filelock.Timeout:
-                _say_waiting(what, time.monotonic() - started)
+                waited = time.monotonic() - started
+                _say_waiting(what, waited)
+                if waited > _PATIENCE:
+                    # Who holds it hangs. To go on without it costs work, and nothing else.
+                    return None
             else:
                 return lock
     except (OSError, NotImplementedError):

@@ -12,6 +12,7 @@ __all__ = ["fetch_ranges"]
 
 _RANGE: Final = 16 << 20
 _BLOCK: Final = 1 << 20
+_PIECE: Final = 1 << 18
 
 
 def fetch_ranges(client: Client, url: str, part: Part, length: int, digest: Any, progress: Any) -> bool:
@@ -118,7 +119,7 @@ class _Ranges:
             right = f"bytes {at}-{end - 1}/{self.length}"
             if answer.status != 206 or answer.header("Content-Range") != right:
                 return
-            view = memoryview(bytearray(_BLOCK))
+            view = memoryview(bytearray(_PIECE))
             while at < end:
                 count = answer.readinto(view[: end - at])
                 if not count:

@@ -126,9 +126,13 @@ class Part:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        if not (keep and self.size):
-            forget(self.path)
-            forget(self.path + _NOTE)
+            if keep and self.size:
+                # Nobody writes to it any more: also this process itself may go on from here.
+                self.note["left"] = True
+                self._write_note(done=self.size)
+                return
+        forget(self.path)
+        forget(self.path + _NOTE)
 
 
 class Orphan:
@@ -176,6 +180,8 @@ def usable(note: dict[str, Any]) -> bool:
 
 
 def _is_gone(note: dict[str, Any], path: str) -> bool:
+    if note.get("left"):
+        return True
     if note.get("host") != socket.gethostname() or not isinstance(note.get("pid"), int):
         return time.time() - os.stat(path).st_mtime > _OLD
     if note["pid"] == os.getpid():

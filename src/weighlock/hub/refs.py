@@ -18,7 +18,7 @@ from weighlock.errors import (
     OfflineError,
     StatusError,
 )
-from weighlock.hub import git_wire
+from weighlock.hub import archive, git_wire
 from weighlock.hub.directories import Store
 from weighlock.hub.hosts import KINDS, Host, find_host
 from weighlock.hub.locks import read_record, write_record
@@ -89,8 +89,13 @@ def git_host(repository: Repository, settings: Settings) -> tuple[Host | None, s
     raise HubError("this repository has no address for git", got=str(repository))
 
 
-def resolve(repository: Repository, client: "Client") -> Resolved:
+def resolve(repository: Repository, client: "Client", *, thorough: bool = True) -> Resolved:
     """Ask the network which commit a ref is.
+
+    Parameters
+    ----------
+    thorough : bool
+        Where nobody answers, fetch the archive to see: not worth it for who has a copy.
 
     Raises
     ------
@@ -107,16 +112,32 @@ def resolve(repository: Repository, client: "Client") -> Resolved:
     except (OfflineError, NotInRepositoryError):
         raise
     except HubError as error:
+        return _otherwise(repository, client, host, error, thorough=thorough and not _is_gone(error))
+
+
+def _otherwise(
+    repository: Repository, client: "Client", host: Host | None, error: HubError, *, thorough: bool
+) -> Resolved:
+    """Ask those who may be limited: the API, which has a quota, then the archive, which is large."""
+    failure: HubError | None = None
+    try:
         found = _over_api(repository, client, host)
-        if found is None:
-            raise _missing(repository, error) from error
-        return found
+    except DownloadError as second:
+        found, failure = None, second
+    if found is None and thorough:
+        found = _from_archive(repository, client, host)
+    if found is None:
+        raise failure or _missing(repository, error) from error
+    return found
+
+
+def _is_gone(error: HubError) -> bool:
+    return isinstance(error, StatusError) and error.status in (401, 404)
 
 
 def _missing(repository: Repository, error: HubError) -> HubError:
     """A host answers alike for what is not there and what is private; say so in one way."""
-    gone = isinstance(error, StatusError) and error.status in (401, 404)
-    if not gone:
+    if not _is_gone(error):
         return error
     return NotInRepositoryError(
         f"there is no repository {repository.at(None)}, or it is private", url=error.url,
@@ -174,6 +195,10 @@ def ask_refs(client: "Client", url: str, ref: str | None) -> git_wire.Refs:
         if isinstance(error, DownloadError) and not isinstance(error, StatusError):
             raise
         first = client.fetch("GET", f"{url}/info/refs?service=git-upload-pack", {"Git-Protocol": "version=2"})
+        names = git_wire.object_format(first)
+        if names != "sha1":
+            raise HubError("the repository names its objects in a way that is not known here", expected="sha1",
+                           got=names, url=url) from error  # fmt: skip
         if git_wire.advertised_version(first) == 2:
             return git_wire.read_refs(_post(client, url, git_wire.ls_refs_request(ref)))
         return git_wire.v0_refs(first)
@@ -219,6 +244,20 @@ def _over_api(repository: Repository, client: "Client", host: Host | None) -> Re
     commit = answer.get(KINDS[host.kind].answer) if isinstance(answer, dict) else ""
     name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
     return Resolved(name, str(commit), time.time()) if is_commit(commit) else None
+
+
+def _from_archive(repository: Repository, client: "Client", host: Host | None) -> Resolved | None:
+    """Read which commit the host's archive of a ref is of: git writes that at its end."""
+    ref = repository.ref or _DEFAULT
+    for url in host.archive_urls(repository.owner, repository.name, ref) if host else ():
+        try:
+            commit = archive.commit_at_end(client.end_of(url))
+        except DownloadError:
+            continue
+        if commit is not None:
+            name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
+            return Resolved(name, commit, time.time())
+    return None
 
 
 def check_belongs(repository: Repository, commit: str, client: "Client") -> None:

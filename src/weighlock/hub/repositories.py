@@ -12,15 +12,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from weighlock.errors import DownloadError, HubError, NotInRepositoryError, OfflineError, PinError
+from weighlock.errors import (
+    HubError,
+    NotInRepositoryError,
+    OfflineError,
+    PinError,
+    ReadOnlyCacheError,
+    UntrustedRepositoryError,
+)
 from weighlock.hub import fetching, git_tree, refs
-from weighlock.hub.directories import Store
+from weighlock.hub.directories import Store, require_writable
+from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget, held, private_name, read_record, write_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
 
-__all__ = ["Working", "Wanted", "find", "stored_commits"]
+__all__ = ["Working", "Wanted", "find", "folder_at", "stored_commits"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,50 +93,80 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
         return Working(old[0], repository, None, "torch.hub")
     try:
         resolved = _resolved(store, repository, settings, wanted, known)
-    except DownloadError as error:
-        if old is None or (isinstance(error, OfflineError) and known is not None):
+        working = _at_commit(store, repository, settings, wanted, resolved)
+    except (NotInRepositoryError, UntrustedRepositoryError, PinError):
+        raise
+    except HubError as error:
+        # A cache that must not be written is no fault that passes: who asked for it anew is told.
+        hopeless = wanted.force and isinstance(error, ReadOnlyCacheError)
+        instead = None if hopeless else _instead(store, repository, wanted, known, old, str(error))
+        if instead is None:
             raise
-        warnings.warn(f"{error}; the copy that torch.hub left is used: {old[0]}", stacklevel=2)
-        wanted.allow(repository, None, old[0] if old[1] else None)
-        return Working(old[0], repository, None, "torch.hub")
-    return _at_commit(store, repository, settings, wanted, resolved)
+        return instead
+    # Not before the files are there: a branch that moved while its archive cannot be had still means the old commit.
+    if resolved is not known and wanted.pin is None and store.writable():
+        refs.remember(store, repository, resolved)
+    return working
+
+
+def folder_at(store: Store, repository: Repository, settings: Settings, commit: str) -> str:
+    """Return the folder of a commit, fetched where it is not there: to be read, not to be run.
+
+    Raises
+    ------
+    HubError
+        If it cannot be had.
+    """
+    wanted = Wanted(lambda *_: None)
+    return _at_commit(store, repository, settings, wanted, refs.Resolved("", commit, time.time())).root
 
 
 def _resolved(
     store: Store, repository: Repository, settings: Settings, wanted: Wanted, known: refs.Resolved | None
 ) -> refs.Resolved:
-    """Return the commit that a ref is: pinned, remembered, or asked; remembered again where nobody answers."""
+    """Return the commit that a ref is: pinned, remembered, or asked."""
     if wanted.pin is not None:
         return refs.Resolved("", wanted.pin.commit, time.time())
-    unseen = is_commit(repository.ref) and wanted.validate and not _published(store, repository, str(repository.ref))
-    if known is not None and not wanted.force and (settings.offline or (refs.is_fresh(known, settings) and not unseen)):
+    there = known is not None and _published(store, repository, known.commit)
+    unseen = is_commit(repository.ref) and wanted.validate and not there
+    if known is not None and (settings.offline or (not wanted.force and refs.is_fresh(known, settings) and not unseen)):
         return known
-    if settings.offline and known is None:
+    if settings.offline:
         raise OfflineError(
             f"{repository} is not in the cache, and nothing may be fetched: offline", path=store.hub,
             hint=f"weighlock hub prefetch {repository} fetches it where there is a network.",
         )  # fmt: skip
     from weighlock.hub.download import Client
 
-    client = Client(settings)
-    try:
-        resolved = refs.resolve(repository, client)
-        if (
-            wanted.validate
-            and (is_commit(repository.ref) or not resolved.name)
-            and not _published(store, repository, resolved.commit)
-        ):
-            refs.check_belongs(repository, resolved.commit, client)
-    except NotInRepositoryError:
-        raise
-    except HubError as error:
-        if known is None or not _published(store, repository, known.commit):
-            raise
-        warnings.warn(f"{error}; what is in the cache is used, last checked {_ago(known.checked)}", stacklevel=2)
-        return known
-    if store.writable():
-        refs.remember(store, repository, resolved)
+    # Who has something to go on with does not wait for a network that is not there.
+    client = Client(dataclasses.replace(settings, retries=0) if there else settings)
+    resolved = refs.resolve(repository, client, thorough=not there)
+    by_commit = is_commit(repository.ref) or not resolved.name
+    if wanted.validate and by_commit and not _published(store, repository, resolved.commit):
+        refs.check_belongs(repository, resolved.commit, client)
     return resolved
+
+
+# Reason for the parameters: everything that may stand in for what cannot be fetched.
+def _instead(
+    store: Store, repository: Repository, wanted: Wanted, known: refs.Resolved | None, old: tuple[str, bool] | None,
+    why: str,
+) -> Working | None:  # fmt: skip
+    """Return what the cache has of a repository that cannot be fetched, with a warning; None where it has nothing."""
+    commit = wanted.pin.commit if wanted.pin else known.commit if known else None
+    if commit is not None and _published(store, repository, commit):
+        since = "" if known is None else f", last checked {_ago(known.checked)}"
+        warnings.warn(f"{why}; what is in the cache is used{since}", stacklevel=2)
+        wanted.allow(repository, commit, None)
+        folder = _commit_folder(store, repository, commit)
+        if wanted.pin is not None:
+            check_pin(store, repository, folder, wanted.pin)
+        return Working(folder, repository, commit, "stored")
+    if old is None:
+        return None
+    warnings.warn(f"{why}; the copy that torch.hub left is used: {old[0]}", stacklevel=2)
+    wanted.allow(repository, None, old[0] if old[1] else None)
+    return Working(old[0], repository, None, "torch.hub")
 
 
 def _ago(when: float) -> str:
@@ -165,12 +203,14 @@ def _at_commit(
 
 
 def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wanted, commit: str) -> None:
+    folder = _commit_folder(store, repository, commit)
     if settings.offline:
+        how = "cannot be fetched again" if os.path.isdir(folder) else "is not in the cache, and nothing may be fetched"
         raise OfflineError(
-            f"{repository} at {commit[:12]} is not in the cache, and nothing may be fetched: offline", path=store.hub,
+            f"{repository} at {commit[:12]} {how}: offline", path=store.hub,
             hint=f"weighlock hub prefetch {repository} fetches it where there is a network.",
         )  # fmt: skip
-    folder = _commit_folder(store, repository, commit)
+    require_writable(store.root, f"{repository} at {commit[:12]}")
     with held(store, "commit", repository.full_name, commit):
         if not wanted.force and os.path.isdir(folder):
             return
@@ -178,8 +218,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
         place = os.path.join(temporary, private_name("tree"))
         os.makedirs(place)
         try:
-            tree = wanted.pin.tree if wanted.pin else None
-            found = fetching.fetch_tree(repository, commit, tree, settings, os.path.join(place, "new"))
+            found = fetching.fetch_tree(repository, commit, wanted.pin, settings, os.path.join(place, "new"))
             publish(store, repository, commit, os.path.join(place, "new"), found)
         finally:
             forget(place)
@@ -188,6 +227,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
 def publish(store: Store, repository: Repository, commit: str, new: str, facts: dict[str, Any]) -> None:
     """Put a filled folder in its place, with its record; where a sound one is already, that one stays."""
     files = list(git_tree.files_of(new))
+    record = meta_path(store, repository, commit)
     facts = {
         **facts,
         "commit": commit,
@@ -199,12 +239,14 @@ def publish(store: Store, repository: Repository, commit: str, new: str, facts: 
     folder = _commit_folder(store, repository, commit)
     if os.path.isdir(folder):
         if git_tree.content_hash(git_tree.files_of(folder)) == facts["content"]:
+            if read_record(record) is None:
+                write_record(record, facts)
             return
         # Somebody changed it, or the disk did. It is renamed away, so that who runs from it keeps its open files.
         aside = os.path.join(store.folder("tmp"), private_name("damaged"))
         os.rename(folder, aside)
         forget(aside)
-    write_record(meta_path(store, repository, commit), facts)
+    write_record(record, facts)
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     try:
         os.rename(new, folder)
@@ -246,6 +288,8 @@ def _local(store: Store, repository: Repository) -> Working:
 
 def _local_archive(store: Store, repository: Repository, path: str) -> Working:
     digest = fetching.file_digest(path)
+    if not _published(store, repository, digest):
+        require_writable(store.root, path)
     with held(store, "commit", path, digest):
         if not _published(store, repository, digest):
             place = os.path.join(store.folder("tmp"), private_name("tree"))
@@ -263,8 +307,8 @@ def _archive(store: Store, repository: Repository, settings: Settings, wanted: W
     if wanted.pin is not None:
         known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
     if known is None or not _published(store, repository, known.commit):
-        wanted.allow(repository, None, None)
-        with held(store, "archive", str(repository.url)):
+        # Only when it is here can be said which code it is that would run; fetching it runs nothing.
+        with held(store, "archive", without_user(str(repository.url))):
             commit = _fetch_archive(store, repository, settings)
         known = refs.Resolved("refs/tags/archive", commit, time.time())
         refs.remember(store, repository.at("archive"), known)
@@ -280,6 +324,7 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         raise OfflineError(f"{repository} is not in the cache, and nothing may be fetched: offline", path=store.hub)
     from weighlock.hub.download import Client
 
+    require_writable(store.root, str(repository))
     place = os.path.join(store.folder("tmp"), private_name("tree"))
     os.makedirs(place)
     try:
@@ -287,7 +332,7 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         fetching.save_archive(Client(settings), str(repository.url), packed)
         facts = fetching.unpack(packed, new, None)
         commit = str(facts.get("archive_commit") or fetching.file_digest(packed))
-        publish(store, repository, commit, new, {"source": str(repository.url), **facts})
+        publish(store, repository, commit, new, {"source": without_user(str(repository.url)), **facts})
     finally:
         forget(place)
     return commit

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from weighlock.errors import ArgumentError, RepositoryNameError
-from weighlock.hub.hosts import HOSTS, find_host, host_of_url
+from weighlock.hub.hosts import HOSTS, find_host, host_of_name, host_of_url, without_user
 from weighlock.hub.settings import Settings
 
 __all__ = ["SOURCES", "Repository", "is_commit", "parse"]
@@ -58,7 +58,7 @@ class Repository:
             return self.url or ""
         text = f"{self.owner}/{self.name}" if self.host == "github.com" else self.full_name
         if self.kind != "hosted" and self.url:
-            text = self.url
+            text = without_user(self.url)
         return text if self.ref is None else f"{text}:{self.ref}"
 
     @property
@@ -114,6 +114,7 @@ def parse(text: str | os.PathLike[str], source: str, settings: Settings) -> Repo
         path = os.path.abspath(os.path.expanduser(text))
         return Repository("", "", os.path.basename(path), url=path, kind="local")
     if "://" in text or text.startswith("git@"):
+        _check_url(text)
         return _from_url(text, source, settings)
     if source in ("git", "archive"):
         raise RepositoryNameError(f'source="{source}" needs a URL', got=text[:100])
@@ -123,7 +124,7 @@ def parse(text: str | os.PathLike[str], source: str, settings: Settings) -> Repo
 def _from_name(text: str, host: str, settings: Settings) -> Repository:
     place, colon, ref = text.partition(":")
     parts = place.split("/")
-    if len(parts) > 2 and find_host(parts[0], settings) is not None:
+    if "." in parts[0] and find_host(parts[0], settings) is not None:
         host, parts = parts[0].lower(), parts[1:]
     if len(parts) < 2 or (len(parts) > 2 and _kind(host, settings) != "gitlab"):
         raise RepositoryNameError("this names no repository", got=text[:100], hint=_advice(text))
@@ -155,6 +156,17 @@ def _checked_ref(ref: str, text: str) -> str:
     return ref
 
 
+def _check_url(text: str) -> None:
+    if not text.removeprefix("git+").lower().startswith(("https://", "http://")):
+        raise RepositoryNameError(
+            "only http and https addresses are fetched", got=text[:100], hint="Write https://host/owner/name.git."
+        )
+    if urlsplit(text).path.lower().endswith((".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz")):
+        raise RepositoryNameError(
+            "only zip archives are read", got=text[:100], hint="Hosts that offer .tar.gz offer the same as .zip."
+        )
+
+
 _PAGE: Final = re.compile(
     r"/(?P<path>[^?#]+?)(?:\.git)?(?:/(?:-/)?(?:tree|src/(?:branch|tag|commit)|src)/(?P<ref>[^?#]+?))?/?\Z"
 )
@@ -163,7 +175,7 @@ _PAGE: Final = re.compile(
 def _from_url(text: str, source: str, settings: Settings) -> Repository:
     address, ref = _split_ref(text)
     plain = address.removeprefix("git+")
-    host = host_of_url(plain, settings)
+    host = host_of_url(plain, settings) or host_of_name(plain, settings)
     archive = source == "archive" or plain.split("?")[0].endswith(".zip")
     if host is None or archive or source == "git" or plain != address:
         return _foreign(plain, ref, "archive" if archive and plain == address else "git")
@@ -193,6 +205,6 @@ def _foreign(url: str, ref: str | None, kind: str) -> Repository:
     parts = urlsplit(url)
     stem = os.path.basename(parts.path.rstrip("/")).removesuffix(".zip").removesuffix(".git")
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).strip(".") or "repository"
-    digest = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    digest = hashlib.sha256(without_user(url).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     host = re.sub(r"[^a-z0-9.-]", "-", (parts.hostname or "").lower()) or parts.scheme or "local"
     return Repository(host, digest, name, ref, url, kind)

@@ -105,7 +105,9 @@ def help(
     """
     report, request = _report(github, force_reload, skip_validation, trust_repo, verbose=True)
     found = next((entry for entry in report.entries if entry.name == model), None)
-    if found is not None and (found.doc is not None or found.kind in ("def", "class", "reexport")):
+    if found is not None and found.kind == "partial":
+        return functools.partial.__doc__  # torch.hub has that of the object; weighlock.hub that of its function
+    if found is not None and found.kind in ("def", "class", "reexport") and found.literal:
         return found.doc
     if found is None and report.complete and isinstance(model, str) and not model.startswith("_"):
         return entrypoints.describe(report, model).doc
@@ -130,7 +132,12 @@ def _imported(request: entrypoints.Request) -> Any:
 
 
 def _trust(given: Any) -> Any:
-    """Return what torch.hub makes of `trust_repo`: None lets pass."""
+    """Return what torch.hub makes of `trust_repo`: None lets pass. Its list of names is there from then on."""
+    store = find_store()
+    if store.writable():
+        os.makedirs(store.hub, exist_ok=True)
+        with open(os.path.join(store.hub, "trusted_list"), "a", encoding="utf-8"):
+            pass
     return True if given is None else given
 
 
@@ -168,7 +175,8 @@ def load(
     """
     source = source.lower()
     request = entrypoints.Request(
-        repository=repo_or_dir, source=source, trust_repo=_trust(trust_repo), force=force_reload,
+        repository=repo_or_dir, source=source, trust_repo=trust_repo if source == "local" else _trust(trust_repo),
+        force=force_reload,
         validate=not skip_validation, verbose=verbose,
     )  # fmt: skip
     with configured(refresh=math.inf):

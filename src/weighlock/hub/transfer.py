@@ -1,63 +1,36 @@
 """One file from one URL: resumed, hashed on the way, checked against everything that is known of it, then published.
 
-What can be known: the length that the server gives, the digest that a server declares (RFC 9530, Hugging Face), the
-size and SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
+What can be known: the length that the server gives, the digest that a server declares (`digests`), the size and
+SHA-256 of the lock file, the hash in the file's name. A body that ends too early is never a file.
 """
 
-import base64
-import binascii
 import contextlib
-import dataclasses
 import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from weighlock.errors import DownloadError, HashMismatchError, NetworkError, NotWeightsError, StatusError
+from weighlock.hub.digests import asset_sha256, declared_sha256
 from weighlock.hub.directories import free_bytes
 from weighlock.hub.download import Answer, Client
+from weighlock.hub.fetched import Expected, Fetched, Progress
 from weighlock.hub.parts import Part, orphans, usable
 
-__all__ = ["Expected", "Fetched", "Progress", "fetch_file"]
-
-Progress = Callable[[int, int | None], object]
-"""Called with the bytes that are there, and the file's length where it is known."""
+__all__ = ["fetch_file"]
 
 _BLOCK: Final = 1 << 20
+_BLOCKS: Final = 6
+_TRIAL: Final = 1.0
+_TRIAL_BYTES: Final = 32 << 20
+"""Seconds and bytes after which one connection has shown how fast it is."""
+_FAST: Final = 200e6
+"""Bytes a second."""
+_PIECE: Final = 1 << 17
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
-_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Expected:
-    """What a file must be.
-
-    Attributes
-    ----------
-    prefix : str or None
-        The first digits of its SHA-256.
-    size : int or None
-        Bytes.
-    weights : bool
-        It must not be a page.
-    """
-
-    prefix: str | None = None
-    size: int | None = None
-    weights: bool = True
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fetched:
-    """What was fetched: its SHA-256, its size in bytes, and how the server names this version."""
-
-    sha256: str
-    size: int
-    etag: str | None
-    modified: str | None
-    declared: str | None
 
 
 def fetch_file(client: Client, url: str, target: str, expected: Expected, progress: Progress | None = None) -> Fetched:
@@ -145,10 +118,9 @@ class _Transfer:
             if self.expected.weights and self.part.size == 0:
                 _refuse_page(answer)
             self._check_space()
-            if self._may_divide(answer):
+            if not self._read(answer, stop_if_slow=self._may_divide(answer)):
                 answer.close()
                 return self._in_parallel()
-            self._read(answer)
             answer.done()
         finally:
             answer.close()
@@ -201,7 +173,7 @@ class _Transfer:
         modified = None if answer.packed else answer.header("Last-Modified")
         if answer.status == 200:
             self.part.describe(etag=strong, modified=modified, length=self.length)
-        self.declared = _declared(answer) or self.declared
+        self.declared = declared_sha256(answer) or self.declared
         wanted = self.expected.size
         linked = next((hop.get("X-Linked-Size") for hop in answer.hops if hop.get("X-Linked-Size")), None)
         if wanted is None and linked and linked.isdigit():
@@ -240,24 +212,37 @@ class _Transfer:
         self._restart()
         return False
 
-    def _read(self, answer: Answer) -> None:
-        """Read the body: one thread receives, another hashes and writes."""
-        with _writer(self.part, self.hash) as put:
-            done = self.part.size
+    def _read(self, answer: Answer, *, stop_if_slow: bool) -> bool:
+        """Read the body: one thread receives, another hashes and writes. Return False where it stopped as too slow.
+
+        One connection that is as fast as the hash gains nothing from others: they are opened where it is slower.
+        """
+        done = begin = self.part.size
+        started = time.monotonic()
+        with _writer(self.part, self.hash) as (take, put):
             while True:
-                block = bytearray(_BLOCK)
-                count = _filled(answer, memoryview(block))
+                block = take()
+                count, failure = _filled(answer, memoryview(block))
                 if not count:
-                    return
+                    if failure is not None:
+                        raise failure
+                    return True
                 if done == 0 and self.expected.weights:
                     _refuse_page_text(bytes(block[:1024]), self.url)
                 if self.length is not None and done + count > self.length:
                     raise NetworkError(
                         "the answer is longer than it says", expected=f"{self.length} bytes", url=self.url
                     )
-                put(memoryview(block)[:count])
+                put(block, count)
                 done += count
                 self.progress(done, self.length)
+                if failure is not None:
+                    raise failure
+                taken = time.monotonic() - started
+                if stop_if_slow and (taken > _TRIAL or done - begin >= _TRIAL_BYTES):
+                    if done - begin < _FAST * taken:
+                        return False
+                    stop_if_slow = False
 
     def _checked(self) -> Fetched:
         digest = self.hash.hexdigest()
@@ -268,6 +253,8 @@ class _Transfer:
         prefix = self.expected.prefix
         if prefix is not None and digest[: len(prefix)] != prefix.lower():
             raise HashMismatchError(f'invalid hash value (expected "{prefix}", got "{digest}")', url=self.url)
+        if self.declared is None and (prefix is None or len(prefix) < 64):
+            self.declared = asset_sha256(self.client, self.url)
         if self.declared is not None and digest != self.declared:
             raise HashMismatchError("the file is not what the server declares", expected=self.declared, got=digest,
                                     url=self.url)  # fmt: skip
@@ -275,46 +262,63 @@ class _Transfer:
         return Fetched(digest, size, note.get("etag"), note.get("modified"), self.declared)
 
 
-def _filled(answer: Answer, view: memoryview) -> int:
-    """Fill memory from a body; return how much of it."""
+def _filled(answer: Answer, view: memoryview) -> tuple[int, NetworkError | None]:
+    """Fill memory from a body; return how much of it, and why it is not more if the body broke off.
+
+    In pieces, since what a single read had when it broke off is lost.
+    """
     at = 0
     while at < len(view):
-        count = answer.readinto(view[at:])
+        try:
+            count = answer.readinto(view[at : at + _PIECE])
+        except NetworkError as error:
+            return at, error
         if not count:
             break
         at += count
-    return at
+    return at, None
+
+
+_Writer = tuple[Callable[[], bytearray], Callable[[bytearray, int], None]]
 
 
 @contextlib.contextmanager
-def _writer(part: Part, digest: Any) -> Iterator[Callable[[memoryview], None]]:
-    """Hash and write in a thread of its own; what fails there is raised here."""
+def _writer(part: Part, digest: Any) -> Iterator[_Writer]:
+    """Hash and write in a thread of its own; what fails there is raised here.
+
+    Gives two functions: one for an empty block, one for handing it over with the bytes that are in it. There are a few
+    blocks, used again and again: new memory for each would cost as much as the hash.
+    """
     import queue
 
-    blocks: queue.Queue[memoryview | None] = queue.Queue(8)
+    empty: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+    full: queue.SimpleQueue[tuple[bytearray, int] | None] = queue.SimpleQueue()
     failures: list[BaseException] = []
+    for _ in range(_BLOCKS):
+        empty.put(bytearray(_BLOCK))
 
     def work() -> None:
-        while (block := blocks.get()) is not None:
-            if failures:
-                continue
+        while (item := full.get()) is not None:
+            block, count = item
             try:
-                part.write(block)
-                digest.update(block)
+                if not failures:
+                    part.write(memoryview(block)[:count])
+                    digest.update(memoryview(block)[:count])
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
                 failures.append(error)
+            empty.put(block)
 
-    def put(block: memoryview) -> None:
+    def put(block: bytearray, count: int) -> None:
         if failures:
             raise failures[0]
-        blocks.put(block)
+        full.put((block, count))
 
     thread = threading.Thread(target=work, name="weighlock-hub-writer", daemon=True)
     thread.start()
     try:
-        yield put
+        yield empty.get, put
     finally:
-        blocks.put(None)
+        full.put(None)
         thread.join()
     if failures:
         raise failures[0]
@@ -328,23 +332,6 @@ def _pieces(descriptor: int, size: int) -> Iterator[bytes]:
             raise DownloadError("the unfinished download was cut off while it was read")
         at += len(piece)
         yield piece
-
-
-def _declared(answer: Answer) -> str | None:
-    """Return the SHA-256 that a server declares for the whole file, if it does."""
-    for hop in answer.hops:
-        linked = (hop.get("X-Linked-Etag") or "").strip('"')
-        if _SHA256.match(linked):
-            return linked.lower()
-    if answer.packed:
-        return None
-    for name in ("Repr-Digest", "Digest"):
-        found = re.search(r"sha-256=:?([A-Za-z0-9+/=]{44}):?", answer.header(name) or "", re.IGNORECASE)
-        if found:
-            with contextlib.suppress(binascii.Error, ValueError):
-                digest = base64.b64decode(found[1], validate=True).hex()
-                return digest if _SHA256.match(digest) else None
-    return None
 
 
 def _refuse_page(answer: Answer) -> None:

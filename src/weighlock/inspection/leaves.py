@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from weighlock.dtypes import UINT8
 from weighlock.pickling.inert import repr_shallow
 from weighlock.tensors.layout import is_contiguous
 from weighlock.tensors.spec import (
@@ -12,6 +13,7 @@ from weighlock.tensors.spec import (
     NestedSpec,
     NumpyArraySpec,
     NumpyDtypeSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -116,6 +118,12 @@ def _meta(spec: MetaSpec) -> Leaf:
                 requires_grad=spec.requires_grad)  # fmt: skip
 
 
+def _opaque(spec: OpaqueSpec) -> Leaf:
+    # Its bytes as a tensor: who shares them and who uses them is found out as for any other.
+    raw = TensorSpec(spec.storage, UINT8, 0, (spec.nbytes,), (1,))
+    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape), parts=(("", raw),))
+
+
 def _uninitialized(spec: UninitializedSpec) -> Leaf:
     return Leaf("uninitialized", None, None, requires_grad=spec.requires_grad, parameter=spec.kind == "parameter")
 
@@ -169,6 +177,7 @@ _DESCRIBERS: Final[dict[type, Callable[[Any], Leaf]]] = {
     NestedSpec: _nested,
     JaggedSpec: _jagged,
     MetaSpec: _meta,
+    OpaqueSpec: _opaque,
     UninitializedSpec: _uninitialized,
     WrapperSpec: _wrapper,
     SubclassSpec: _subclass,

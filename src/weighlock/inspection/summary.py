@@ -107,12 +107,20 @@ class Summary(NamedTuple):
     gaps: tuple[str, ...]
 
     @property
+    def opaque(self) -> list[TensorRow]:
+        """The tensors of types that have no array type."""
+        return [row for row in self.tensors if row.leaf.layout == "opaque"]
+
+    @property
     def verdict(self) -> str:
         """One line: can it be loaded, and what would PyTorch say."""
         if self.unknown:
             count = len(self.unknown)
             what = f"names {count} unknown class{'es' if count > 1 else ''}: {_some(self.unknown)}; to load it, "
             what += 'pass on_unknown="stub" or name them with weighlock.add_safe_globals'
+        elif self.opaque:
+            types = _some(tuple(dict.fromkeys(row.leaf.dtype or "none" for row in self.opaque)))
+            what = f"{len(self.opaque)} tensors are of types that can be listed, but not loaded: {types}"
         else:
             what = "OK to load with weighlock.load"
         if self.refused_by_torch:

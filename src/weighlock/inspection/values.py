@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
 from weighlock.dtypes import UINT8
 from weighlock.errors import ArgumentError, LimitError, UnsupportedError
 from weighlock.inspection import MAX_VALUES
 from weighlock.inspection.decoding import decode, unpack_units
+from weighlock.inspection.gathering import batches
 from weighlock.inspection.numpy_values import read_array
 from weighlock.inspection.slicing import Index, View, select
 from weighlock.storages.refs import StorageRef
@@ -16,10 +17,6 @@ from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
 
 __all__ = ["Values", "read_values"]
-
-# Reading a little too much in one go is cheaper than many small reads.
-_SLACK: Final = 16
-_SMALL_READ: Final = 1 << 16
 
 
 class Values(NamedTuple):
@@ -145,42 +142,46 @@ class _Elements:
         self._size = itemsize
         self._swap = ref.elements.swap if ref.byteorder == "big" else 1
         packed = ref.reader is not None and ref.nbytes > 0 and ref.reader.extent(ref) is None
+        packed = packed and not hasattr(ref.reader, "read_range")
         self._whole = checkpoint.storage_bytes(ref) if packed else None
 
-    def _read(self, start: int, end: int) -> bytes:
-        """Return bytes of the storage, each unit of it turned around where the file is big-endian."""
-        unit = self._swap
-        first, last = start - start % unit, min(-(-end // unit) * unit, self._ref.nbytes)
+    def _read(self, stretches: list[tuple[int, int]]) -> list[bytes]:
+        """Return stretches of the storage, each unit of them turned around where the file is big-endian."""
+        unit, most = self._swap, self._ref.nbytes
+        wider = [(low - low % unit, min(-(-high // unit) * unit, most)) for low, high in stretches]
         if self._whole is not None:
-            raw = self._whole[first:last]
+            found = [self._whole[low:high] for low, high in wider]
         else:
-            raw = self._checkpoint.storage_bytes(self._ref, first, last - first)
+            found = self._checkpoint.storage_parts(self._ref, wider)
         if unit > 1:
-            swapped = bytearray(len(raw))
-            for place in range(unit):
-                swapped[place::unit] = raw[unit - 1 - place :: unit]
-            raw = bytes(swapped)
-        return raw[start - first : end - first]
+            found = [_turned(raw, unit) for raw in found]
+        return [
+            raw[low - first : high - first]
+            for raw, (first, _), (low, high) in zip(found, wider, stretches, strict=True)
+        ]
 
     def gather(self, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
         """Return the bytes of the elements of a view in row-major order."""
-        count = _count(shape)
-        if not count:
-            return b""
-        ends = [(length - 1) * step for length, step in zip(shape, stride, strict=True)]
-        low = offset + sum(end for end in ends if end < 0)
-        high = offset + sum(end for end in ends if end > 0) + 1
-        size = self._size
-        if (high - low) * size <= max(count * size * _SLACK, _SMALL_READ):
-            data = self._read(low * size, high * size)
-            return _pick(data, View(offset - low, shape, stride, ()), size)
-        return b"".join(self.gather(offset + at * stride[0], shape[1:], stride[1:]) for at in range(shape[0]))
+        view, size = View(offset, shape, stride, ()), self._size
+        steps = contiguous_stride(shape)
+        out = bytearray(_count(shape) * size)
+        for batch in batches(view, size, self._checkpoint.gap):
+            parts = self._read([(block.low, block.low + block.nbytes) for block in batch])
+            if len(out) == batch[0].nbytes and stride == steps:
+                return parts[0]
+            for block, data in zip(batch, parts, strict=True):
+                first = sum(at * step for at, step in zip(block.start, steps, strict=True))
+                places = _addresses(View(first, block.shape, steps, ()))
+                for to, at in zip(places, _addresses(View(block.offset // size, block.shape, stride, ())), strict=True):
+                    out[to * size : (to + 1) * size] = data[at * size : (at + 1) * size]
+        return bytes(out)
 
 
-def _pick(data: bytes, view: View, size: int) -> bytes:
-    if view.offset == 0 and view.stride == contiguous_stride(view.shape):
-        return data
-    return b"".join([data[at * size : (at + 1) * size] for at in _addresses(view)])
+def _turned(raw: bytes, unit: int) -> bytes:
+    swapped = bytearray(len(raw))
+    for place in range(unit):
+        swapped[place::unit] = raw[unit - 1 - place :: unit]
+    return bytes(swapped)
 
 
 def _read_quantized(checkpoint: Checkpoint, spec: QuantizedSpec, index: Index, limit: int | None) -> Values:

@@ -47,6 +47,12 @@ _REFUSED_FORMATS: Final = {
     "torchscript": "TorchScript archives",
     "pickle": "pickles outside of a PyTorch container",
     "safetensors": "safetensors files",
+    "npy": "NumPy's files",
+    "npz": "NumPy's files",
+    "gguf": "GGUF files",
+    "sharded": "checkpoints of several files",
+    "dcp": "checkpoints of several files",
+    "deepspeed": "checkpoints of several files",
 }
 
 

@@ -7,11 +7,11 @@ along and dropped, since that costs less than another call.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, UnsupportedError
+from weighlock.inspection.gathering import Block, batches
 from weighlock.inspection.slicing import View
 from weighlock.storages.plan import read_extents
 from weighlock.storages.ranges import worth_reading_along
@@ -23,8 +23,6 @@ __all__ = ["Gather", "Plan", "gathered", "span_of"]
 
 # Piece boundaries are multiples of the largest element, so that every view of a piece begins at a whole element.
 _ALIGN: Final = 16
-_BLOCK: Final = 8 << 20
-_AT_ONCE: Final = 64 << 20
 # A slice of a view that overlaps itself may hold more elements than its storage has bytes: up to this many times.
 _TIMES_STORAGE: Final = 64
 _FREE_BYTES: Final = 1 << 20
@@ -204,74 +202,30 @@ def gathered(ref: StorageRef, view: View, size: int) -> Gather | None:
 # ------------------------------------------------------------------------------------------ elements far apart
 
 
-class _Block(NamedTuple):
-    """Bytes read at once: where they begin in the storage, how many, and which part of the slice they hold."""
-
-    low: int
-    nbytes: int
-    chosen: tuple[slice | int, ...]
-    offset: int
-    shape: tuple[int, ...]
-
-
-def _blocks(wanted: Gather, gap: int) -> Iterator[_Block]:
-    """Cut a slice into stretches of bytes with no gap larger than `gap` inside, of at most 8 MiB where possible."""
-    view, size = wanted.view, wanted.size
-    axes = sorted(range(len(view.shape)), key=lambda axis: abs(view.stride[axis]))
-    span = size
-    pieces = {axis: view.shape[axis] for axis in axes}  # how many along each axis one block holds
-    full = True
-    for axis in axes:
-        step, length = abs(view.stride[axis]) * size, view.shape[axis]
-        if full and step - span <= gap:
-            most = max(1, 1 + (_BLOCK - span) // step) if step else length
-            pieces[axis] = min(length, most)
-            span += (pieces[axis] - 1) * step
-            full = pieces[axis] == length
-        else:
-            pieces[axis] = 1
-            full = full and length == 1
-    starts = product(*(range(0, length, pieces[axis]) for axis, length in enumerate(view.shape)))
-    for start in starts:
-        shape = tuple(min(pieces[axis], view.shape[axis] - at) for axis, at in enumerate(start))
-        first = view.offset + sum(at * step for at, step in zip(start, view.stride, strict=True))
-        ends = [(length - 1) * step for length, step in zip(shape, view.stride, strict=True)]
-        low = first + sum(end for end in ends if end < 0)
-        high = first + sum(end for end in ends if end > 0) + 1
-        chosen = tuple(slice(at, at + length) for at, length in zip(start, shape, strict=True))
-        yield _Block(low * size, (high - low) * size, chosen, (first - low) * size, shape)
-
-
 _UNITS: Final = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}
 
 
 def _fill_gather(source: Any, base: int, wanted: Gather, target: memoryview) -> None:
     """Read a slice block by block, a bounded number of bytes at a time, and copy its elements together."""
-    pending: list[_Block] = []
-    held = 0
-    for block in _blocks(wanted, worth_reading_along(source)):
-        pending.append(block)
-        held += block.nbytes
-        if held >= _AT_ONCE:
-            _fill_blocks(source, base, wanted, pending, target)
-            pending, held = [], 0
-    _fill_blocks(source, base, wanted, pending, target)
+    for batch in batches(wanted.view, wanted.size, worth_reading_along(source)):
+        _fill_blocks(source, base, wanted, batch, target)
 
 
-def _fill_blocks(source: Any, base: int, wanted: Gather, blocks: Sequence[_Block], target: memoryview) -> None:
+def _fill_blocks(source: Any, base: int, wanted: Gather, chosen: Sequence[Block], target: memoryview) -> None:
     import numpy as np
 
-    memory = memoryview(bytearray(sum(block.nbytes for block in blocks)))
+    memory = memoryview(bytearray(sum(block.nbytes for block in chosen)))
     places, used = [], 0
-    for block in blocks:
+    for block in chosen:
         places.append(memory[used : used + block.nbytes])
         used += block.nbytes
-    read_extents(source, [(base + block.low, place) for block, place in zip(blocks, places, strict=True)])
+    read_extents(source, [(base + block.low, place) for block, place in zip(chosen, places, strict=True)])
     unit = np.dtype(_UNITS[wanted.size])
     result = np.frombuffer(target, unit).reshape(wanted.view.shape)
     strides = [step * wanted.size for step in wanted.view.stride]
-    for block, place in zip(blocks, places, strict=True):
-        result[block.chosen] = np.ndarray(block.shape, unit, place, block.offset, strides)
+    for block, place in zip(chosen, places, strict=True):
+        part = tuple(slice(at, at + length) for at, length in zip(block.start, block.shape, strict=True))
+        result[part] = np.ndarray(block.shape, unit, place, block.offset, strides)
 
 
 def _cut_from_whole(ref: StorageRef, handle: Part | Gather, target: memoryview, *, verify: bool) -> None:

@@ -162,11 +162,14 @@ class LazyTensor:
 
     @property
     def extent(self) -> Extent | None:
-        """Where its bytes lie in the file, in one piece and in row-major order; None where they do not."""
+        """Where its bytes lie in the file, in one piece and in row-major order; None where they do not.
+
+        They are in the file's byte order (`LazyCheckpoint.storages`), and nowhere for an archive inside another file.
+        """
         spec = self._row.spec
-        if type(spec) is not TensorSpec or not self.is_contiguous or spec.conj or spec.neg or spec.ref.reader is None:
+        if type(spec) is not TensorSpec or not self.is_contiguous or spec.conj or spec.neg:
             return None
-        whole = spec.ref.reader.extent(spec.ref)
+        whole = self._opened.checkpoint.extent(spec.ref)
         return None if whole is None else Extent(whole.offset + spec.offset * spec.dtype.itemsize, spec.nbytes)
 
     def read(self, *, framework: str = "numpy", dtype: Any = None) -> Any:

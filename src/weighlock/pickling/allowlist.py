@@ -53,7 +53,7 @@ class Allowlist:
     """
 
     def __init__(self, *tables: Rows, idiom_function: Any = None) -> None:
-        self._tables: Final = tables
+        self.tables: Final = tables
         self.idiom_function: Final = object() if idiom_function is None else idiom_function
         self.values: dict[tuple[str, str], Any] = {}
         self.calls: dict[int, Call] = {}
@@ -62,14 +62,17 @@ class Allowlist:
 
     def extended(self, rows: Rows) -> "Allowlist":
         """Return this table with another one searched before it."""
-        return Allowlist(rows, *self._tables, idiom_function=self.idiom_function)
+        return type(self)(rows, *self.tables, idiom_function=self.idiom_function)
 
     def find(self, module: str, name: str) -> Any:
         """Return what ``module.name`` stands for, or a new `GlobalRef` where it is unknown."""
-        for table in self._tables:
-            row = table.get((module, name))
+        key = module, name
+        if key in self.values:
+            return self.values[key]
+        for table in self.tables:
+            row = table.get(key)
             if row is not None:
-                return self._admit((module, name), row())
+                return self._admit(key, row())
         return GlobalRef(module, name)
 
     def _admit(self, key: tuple[str, str], known: Known) -> Any:

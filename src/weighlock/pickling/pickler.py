@@ -9,10 +9,8 @@ Each container is a generator that writes its own opcodes and yields what it hol
 generator, so that nesting costs memory, but no stack.
 """
 
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING, REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from struct import Struct
 from sys import intern
 from typing import Any, Final
 
@@ -24,14 +22,30 @@ from weighlock.pickling.reductions import (
     STORAGE,
     Describe,
     Describer,
+    Description,
     Persistent,
     Reduction,
-    TensorCall,
+    TensorPattern,
+    describe_exactly,
     describe_python,
     hint_for,
     named_type,
     ordered,
+    spelled_name,
     tensor_arguments,
+)
+from weighlock.pickling.spellings import (
+    BYTE_INTS,
+    OP,
+    OP_F8,
+    OP_I4,
+    OP_U2,
+    OP_U4,
+    OP_U8,
+    SHORT_GETS,
+    SHORT_PUTS,
+    SHORT_TEXT_HEADS,
+    TEXT_HEADS,
 )
 
 __all__ = ["PROTOCOLS", "Pickler"]
@@ -41,21 +55,9 @@ PROTOCOLS: Final = range(1, 6)
 # How many items one opcode sets at most, as in Python's picklers.
 _BATCH: Final = 1000
 
-_OP: Final = {name: bytes([code]) for name, code in CODE.items()}
-_MARK, _POP, _POP_MARK, _TUPLE = _OP["MARK"], _OP["POP"], _OP["POP_MARK"], _OP["TUPLE"]
-_REDUCE, _NEWOBJ, _BUILD = _OP["REDUCE"], _OP["NEWOBJ"], _OP["BUILD"]
-_SHORT_TUPLES: Final = (b"", _OP["TUPLE1"], _OP["TUPLE2"], _OP["TUPLE3"])
-
-_BYTE_INTS: Final = tuple(_OP["BININT1"] + bytes([value]) for value in range(256))
-_SHORT_PUTS: Final = tuple(_OP["BINPUT"] + bytes([index]) for index in range(256))
-_SHORT_GETS: Final = tuple(_OP["BINGET"] + bytes([index]) for index in range(256))
-_OP_U2: Final = Struct("<cH").pack
-_OP_U4: Final = Struct("<cI").pack
-_OP_U8: Final = Struct("<cQ").pack
-_OP_I4: Final = Struct("<ci").pack
-_OP_F8: Final = Struct(">cd").pack
-_TEXT_HEADS: Final = tuple(_OP_U4(_OP["BINUNICODE"], size) for size in range(256))
-_SHORT_TEXT_HEADS: Final = tuple(_OP["SHORT_BINUNICODE"] + bytes([size]) for size in range(256))
+_MARK, _POP, _POP_MARK, _TUPLE = OP["MARK"], OP["POP"], OP["POP_MARK"], OP["TUPLE"]
+_REDUCE, _NEWOBJ, _BUILD = OP["REDUCE"], OP["NEWOBJ"], OP["BUILD"]
+_SHORT_TUPLES: Final = (b"", OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
 
 
 class Pickler:
@@ -70,6 +72,8 @@ class Pickler:
         described, or None.
     pid_tail : tuple
         What the container adds to every persistent id.
+    exact : bool
+        Refuse what would not come out byte for byte as from Python's own pickler, or might not.
 
     Attributes
     ----------
@@ -82,7 +86,10 @@ class Pickler:
     b'\x80\x02}q\x00X\x01\x00\x00\x00aq\x01K\x01s.'
     """
 
-    def __init__(self, protocol: int = 2, *, describe: Describer | None = None, pid_tail: tuple[Any, ...] = ()) -> None:
+    def __init__(
+        self, protocol: int = 2, *, describe: Describer | None = None, pid_tail: tuple[Any, ...] = (),
+        exact: bool = False,
+    ) -> None:  # fmt: skip
         if type(protocol) is not int or protocol not in PROTOCOLS:
             hint = "PyTorch's own default is 2. Protocol 0 has no form for tensors."
             raise ArgumentError("no such pickle protocol", expected="1 to 5", got=repr(protocol), hint=hint)
@@ -94,14 +101,17 @@ class Pickler:
         self._memo: dict[Any, int] = {}  # by identity; globals by name
         self._count = 0
         self._kept: list[Any] = []  # identities stay valid only while their objects live
-        self._recipes: dict[Any, Recipe | None] = {}
-        self._uses_recipes = protocol in (2, 3) and not pid_tail
-        self._text_heads = _SHORT_TEXT_HEADS if protocol >= 4 else _TEXT_HEADS
+        self._recipes: dict[TensorPattern, Recipe] = {}
+        self._uses_recipes = protocol in (2, 3) and pid_tail in ((), (None,))
+        self._text_heads = SHORT_TEXT_HEADS if protocol >= 4 else TEXT_HEADS
         self._writers: dict[type, Callable[[Any], Iterator[Any] | None]] = {
             bytes: self._bytes, bytearray: self._bytearray, list: self._list, tuple: self._tuple, dict: self._dict,
             set: self._set, frozenset: self._frozenset, type: self._type, GlobalRef: self._global,
             Persistent: self._persistent,
         }  # fmt: skip
+        self._describe_python = describe_exactly if exact else describe_python
+        for kind in _INEXACT if exact else ():
+            del self._writers[kind]
 
     def dumps(self, obj: Any) -> bytes:
         """Return the pickle of an object.
@@ -116,14 +126,14 @@ class Pickler:
         if self.protocol >= 2:
             self._out += b"%c%c" % (CODE["PROTO"], self.protocol)
         self._run(obj)
-        self._out += _OP["STOP"]
+        self._out += OP["STOP"]
         return bytes(self._out)
 
     # Reason for the length: the one loop that sees every object; a call per plain value would double its time.
     def _run(self, root: Any) -> None:
         out, memo, writers, heads = self._out, self._memo, self._writers, self._text_heads
-        put_code = _OP["MEMOIZE"] if self.protocol >= 4 else None
-        truths = (_OP["NEWFALSE"], _OP["NEWTRUE"]) if self.protocol >= 2 else (b"I00\n", b"I01\n")
+        put_code = OP["MEMOIZE"] if self.protocol >= 4 else None
+        truths = (OP["NEWFALSE"], OP["NEWTRUE"]) if self.protocol >= 2 else (b"I00\n", b"I01\n")
         stack: list[Iterator[Any]] = []
         owners: list[Any] = []
         current: Iterator[Any] = iter((root,))
@@ -134,16 +144,16 @@ class Pickler:
                     kind = type(obj)
                     if kind is int:
                         if 0 <= obj < 256:
-                            out += _BYTE_INTS[obj]
+                            out += BYTE_INTS[obj]
                         elif 0 <= obj < 65536:
-                            out += _OP_U2(b"M", obj)
+                            out += OP_U2(b"M", obj)
                         elif -0x80000000 <= obj < 0x80000000:
-                            out += _OP_I4(b"J", obj)
+                            out += OP_I4(b"J", obj)
                         else:
                             self._long(obj)
                         continue
                     if kind is float:
-                        out += _OP_F8(b"G", obj)
+                        out += OP_F8(b"G", obj)
                         continue
                     if obj is None:
                         out += b"N"
@@ -153,7 +163,7 @@ class Pickler:
                         continue
                     index = memo.get(id(obj))
                     if index is not None:
-                        out += _SHORT_GETS[index] if index < 256 else _OP_U4(b"j", index)
+                        out += SHORT_GETS[index] if index < 256 else OP_U4(b"j", index)
                         continue
                     if kind is str:
                         data = obj.encode("utf-8", "surrogatepass")
@@ -163,7 +173,7 @@ class Pickler:
                         index = self._count
                         self._count = index + 1
                         memo[id(obj)] = index
-                        out += put_code or (_SHORT_PUTS[index] if index < 256 else _OP_U4(b"r", index))
+                        out += put_code or (SHORT_PUTS[index] if index < 256 else OP_U4(b"r", index))
                         continue
                     writer = writers.get(kind) or self._writer(kind)
                     inner = writer(obj)
@@ -186,27 +196,22 @@ class Pickler:
 
     def _writer(self, kind: type) -> Callable[[Any], Iterator[Any] | None]:
         """Find out, once per type, how its objects are written."""
-        describe = describe_python(kind) or (self._describe(kind) if self._describe is not None else None)
+        describe = self._describe_python(kind) or (self._describe(kind) if self._describe is not None else None)
         if describe is None:
             named = f"{kind.__module__}.{kind.__qualname__}"
             raise UnsupportedTypeError(f"PyTorch checkpoints have no safe form for {named}", hint=hint_for(kind))
-        self._writers[kind] = writer = self._described(describe)
+        self._writers[kind] = writer = self._tensor_writer(describe)
         return writer
 
-    def _described(self, describe: Describe) -> Callable[[Any], Iterator[Any] | None]:
-        def write(obj: Any) -> Iterator[Any] | None:
-            description = describe(obj)
-            kind = type(description)
-            if kind is tuple:
-                return self._tensor(obj, description)  # type: ignore[arg-type]
-            self._kept.append(description)
-            if kind is Reduction:
-                return self._reduction(obj, description)  # type: ignore[arg-type]
-            if kind is Persistent:
-                return self._persistent(description)  # type: ignore[arg-type]
-            return self._global(description)  # type: ignore[arg-type]
-
-        return write
+    def _other(self, obj: Any, description: Description) -> Iterator[Any] | None:
+        """Write an object that is not described as a tensor."""
+        kind = type(description)
+        self._kept.append(description)
+        if kind is Reduction:
+            return self._reduction(obj, description)  # type: ignore[arg-type]
+        if kind is Persistent:
+            return self._persistent(description)  # type: ignore[arg-type]
+        return self._global(description)  # type: ignore[arg-type]
 
     # The memo
 
@@ -215,13 +220,13 @@ class Pickler:
         self._count = index + 1
         self._memo[key] = index
         if self.protocol >= 4:
-            self._out += _OP["MEMOIZE"]
+            self._out += OP["MEMOIZE"]
         else:
-            self._out += _SHORT_PUTS[index] if index < 256 else _OP_U4(b"r", index)
+            self._out += SHORT_PUTS[index] if index < 256 else OP_U4(b"r", index)
 
     def _get(self, key: Any) -> bytes:
         index = self._memo[key]
-        return _SHORT_GETS[index] if index < 256 else _OP_U4(b"j", index)
+        return SHORT_GETS[index] if index < 256 else OP_U4(b"j", index)
 
     # Plain values
 
@@ -236,9 +241,9 @@ class Pickler:
 
     def _text_head(self, size: int) -> bytes:
         if size <= 0xFFFFFFFF:
-            return _OP_U4(_OP["BINUNICODE"], size)
+            return OP_U4(OP["BINUNICODE"], size)
         if self.protocol >= 4:
-            return _OP_U8(_OP["BINUNICODE8"], size)
+            return OP_U8(OP["BINUNICODE8"], size)
         raise SaveError("a string of more than 4 GiB", hint="Only pickle protocols 4 and 5 can hold it.")
 
     def _text(self, text: str) -> None:
@@ -259,9 +264,9 @@ class Pickler:
         if size < 256:
             self._out += bytes((CODE["SHORT_BINBYTES"], size))
         elif size <= 0xFFFFFFFF:
-            self._out += _OP_U4(_OP["BINBYTES"], size)
+            self._out += OP_U4(OP["BINBYTES"], size)
         elif self.protocol >= 4:
-            self._out += _OP_U8(_OP["BINBYTES8"], size)
+            self._out += OP_U8(OP["BINBYTES8"], size)
         else:
             raise SaveError("bytes of more than 4 GiB", hint="Only pickle protocols 4 and 5 can hold them.")
         self._out += obj
@@ -271,7 +276,7 @@ class Pickler:
     def _bytearray(self, obj: bytearray) -> Iterator[Any] | None:
         if self.protocol < 5:
             return self._called(obj, _BYTEARRAY, (bytes(obj),) if obj else ())
-        self._out += _OP_U8(_OP["BYTEARRAY8"], len(obj))
+        self._out += OP_U8(OP["BYTEARRAY8"], len(obj))
         self._out += obj
         self._put(id(obj))
         return None
@@ -280,7 +285,7 @@ class Pickler:
 
     def _tuple(self, obj: tuple[Any, ...]) -> Iterator[Any] | None:
         if not obj:
-            self._out += _OP["EMPTY_TUPLE"]
+            self._out += OP["EMPTY_TUPLE"]
             return None
         return self._tuple_items(obj)
 
@@ -297,44 +302,44 @@ class Pickler:
 
     def _list(self, obj: list[Any]) -> Iterator[Any]:
         out = self._out
-        out += _OP["EMPTY_LIST"]
+        out += OP["EMPTY_LIST"]
         self._put(id(obj))
         if len(obj) == 1:
             yield obj[0]
-            out += _OP["APPEND"]
+            out += OP["APPEND"]
             return
         items = iter(obj)
         for _ in range(0, len(obj), _BATCH):
             out += _MARK
             yield from islice(items, _BATCH)
-            out += _OP["APPENDS"]
+            out += OP["APPENDS"]
 
     def _dict(self, obj: dict[Any, Any]) -> Iterator[Any]:
         out, length = self._out, len(obj)
-        out += _OP["EMPTY_DICT"]
+        out += OP["EMPTY_DICT"]
         self._put(id(obj))
         items = iter(obj.items())
         if length == 1:
             yield from next(items)
-            out += _OP["SETITEM"]
+            out += OP["SETITEM"]
             return
         # A dictionary of exactly 1000 entries ends with an empty batch, as from Python's C pickler.
         for _ in range(0, length + 1 if length else 0, _BATCH):
             out += _MARK
             yield from chain.from_iterable(islice(items, _BATCH))
-            out += _OP["SETITEMS"]
+            out += OP["SETITEMS"]
 
     def _set(self, obj: set[Any]) -> Iterator[Any]:
         if self.protocol < 4:
             yield from self._called(obj, _SET, (ordered(obj),))
             return
-        self._out += _OP["EMPTY_SET"]
+        self._out += OP["EMPTY_SET"]
         self._put(id(obj))
         items = iter(ordered(obj))
         for _ in range(0, len(obj) + 1 if obj else 0, _BATCH):
             self._out += _MARK
             yield from islice(items, _BATCH)
-            self._out += _OP["ADDITEMS"]
+            self._out += OP["ADDITEMS"]
 
     def _frozenset(self, obj: frozenset[Any]) -> Iterator[Any]:
         if self.protocol < 4:
@@ -345,29 +350,23 @@ class Pickler:
         if id(obj) in self._memo:
             self._out += _POP_MARK + self._get(id(obj))
             return
-        self._out += _OP["FROZENSET"]
+        self._out += OP["FROZENSET"]
         self._put(id(obj))
 
     # Names and calls
 
     def _type(self, obj: type) -> Iterator[Any] | None:
-        if obj is type(None):
-            return self._called(obj, _TYPE, (None,))
-        named = named_type(obj)
-        if named is None:
-            name = f"{obj.__module__}.{obj.__qualname__}"
-            raise UnsupportedTypeError(f"a class cannot be saved: {name}", hint="Save its name as a string.")
-        return self._global(named)
+        return self._called(obj, _TYPE, (None,)) if obj is type(None) else self._global(named_type(obj))
 
     def _global(self, ref: GlobalRef) -> Iterator[Any] | None:
-        module, name = self._mapped(ref)
+        module, name = spelled_name(ref, self.protocol)
         if (module, name) in self._memo:
             self._out += self._get((module, name))
             return None
         if self.protocol >= 4:
             self._text(intern(module))
             self._text(intern(name))
-            self._out += _OP["STACK_GLOBAL"]
+            self._out += OP["STACK_GLOBAL"]
         elif "\n" in module or "\n" in name:
             raise SaveError("a global's name has a line break", got=ref.full_name, hint="Only protocol 4 can hold it.")
         else:
@@ -375,21 +374,10 @@ class Pickler:
         self._put((module, name))
         return None
 
-    def _mapped(self, ref: GlobalRef) -> tuple[str, str]:
-        """Return a name as Python 2 had it for protocols below 3, and as Python 3 has it for the others."""
-        module, name = ref.module, ref.name
-        if self.protocol < 3:
-            names, modules = REVERSE_NAME_MAPPING, REVERSE_IMPORT_MAPPING
-        else:
-            names, modules = NAME_MAPPING, IMPORT_MAPPING
-        if (module, name) in names:
-            return names[module, name]
-        return modules.get(module, module), name
-
     def _persistent(self, obj: Persistent) -> Iterator[Any]:
         self._kept.append(pid := (*obj.pid, *self._pid_tail))
         yield pid
-        self._out += _OP["BINPERSID"]
+        self._out += OP["BINPERSID"]
 
     def _called(self, obj: Any, function: GlobalRef, args: tuple[Any, ...]) -> Iterator[Any]:
         reduction = Reduction(function, args)
@@ -403,7 +391,7 @@ class Pickler:
             out += _POP + self._get(id(obj))
             return
         self._put(id(obj))
-        yield from self._batches(reduction.items, _OP["APPEND"], _OP["APPENDS"])
+        yield from self._batches(reduction.items, OP["APPEND"], OP["APPENDS"])
         yield from self._entries(reduction.entries)
         if reduction.state is not None:
             yield reduction.state
@@ -432,7 +420,7 @@ class Pickler:
             yield reduction.function
             yield reduction.args
             yield reduction.kwargs
-            self._out += _OP["NEWOBJ_EX"]
+            self._out += OP["NEWOBJ_EX"]
             return
         self._kept.append(args := (reduction.function, reduction.args, reduction.kwargs))
         yield _NEW_WITH_KEYWORDS
@@ -455,41 +443,50 @@ class Pickler:
         while batch := list(islice(iterator, _BATCH)):
             self._out += _MARK if len(batch) > 1 else b""
             yield from chain.from_iterable(batch)
-            self._out += _OP["SETITEMS"] if len(batch) > 1 else _OP["SETITEM"]
+            self._out += OP["SETITEMS"] if len(batch) > 1 else OP["SETITEM"]
 
-    # Tensors: thousands of one and the same call
+    # Tensors: thousands of nearly the same call
 
-    def _tensor(self, obj: Any, call: TensorCall) -> Iterator[Any] | None:
-        """Write the call that rebuilds a tensor: in one step where it is spelled like one before, else as any call."""
-        form, key = call[:2]
-        self._kept.append(call)
-        if self._uses_recipes and self._count > 255 and id(key) not in self._memo:
-            spelling = (form, len(key), call[2:])
-            recipe = self._recipes.get(spelling) or self._recipe(spelling, call)
-            if recipe is not None:
-                first = self._count
-                self._count = first + recipe.puts
-                self._out += recipe.spell(key.encode(), first)
-                self._memo[id(key)] = first
-                self._memo[id(obj)] = first + recipe.puts - 1
-                return None
-        return self._called(obj, form.function, tensor_arguments(call))
+    def _tensor_writer(self, describe: Describe) -> Callable[[Any], Iterator[Any] | None]:
+        """Return what writes objects that are described as tensors: in one step, where all names have been written."""
+        memo, recipes, kept = self._memo, self._recipes, self._kept
 
-    def _recipe(self, spelling: Any, call: TensorCall) -> Recipe | None:
-        """Return the spelling of a call, if it was seen before and all names in it have been written before."""
-        if spelling not in self._recipes:
-            self._recipes[spelling] = None
+        def write(obj: Any) -> Iterator[Any] | None:
+            call = describe(obj)
+            if type(call) is not tuple:
+                return self._other(obj, call)
+            pattern, key = call
+            kept.append(call)
+            recipe = recipes.get(pattern)
+            if recipe is None or recipe.key_size != len(key):
+                recipe = self._recipe(pattern, len(key))
+            # The key may be an object that occurs elsewhere: Python has only one of each string of one character.
+            if recipe is None or id(key) in memo:
+                return self._called(obj, pattern.form.function, tensor_arguments(call))
+            first = self._count
+            last = memo[id(obj)] = first + recipe.puts - 1
+            self._count = last + 1
+            memo[id(key)] = first
+            self._out += recipe.spell(key.encode(), first)
             return None
-        form, location = call[0], call[2]
+
+        return write
+
+    def _recipe(self, pattern: TensorPattern, key_size: int) -> Recipe | None:
+        """Return the spelling of the calls of a pattern, once all names in it have been written."""
+        form, location = pattern.form, pattern.location
         refs = [form.function, form.storage, _ORDERED_DICT, *((form.dtype,) if form.dtype else ())]
-        names = [*map(self._mapped, refs), id(STORAGE), id(location)]
-        if not all(name in self._memo for name in names):
+        names = [*(spelled_name(ref, self.protocol) for ref in refs), id(STORAGE), id(location)]
+        if not self._uses_recipes or not all(name in self._memo for name in names):
             return None
         function, storage, hooks, *dtype, mark, place = map(self._get, names)
-        recipe = tensor_recipe(call, function, (mark, storage, place), hooks, dtype)
-        self._recipes[spelling] = recipe
+        pid = (mark, storage, place, b"N" if self._pid_tail else b"")
+        recipe = self._recipes[pattern] = tensor_recipe(pattern, key_size, function, pid, hooks, dtype)
         return recipe
 
+
+# Spelled otherwise where they are empty, sorted, or known by another name.
+_INEXACT: Final = (bytes, bytearray, set, frozenset, type)
 
 _ENCODE: Final = GlobalRef("_codecs", "encode")
 _BYTEARRAY: Final = GlobalRef("builtins", "bytearray")

@@ -17,7 +17,7 @@ from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.pickling.opcodes import CODE
 from weighlock.pickling.user_globals import NO_USER_GLOBALS, UserGlobals
 
-__all__ = ["RARE", "Handlers"]
+__all__ = ["RARE", "Handlers", "Rare"]
 
 _SIMPLE_KEYS: Final = frozenset({str, int, bytes, bool, float, type(None)})
 _MAX_MEMO_GAP: Final = 1 << 32
@@ -47,6 +47,10 @@ class Handlers:
         self.calls = allowlist.calls
         self.context = context
         self.persistent_load = persistent_load or _no_persistent_ids
+        # Makes many tensors at once, where what knows the storages can; and what that has seen of the pickle.
+        self.runs: Any = persistent_load if hasattr(persistent_load, "batch") else None
+        self.forms: dict[tuple[Any, ...], Any] = {}
+        self.items: Any = None
         self.exposed: Callable[[Any], Any] = getattr(context, "exposed", _as_it_is)
         self.position = start
         self.end = start
@@ -355,7 +359,9 @@ def _no_persistent_ids(pid: Any) -> Any:
     raise PickleStreamError("a persistent id in a pickle that has no storages beside it", got=type(pid).__name__)
 
 
-_METHODS: Final[dict[str, Callable[[Handlers, Any], None]]] = {
+Rare = Callable[[Any, Any], int | None]
+
+_METHODS: Final[dict[str, Rare]] = {
     "PROTO": Handlers.op_proto, "FRAME": Handlers.op_ignore,
     **dict.fromkeys(("FLOAT", "INT", "LONG", "LONG1", "LONG4", "UNICODE", "BINUNICODE8", "BINBYTES",
                      "SHORT_BINBYTES", "BINBYTES8"), Handlers.op_push),
@@ -372,4 +378,4 @@ _METHODS: Final[dict[str, Callable[[Handlers, Any], None]]] = {
     "STACK_GLOBAL": Handlers.op_stack_global, "INST": Handlers.op_inst, "OBJ": Handlers.op_obj,
     "NEWOBJ": Handlers.op_newobj, "NEWOBJ_EX": Handlers.op_newobj_ex, "BUILD": Handlers.op_build,
 }  # fmt: skip
-RARE: Final = {CODE[name]: method for name, method in _METHODS.items()}
+RARE: Final[dict[int, Rare]] = {CODE[name]: method for name, method in _METHODS.items()}

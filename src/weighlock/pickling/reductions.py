@@ -6,13 +6,16 @@ opcodes and knows nothing else about leaves.
 """
 
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING, REVERSE_IMPORT_MAPPING, REVERSE_NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from weighlock.errors import UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef, Stub
 
 __all__ = [
+    "PID_TAIL",
     "Describe",
     "Describer",
     "Description",
@@ -20,8 +23,11 @@ __all__ = [
     "Reduction",
     "TensorCall",
     "TensorForm",
+    "TensorPattern",
+    "describe_exactly",
     "describe_python",
     "hint_for",
+    "spelled_name",
     "tensor_arguments",
 ]
 
@@ -94,8 +100,44 @@ class TensorForm:
         self.dtype = dtype
 
 
-# (form, key, location, numel, offset, shape, stride). A plain tuple, since there is one per tensor.
-TensorCall = tuple[TensorForm, str, str, int, int, tuple[int, ...], tuple[int, ...]]
+class TensorPattern:
+    """What the calls for tensors have in common that differ in nothing but the key of their storage.
+
+    Attributes
+    ----------
+    form : TensorForm
+    location : str
+    numel : int
+        Elements of the storage, as its class counts them.
+    offset, shape, stride
+        Of the tensor, in elements.
+    requires_grad : bool
+    """
+
+    __slots__ = ("form", "location", "numel", "offset", "requires_grad", "shape", "stride")
+
+    # Reason for the parameters: the arguments of PyTorch's own rebuild function, one to one.
+    def __init__(
+        self,
+        form: TensorForm,
+        location: str,
+        numel: int,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool = False,
+    ) -> None:
+        self.form = form
+        self.location = location
+        self.numel = numel
+        self.offset = offset
+        self.shape = shape
+        self.stride = stride
+        self.requires_grad = requires_grad
+
+
+# A pattern and the key of a storage. A plain tuple, since there is one per tensor.
+TensorCall = tuple[TensorPattern, str]
 Description = GlobalRef | Reduction | Persistent | TensorCall
 Describe = Callable[[Any], Description]
 # Asked once per type: how its objects are described, or None for "not mine".
@@ -103,15 +145,31 @@ Describer = Callable[[type], Describe | None]
 
 # What every persistent id begins with. One object, since the pickler's memo goes by identity.
 STORAGE: Final = "storage"
+# What it ends with in the legacy stream alone: no storage is a view of another.
+PID_TAIL: Final = (None,)
 
 
 def tensor_arguments(call: TensorCall) -> tuple[Any, ...]:
     """Return the arguments that PyTorch's rebuild function is called with."""
-    form, key, location, numel, offset, shape, stride = call
-    storage = Persistent((STORAGE, form.storage, key, location, numel))
+    pattern, key = call
+    form = pattern.form
+    storage = Persistent((STORAGE, form.storage, key, pattern.location, pattern.numel))
     # New tuples each time, as from PyTorch: the pickler would refer back to one that it has seen.
-    args: tuple[Any, ...] = (storage, offset, (*shape,), (*stride,), False, OrderedDict())
+    shape, stride = (*map(int, pattern.shape),), (*map(int, pattern.stride),)
+    args: tuple[Any, ...] = (storage, pattern.offset, shape, stride, pattern.requires_grad, OrderedDict())
     return args if form.dtype is None else (*args, form.dtype)
+
+
+def spelled_name(ref: GlobalRef, protocol: int) -> tuple[str, str]:
+    """Return module and name as Python 2 had them for protocols below 3, and as Python 3 has them for the others."""
+    module, name = ref.module, ref.name
+    if protocol < 3:
+        names, modules = REVERSE_NAME_MAPPING, REVERSE_IMPORT_MAPPING
+    else:
+        names, modules = NAME_MAPPING, IMPORT_MAPPING
+    if (module, name) in names:
+        return names[module, name]
+    return modules.get(module, module), name
 
 
 def describe_python(kind: type) -> Describe | None:
@@ -125,6 +183,11 @@ def describe_python(kind: type) -> Describe | None:
         return None
     real = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None)
     return found if real is kind or kind in _UNNAMED else None
+
+
+def describe_exactly(kind: type) -> Describe | None:
+    """As `describe_python`, for the types alone whose pickle is exactly that of Python's own pickler."""
+    return _ordered_dict if kind is OrderedDict else None
 
 
 def ordered(items: Iterable[Any]) -> list[Any]:
@@ -205,11 +268,22 @@ _NAMED: Final[dict[Any, GlobalRef]] = {
 }  # fmt: skip
 
 
-def named_type(kind: type) -> GlobalRef | None:
-    """Return the name of a class that a checkpoint may hold as a value, such as the factory of a defaultdict."""
+def named_type(kind: type) -> GlobalRef:
+    """Return the name of a class that a checkpoint may hold as a value, such as the factory of a defaultdict.
+
+    Raises
+    ------
+    UnsupportedTypeError
+        If it may not.
+    """
     if kind.__module__ == "collections" and getattr(sys.modules["collections"], kind.__name__, None) is kind:
-        return _NAMED.get(kind.__name__)
-    return _NAMED.get(kind)
+        named = _NAMED.get(kind.__name__)
+    else:
+        named = _NAMED.get(kind)
+    if named is None:
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise UnsupportedTypeError(f"a class cannot be saved: {name}", hint="Save its name as a string.")
+    return named
 
 
 _ORDERED_DICT: Final = GlobalRef("collections", "OrderedDict")

@@ -6,15 +6,16 @@ Unknown globals do not stop it: they become `GlobalRef` and `Stub`, and the call
 all of them).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from struct import Struct
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from weighlock.errors import PickleStreamError, WeighlockError
-from weighlock.pickling import idiom
+from weighlock.pickling import columns, idiom
 from weighlock.pickling.decoder import READERS, decode_text, truncated
 from weighlock.pickling.opcodes import BY_CODE
-from weighlock.pickling.rare_opcodes import RARE, Handlers
+from weighlock.pickling.rare_opcodes import RARE, Handlers, Rare
 
 __all__ = ["Unpickler"]
 
@@ -26,9 +27,11 @@ _RUN_F8: Final = Struct(">xd").iter_unpack
 _RUN_I4: Final = Struct("<xi").iter_unpack
 _RUN_U2: Final = Struct("<xH").iter_unpack
 _RUN_U1: Final = Struct("<xB").iter_unpack
+_FORMATS: Final = {0x47: ">xd", 0x4A: "<xi", 0x4D: "<xH"}
 
 # A run is looked for at most this far ahead: pickle writes lists in batches of 1,000.
 _RUN_ITEMS: Final = 1000
+_LONG_RUN: Final = 250  # Worth a form of its own, which is kept.
 
 
 class Unpickler(Handlers):
@@ -57,6 +60,9 @@ class Unpickler(Handlers):
     [1, 2]
     """
 
+    rare: ClassVar[Mapping[int, Rare]] = RARE
+    """What the opcodes do that the loop leaves to `rare_opcodes`; recording has a table of its own."""
+
     def load(self) -> Any:
         """Run the pickle and return its object.
 
@@ -74,6 +80,9 @@ class Unpickler(Handlers):
             raise
         except Exception as error:  # one boundary: whatever a malformed pickle provokes leaves as our error
             raise self._translated(error).locate(object_path=self.place()) from error
+        finally:
+            # The memo may refer to this machine, and to all that it made: let go without Python's collector.
+            self.memo, self.items = {}, None
 
     def _translated(self, error: Exception) -> PickleStreamError:
         if self.position >= len(self.data):
@@ -108,7 +117,7 @@ class Unpickler(Handlers):
         data, memo, context = self.data, self.memo, self.context
         position, stack, marks = self.position, self.stack, self.marks
         calls, values = self.allowlist.calls, self._values
-        persistent_load, idiom_function = self.persistent_load, self.allowlist.idiom_function
+        persistent_load, idiom_function, rare = self.persistent_load, self.allowlist.idiom_function, self.rare
         while True:
             self.position = position
             code = data[position]
@@ -127,10 +136,11 @@ class Unpickler(Handlers):
                 if data[position : position + 6 : 2] == b"KKK":
                     position = self._run_of(data, position, 0x4B, 2, _RUN_U1)
             elif code == 0x28:  # MARK
-                if data[position + 1] == 0x28 and stack and stack[-1] is idiom_function:
+                if stack and stack[-1] is idiom_function and data[position + 1 : position + 3] == b"(h":
                     end = idiom.take(self, data, position, calls[id(idiom_function)])
                     if end != position:
-                        position = end
+                        position = self._run_of_tensors(data, end)
+                        memo = self.memo
                         continue
                 marks.append(stack)
                 self.stack = stack = []
@@ -174,11 +184,15 @@ class Unpickler(Handlers):
             elif code == 0x52:  # REDUCE
                 args = stack.pop()
                 call = calls.get(id(stack[-1]))
+                is_tensor = stack[-1] is idiom_function
                 if call is not None and type(args) is tuple:
                     stack[-1] = call(context, args)
                 else:
                     stack[-1] = self._reduce(stack[-1], args)
                 position += 1
+                if is_tensor:
+                    position = self._run_of_tensors(data, position)
+                    memo = self.memo
             elif code == 0x29:  # EMPTY_TUPLE
                 stack.append(())
                 position += 1
@@ -226,8 +240,21 @@ class Unpickler(Handlers):
             else:
                 opcode = BY_CODE[code]
                 argument, position = READERS[opcode.argument](data, position + 1)
-                RARE[code](self, argument)
+                # An opcode may be followed by bytes that are none (arrays of joblib): it returns where they end.
+                position = rare[code](self, argument) or position
                 stack = self.stack
+
+    def _run_of_tensors(self, data: bytes, position: int) -> int:
+        """Go on behind the call of one tensor: store it, and take the items of its kind that follow at once."""
+        code = data[position] if position < len(data) else 0
+        if code not in (0x71, 0x72):  # BINPUT, LONG_BINPUT
+            return position
+        behind = position + (2 if code == 0x71 else 5)
+        if self.runs is None or data[behind : behind + 1] != b"X":
+            return position
+        self.memo[data[position + 1] if code == 0x71 else _U4(data, position + 1)[0]] = self.stack[-1]
+        self.position = behind
+        return columns.take(self, data, behind)
 
     def _run_of(self, data: bytes, position: int, code: int, width: int, unpack: Callable[[bytes], Any]) -> int:
         """Take a run of equal fixed-width opcodes at once: lists of numbers are decoded in C."""
@@ -237,5 +264,16 @@ class Unpickler(Handlers):
         if end > len(data):  # the last instruction is cut: let the loop find and report it
             count -= 1
             end -= width
-        self.stack.extend([number for (number,) in unpack(data[position:end])])
+        if width == 2:
+            self.stack.extend(data[position + 1 : end : 2])
+        elif count > _LONG_RUN:
+            self.stack.extend(_run_struct(_FORMATS[code], count).unpack_from(data, position))
+        else:
+            self.stack.extend([number for (number,) in unpack(data[position:end])])
         return end
+
+
+@lru_cache(maxsize=32)
+def _run_struct(form: str, count: int) -> Struct:
+    """Return what decodes so many opcodes at once. Long lists come in batches of 1,000: one length, then the rest."""
+    return Struct(form[0] + form[1:] * count)

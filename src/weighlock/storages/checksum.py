@@ -1,6 +1,7 @@
 """CRC-32, as zip archives use it: by `isal` where it is installed (hardware, some 11 GB/s), else by zlib (3 GB/s)."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 __all__ = ["crc32", "crc32_combine"]
 
@@ -46,6 +47,10 @@ def crc32_combine(first: int, second: int, second_length: int) -> int:
     >>> crc32_combine(crc32(b"weigh"), crc32(b"lock"), 4) == crc32(b"weighlock")
     True
     """
+    return _combine(first, second, second_length)
+
+
+def _combine_slowly(first: int, second: int, second_length: int) -> int:
     if not _zeros:
         _zeros.extend(_zero_bytes())
     power = 0
@@ -55,3 +60,15 @@ def crc32_combine(first: int, second: int, second_length: int) -> int:
         second_length >>= 1
         power += 1
     return first ^ second
+
+
+def _combiner() -> Callable[[int, int, int], int]:
+    try:
+        import isal.isal_zlib as in_c
+    except ImportError:
+        return _combine_slowly
+    found: Any = getattr(in_c, "crc32_combine", _combine_slowly)  # from isal 1.8 on
+    return found  # type: ignore[no-any-return]
+
+
+_combine: Final = _combiner()

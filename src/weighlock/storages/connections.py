@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -27,6 +27,7 @@ from weighlock.errors import (
     RateLimitError,
     StatusError,
 )
+from weighlock.storages.urls import without_user
 
 __all__ = [
     "Answer",
@@ -191,9 +192,9 @@ class Connections:
             last = attempt + 1 == attempts
             try:
                 response = self._pool(url).urlopen(
-                    method, _without_user(url), body=body, headers=headers, redirect=False, retries=False,
+                    method, url, body=body, headers=headers, redirect=False, retries=False,
                     preload_content=False, decode_content=False,
-                    timeout=urllib3.Timeout(self._patience.connect_timeout, self._patience.read_timeout),
+                    timeout=urllib3.Timeout(connect=self._patience.connect_timeout, read=self._patience.read_timeout),
                 )  # fmt: skip
             except urllib3.exceptions.HTTPError as error:
                 translated = _network_error(error, url)
@@ -252,8 +253,8 @@ def _pools(process: int, proxy: str | None, certificates: str | None) -> Any:
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     headers = None
     if parts.username is not None:
-        headers = urllib3.make_headers(proxy_basic_auth=f"{parts.username}:{parts.password or ''}")
-    return urllib3.ProxyManager(_without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
+        headers = urllib3.make_headers(proxy_basic_auth=f"{unquote(parts.username)}:{unquote(parts.password or '')}")
+    return urllib3.ProxyManager(without_user(urlunsplit(parts)), proxy_headers=headers, num_pools=16, **options)
 
 
 def _certificates() -> str | None:
@@ -263,13 +264,6 @@ def _certificates() -> str | None:
         if path:
             return path
     return None
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def origin_of(url: str) -> str:
@@ -287,10 +281,8 @@ _netrc_lock: Final = threading.Lock()
 
 
 def netrc_authorization(url: str) -> str | None:
-    """Return what the URL itself or ~/.netrc says about who asks."""
+    """Return what ~/.netrc says about who asks."""
     parts = urlsplit(url)
-    if parts.username is not None:
-        return basic_authorization(parts.username, parts.password or "")
     path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))
     if not os.path.isfile(path):
         return None
@@ -306,7 +298,7 @@ def netrc_authorization(url: str) -> str | None:
 
 def checked_redirect(url: str, target: str) -> str:
     """Return where a redirect leads; `DownloadError` where it is not followed."""
-    onward = urljoin(url, target)
+    onward = without_user(urljoin(url, target))
     old, new = urlsplit(url).scheme, urlsplit(onward).scheme
     if new not in ("http", "https") or (old == "https" and new == "http"):
         raise DownloadError(f"a redirect leads from {old} to {new}", url=onward, hint="It is not followed.")

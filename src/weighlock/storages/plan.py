@@ -3,8 +3,10 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Final
 
+from weighlock.storages.folders import PartSource, SliceSource
 from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource, BytesSource, PathSource
 
@@ -15,13 +17,16 @@ Task = Callable[[], None]
 _PIECE: Final = 8 << 20
 _WORTH_THREADS: Final = 8 << 20
 _MOST_THREADS: Final = 4
+_AT_ONCE: Final = (PathSource, BytesSource, PartSource, SliceSource)
+_SMALL: Final = 256 << 10
+_OFFSET: Final = itemgetter(0)
 
 
 def thread_count(source: ByteSource, nbytes: int) -> int:
     """Return how many threads to read this much with: one for little, and for sources with one file pointer."""
     if isinstance(source, RangedSource):
         return source.connections
-    if nbytes <= _WORTH_THREADS or not isinstance(source, PathSource | BytesSource):
+    if nbytes <= _WORTH_THREADS or not isinstance(source, _AT_ONCE):
         return 1
     return min(_MOST_THREADS, os.cpu_count() or 1)
 
@@ -78,14 +83,33 @@ def read_extents(source: ByteSource, wanted: Sequence[tuple[int, memoryview]]) -
     if isinstance(source, RangedSource):
         source.read_many(wanted)
         return
+    run_in_order(_pieces(source, wanted), thread_count(source, sum(len(target) for _, target in wanted)))
 
-    def pieces() -> Iterator[tuple[int, Task]]:
-        for offset, target in sorted(wanted, key=lambda item: item[0]):
-            for begin in range(0, len(target), _PIECE):
-                yield offset + begin, _piece(source, offset + begin, target[begin : begin + _PIECE])
 
-    run_in_order(pieces(), thread_count(source, sum(len(target) for _, target in wanted)))
+def _pieces(source: ByteSource, wanted: Sequence[tuple[int, memoryview]]) -> Iterator[tuple[int, Task]]:
+    """Yield the reads: a large target in pieces, small ones that follow each other in the file in one."""
+    run: list[memoryview] = []
+    begin = stop = 0
+    for offset, target in sorted(wanted, key=_OFFSET):
+        size = len(target)
+        if run and (offset != stop or size > _SMALL or stop - begin > _PIECE):
+            yield begin, _scattered(source, begin, run)
+            run = []
+        if size > _SMALL:
+            for place in range(0, size, _PIECE):
+                yield offset + place, _piece(source, offset + place, target[place : place + _PIECE])
+        elif size:
+            if not run:
+                begin = offset
+            run.append(target)
+            stop = offset + size
+    if run:
+        yield begin, _scattered(source, begin, run)
 
 
 def _piece(source: ByteSource, offset: int, target: memoryview) -> Task:
     return lambda: source.read_into(offset, target)
+
+
+def _scattered(source: ByteSource, offset: int, targets: Sequence[memoryview]) -> Task:
+    return lambda: source.read_scattered(offset, targets)

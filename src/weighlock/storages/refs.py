@@ -1,5 +1,6 @@
 """A storage as a checkpoint names it, before any of its bytes are read."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -30,17 +31,29 @@ class Window:
         Where it lies in the file.
     memory : memoryview or None
         Where it is read to; set by whoever wants it read.
-    contents : list
-        What the reader knows of the records inside.
+    reader : RecordReader
+        Held weakly, since it holds its windows: what was read must be freed without Python's collector.
+    records : list
+        What the reader knows the storages inside by, in the order of the file.
+    places : list of int
+        Where the data of each will lie, in bytes from the window's start.
     """
 
-    __slots__ = ("contents", "memory", "nbytes", "offset")
+    __slots__ = ("_reader", "memory", "nbytes", "offset", "places", "records")
 
-    def __init__(self, offset: int) -> None:
+    # Reason for the parameter count: a plain record of what is known from the directory.
+    def __init__(self, reader: Any, offset: int, nbytes: int, records: list[Any], places: list[int]) -> None:
+        self._reader = weakref.ref(reader)
         self.offset = offset
-        self.nbytes = 0
+        self.nbytes = nbytes
+        self.records = records
+        self.places = places
         self.memory: memoryview | None = None
-        self.contents: list[Any] = []
+
+    @property
+    def reader(self) -> Any:
+        """What reads it."""
+        return self._reader()
 
 
 class RecordReader(Protocol):

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from weighlock.errors import (
     ArgumentTypeError,
@@ -22,9 +22,10 @@ from weighlock.errors import (
     UnsupportedError,
     WeighlockError,
 )
-from weighlock.storages.connections import Answer, Connections, netrc_authorization
+from weighlock.storages.connections import Answer, Connections, basic_authorization, netrc_authorization
 from weighlock.storages.ranges import HEAD, RangedSource, Stretch
 from weighlock.storages.source import ByteSource, FileObjectSource
+from weighlock.storages.urls import shown, without_user
 
 __all__ = ["HttpSource", "Patient", "open_http"]
 
@@ -196,12 +197,6 @@ def _too_large(name: str, length: int, most: int) -> UnsupportedError:
     )  # fmt: skip
 
 
-def shown(url: str) -> str:
-    """Return an address without what is secret in it: name and password, and the query, which may be a signature."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
-
-
 def _content_range(answer: Answer) -> tuple[int | None, int | None, int | None]:
     """Return the first and the last byte that an answer holds, and the file's length; None for what it does not say."""
     match = _CONTENT_RANGE.fullmatch((answer.header("Content-Range") or "").strip())
@@ -222,12 +217,16 @@ class _Remote:
     """One address: asking for ranges of it, and telling whether an answer is of the file that was opened."""
 
     def __init__(self, url: str, options: Patient) -> None:
-        self.url = url.partition("#")[0]
+        parts = urlsplit(url)
+        self.url = without_user(url.partition("#")[0])
         self.name = shown(url)
         self.options = options
         self.connections = Connections(options)
         self.validator: str | None = None
-        self._authorization = netrc_authorization(url)
+        self._authorization = (
+            netrc_authorization(url) if parts.username is None
+            else basic_authorization(unquote(parts.username), unquote(parts.password or ""))
+        )  # fmt: skip
         self._final: str | None = None
         self._etag: str | None = None
         self._modified: str | None = None

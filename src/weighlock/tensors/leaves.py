@@ -4,6 +4,7 @@ The rebuild table calls these methods with checked descriptions. A backend overr
 data of a storage may lie behind the pickle, arrays are made over memory that is filled only at the end.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from weighlock.dtypes import DType
 from weighlock.errors import LimitError, PickleStreamError
 from weighlock.storages.refs import StorageRef
+from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.spec import (
     JaggedSpec,
     MetaSpec,
@@ -18,6 +20,7 @@ from weighlock.tensors.spec import (
     NumpyArraySpec,
     NumpyDtypeSpec,
     NumpyScalarSpec,
+    OpaqueSpec,
     QuantizedSpec,
     SparseSpec,
     SubclassSpec,
@@ -112,6 +115,23 @@ class Leaves:
         """Return the plain strided tensor, its bounds checked; the arguments are those of `TensorSpec`."""
         return TensorSpec(storage, dtype, offset, shape, stride, requires_grad)
 
+    def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
+        """Return what `strided` would return for each tensor; None, with nothing done, to be asked for each."""
+        storages = list(map(columns.ref, range(len(columns.keys))))
+        columns.storages = dict(enumerate(storages))
+        return [
+            TensorSpec(storage, form.dtype, form.offset, form.shape, form.stride, form.requires_grad)
+            for storage, form in zip(storages, columns.forms, strict=True)
+        ]
+
+    def storage_of(self, columns: TensorColumns, index: int, data: Any) -> Any:
+        """Return the storage of a tensor that `strided_columns` made without one."""
+        return self.storage(columns.ref(index))
+
+    def hooks_of(self, data: Any) -> Any:
+        """Return the backward hooks of a tensor that `strided_columns` made."""
+        return OrderedDict()
+
     def tensor(self, spec: TensorSpec) -> Any:
         """Return a tensor with conj or neg bits, or any other: what `strided` does, from a description."""
         return spec
@@ -132,6 +152,10 @@ class Leaves:
 
     def constant(self, name: TorchName) -> Any:
         return name
+
+    def element_type(self, dtype: DType) -> Any:
+        """Return the framework's own element type."""
+        return dtype
 
     def returned(self, value: ReturnType) -> Any:
         return value
@@ -158,6 +182,10 @@ class Leaves:
 
     def meta(self, spec: MetaSpec) -> Any:
         return spec
+
+    def opaque(self, kind: str, shape: tuple[int, ...], ref: StorageRef) -> Any:
+        """Return a tensor whose values only its own format's programs can read; the arguments are `OpaqueSpec`'s."""
+        return OpaqueSpec(kind, shape, ref)
 
     def uninitialized(self, spec: UninitializedSpec) -> Any:
         return spec

@@ -7,6 +7,7 @@ nothing keeps these objects as the leaves of its tree; one that builds hands eac
 from typing import Any
 
 from weighlock.dtypes import DType
+from weighlock.errors import UnsupportedError
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.values import TorchName
 
@@ -17,6 +18,7 @@ __all__ = [
     "NumpyArraySpec",
     "NumpyDtypeSpec",
     "NumpyScalarSpec",
+    "OpaqueSpec",
     "QuantizedSpec",
     "SparseSpec",
     "SubclassSpec",
@@ -186,6 +188,41 @@ class JaggedSpec(_Spec):
         self.lengths = lengths
         self.ragged_index = ragged_index
         self.fields = fields
+
+
+class OpaqueSpec(_Spec):
+    """A tensor of a type that no array library here has: blocks of GGUF, six-bit floats, half-filled bytes.
+
+    It is listed, and its bytes can be read; its values cannot. `kind` is the type in the words of the file's format,
+    `shape` counts values, row-major; the storage holds exactly its bytes.
+    """
+
+    __slots__ = ("kind", "shape", "storage")
+
+    def __init__(self, kind: str, shape: tuple[int, ...], storage: Any) -> None:
+        self.kind = kind
+        self.shape = shape
+        self.storage = storage
+
+    @property
+    def ref(self) -> StorageRef:
+        """The storage as the file names it."""
+        found: StorageRef = self.storage.ref
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the file has of it."""
+        return self.ref.nbytes
+
+    def refused(self) -> UnsupportedError:
+        """Return the error for whoever wants its values."""
+        return UnsupportedError(
+            f"a tensor is of type {self.kind}, whose values cannot be read here",
+            got=f"shape {list(self.shape)}",
+            object_path=self.ref.key,
+            hint="weighlock.read_checkpoint describes the file, and its storage_bytes reads the bytes as they are.",
+        )
 
 
 class MetaSpec(_Spec):

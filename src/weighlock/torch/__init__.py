@@ -14,6 +14,6 @@ A running program is routed through it by `install`, a block of it by ``with ins
 from weighlock.torch import hub, serialization
 from weighlock.torch.installing import install, installed, uninstall
 from weighlock.torch.loading import load
-from weighlock.torch.saving import save
+from weighlock.torch.saving import save, save_async
 
-__all__ = ["hub", "install", "installed", "load", "save", "serialization", "uninstall"]
+__all__ = ["hub", "install", "installed", "load", "save", "save_async", "serialization", "uninstall"]

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
+from weighlock.background import SaveFuture
+from weighlock.background import save_async as write_async
 from weighlock.errors import ArgumentTypeError, SaveError
 from weighlock.pickling.trusted import PICKLE
 from weighlock.saving import save as write
 
-__all__ = ["save"]
+__all__ = ["save", "save_async"]
 
 
 class _NoWriteError(ArgumentTypeError, AttributeError):
@@ -56,14 +58,69 @@ def save(
     >>> torch.load(file)
     {'step': 3}
     """
-    torch.serialization._check_dill_version(pickle_module)
-    if not isinstance(f, str | os.PathLike) and not hasattr(f, "write"):
-        what = "expected 'f' to be string, path, or a file-like object with a 'write' attribute"
-        raise _NoWriteError(what, got=type(f).__name__)
-    if torch.serialization._serialization_tls.skip_data and not _use_new_zipfile_serialization:
-        raise SaveError("Cannot use skip_data=True with _use_new_zipfile_serialization=False")
+    _check(f, pickle_module, _use_new_zipfile_serialization)
     write(
         obj, f, pickle_protocol, pickle_module=None if pickle_module is PICKLE else pickle_module, framework="torch",
         _use_new_zipfile_serialization=_use_new_zipfile_serialization,
         _disable_byteorder_record=_disable_byteorder_record,
     )  # fmt: skip
+
+
+# Reason for the parameters: those of `save`, and `durable`.
+def save_async(
+    obj: object,
+    f: Any,
+    pickle_module: Any = PICKLE,
+    pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+    _disable_byteorder_record: bool = False,
+    *,
+    durable: bool = False,
+) -> SaveFuture:
+    """Copy an object's data, and save it in the background, as `weighlock.save_async` does.
+
+    When this returns, the tensors may be changed: what is written is what they were. PyTorch has no such function.
+
+    Parameters
+    ----------
+    obj, f, pickle_module, pickle_protocol
+        As for `save`.
+    durable : bool
+        Wait, in the background, until the file and its name are on the disk.
+
+    Returns
+    -------
+    weighlock.SaveFuture
+        Its result is None, and its exception what went wrong while writing.
+
+    Raises
+    ------
+    Exception
+        At once, whatever an object's own reduction raises.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.pt")
+    >>> weight = torch.zeros(3)
+    >>> future = save_async({"weight": weight}, path)
+    >>> _ = weight.add_(1)
+    >>> future.result()
+    >>> torch.load(path)
+    {'weight': tensor([0., 0., 0.])}
+    """
+    _check(f, pickle_module, _use_new_zipfile_serialization)
+    return write_async(
+        obj, f, pickle_protocol, pickle_module=None if pickle_module is PICKLE else pickle_module, framework="torch",
+        _use_new_zipfile_serialization=_use_new_zipfile_serialization,
+        _disable_byteorder_record=_disable_byteorder_record, durable=durable,
+    )  # fmt: skip
+
+
+def _check(f: Any, pickle_module: Any, zipped: bool) -> None:
+    torch.serialization._check_dill_version(pickle_module)
+    if not isinstance(f, str | os.PathLike) and not hasattr(f, "write"):
+        what = "expected 'f' to be string, path, or a file-like object with a 'write' attribute"
+        raise _NoWriteError(what, got=type(f).__name__)
+    if torch.serialization._serialization_tls.skip_data and not zipped:
+        raise SaveError("Cannot use skip_data=True with _use_new_zipfile_serialization=False")

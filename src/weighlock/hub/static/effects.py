@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from weighlock.hub.static.report import Effect, Url
 from weighlock.hub.static.scopes import Scope
-from weighlock.hub.static.syntax import dotted, text
+from weighlock.hub.static.syntax import dotted, is_for_others, run_at_import, text
 
 __all__ = ["effects_of", "packages_of", "plain_names_of", "urls_of"]
 
@@ -70,6 +70,8 @@ def _imports(scope: Scope, node: ast.AST, *, optional: bool) -> Iterator[tuple[s
                 yield from _package(scope, alias.name, optional=optional)
         elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
             yield from _package(scope, child.module, optional=optional)
+        elif isinstance(child, ast.If) and is_for_others(child.test):
+            yield from _imports(scope, ast.Module(child.orelse, []), optional=optional)
         elif isinstance(child, ast.Try) and any(_catches_imports(handler) for handler in child.handlers):
             yield from _imports(scope, child, optional=True)
         else:
@@ -90,7 +92,7 @@ def _catches_imports(handler: ast.ExceptHandler) -> bool:
 
 def effects_of(scope: Scope) -> Iterator[Effect]:
     """Give what happens as soon as a module is imported, beside definitions."""
-    for node in _run_at_import(scope.module.body):
+    for node in run_at_import(scope.module.body):
         if isinstance(node, ast.Call):
             what = _what_call(scope.full_name(node.func))
             if what:
@@ -119,21 +121,15 @@ def _what_assigned(scope: Scope, target: Any) -> Iterator[Effect]:
             yield Effect(f"changes another package: {name}", scope.file, target.lineno)
 
 
-def _run_at_import(body: list[Any]) -> Iterator[ast.AST]:
-    """Give every node that runs on import: not the bodies of functions, nor what only a script does."""
-    waiting: list[ast.AST] = list(reversed(body))
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            waiting.extend(node.decorator_list)
-            continue
-        if isinstance(node, ast.Lambda):
-            continue
-        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
-            waiting.extend(reversed(node.orelse))
-            continue
-        yield node
-        waiting.extend(reversed(list(ast.iter_child_nodes(node))))
+_BY_TEXT: Final = (
+    "importlib.util.find_spec", "importlib.resources.files", "importlib.resources.path",
+    "importlib.resources.open_text", "importlib.resources.open_binary",
+    "importlib.resources.read_text", "importlib.resources.read_binary",
+    "importlib.resources.is_resource", "importlib.resources.contents", "pkgutil.get_data", "pkgutil.resolve_name",
+    "pkgutil.get_loader", "pkgutil.find_loader", "runpy.run_module", "pkg_resources.resource_filename",
+    "pkg_resources.resource_string", "pkg_resources.resource_stream",
+)  # fmt: skip
+"""Functions of others that take the name of a module, and look for it themselves."""
 
 
 def plain_names_of(scope: Scope) -> Iterator[str]:
@@ -147,8 +143,10 @@ def plain_names_of(scope: Scope) -> Iterator[str]:
 def _why_plain(scope: Scope, node: ast.AST) -> str | None:
     if isinstance(node, ast.Call):
         name = scope.full_name(node.func)
-        if name in ("importlib.import_module", "__import__", "importlib.util.find_spec") and node.args:
-            return f"imports by text: {name}" if _may_be_own(scope, node) else None
+        if name in _BY_TEXT and node.args:
+            return f"names a module by text: {name}" if _may_be_own(scope, node) else None
+        if name in ("pkgutil.walk_packages", "pkgutil.iter_modules"):
+            return f"names modules by text: {name}" if _has_plain_prefix(scope, node) else None
         if name in ("sys.modules.get", "sys.modules.pop", "sys.modules.setdefault") and node.args:
             return "looks into sys.modules" if not _is_foreign(scope, node.args[0]) else None
     if isinstance(node, ast.Subscript):
@@ -160,12 +158,20 @@ def _why_plain(scope: Scope, node: ast.AST) -> str | None:
     return None
 
 
+def _has_plain_prefix(scope: Scope, call: ast.Call) -> bool:
+    """Whether modules are looked for below a name that is written plainly."""
+    given = [call.args[1]] if len(call.args) > 1 else [word.value for word in call.keywords if word.arg == "prefix"]
+    return any("__name__" not in ast.unparse(prefix) and text(prefix) != "" for prefix in given)
+
+
 def _may_be_own(scope: Scope, call: ast.Call) -> bool:
     """Whether a name that is imported by text may be one of the repository's own, written plainly."""
     first = call.args[0]
     value = text(first)
     if value is not None:
         return not value.startswith(".") and scope.tree.path_of(value.partition(".")[0]) is not None
+    if isinstance(first, ast.Name) and first.id in scope.names and scope.names[first.id].kind == "module":
+        return False  # the module itself
     shown = ast.unparse(first)
     relative = len(call.args) > 1 or any(keyword.arg == "package" for keyword in call.keywords)
     return (

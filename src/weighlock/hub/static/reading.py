@@ -49,7 +49,7 @@ def read_report(root: str) -> Report:
         for name, binding in sorted(hubconf.names.items())
         if binding.is_callable and not name.startswith("_")
     )
-    reasons = list(tree.reasons)
+    reasons = [*hubconf.all_reasons(), *tree.unread]
     at_import = list(_used(hubconf))
     everywhere = _everything(tree, at_import)
     declared = _dependencies(hubconf)
@@ -75,7 +75,7 @@ def _hubconf(root: str) -> Scope:
     tree = Tree(root)
     scope = tree.scope(path)
     if scope is None:
-        raise EntryPointError(f"the hubconf cannot be read: {next(iter(tree.reasons), 'no reason')}", path=path)
+        raise EntryPointError(f"the hubconf cannot be read: {next(iter(tree.unread), 'no reason')}", path=path)
     return scope
 
 
@@ -89,7 +89,25 @@ def _entry(name: str, binding: Binding, hubconf: Scope) -> Entry:
         kind = "def"
     scope = binding.scope
     line = getattr(binding.node, "lineno", None) if scope is not None else None
-    return Entry(name, kind, signature_of(binding), doc_of(binding), scope.file if scope else None, line)
+    file = scope.file if scope else None
+    return Entry(name, kind, signature_of(binding), doc_of(binding), file, line, _is_literal(binding, hubconf))
+
+
+def _is_literal(binding: Binding, hubconf: Scope) -> bool:
+    """Whether no code changes a docstring."""
+    if any(not _keeps_doc(hubconf, one) for one in getattr(binding.node, "decorator_list", ())):
+        return False
+    scopes = [hubconf, binding.scope] if isinstance(binding.scope, Scope) else [hubconf]
+    return not any(
+        isinstance(node, ast.Attribute) and node.attr == "__doc__" and isinstance(node.ctx, ast.Store)
+        for scope in scopes
+        for node in ast.walk(scope.module)
+    )
+
+
+def _keeps_doc(scope: Scope, decorator: ast.expr) -> bool:
+    name = scope.full_name(decorator.func if isinstance(decorator, ast.Call) else decorator)
+    return name in ("functools.lru_cache", "functools.cache", "torch.no_grad", "torch.inference_mode")
 
 
 def _used(scope: Scope) -> Iterator[Scope]:

@@ -23,6 +23,8 @@ class Entry:
     file : str or None
         Below the root; where it is defined.
     line : int or None
+    literal : bool
+        Whether the docstring is what stands there: no decorator and no statement may have changed it.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Entry:
     doc: str | None = None
     file: str | None = None
     line: int | None = None
+    literal: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

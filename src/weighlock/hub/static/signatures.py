@@ -28,6 +28,8 @@ def signature_of(binding: Binding) -> str | None:
     if arguments is None:
         return None
     text = f"({ast.unparse(arguments)})"
+    while binding.kind == "partial" and binding.target is not None:
+        binding = binding.target
     node = binding.node
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns is not None:
         text += f" -> {ast.unparse(node.returns)}"
@@ -88,6 +90,7 @@ def _give(arguments: ast.arguments, name: str, value: ast.expr) -> None:
             values[0] = value
             arguments.defaults = arguments.defaults[: max(0, at - first)]
             arguments.args = arguments.args[:at]
+            arguments.vararg = None
             arguments.kwonlyargs = [*moved, *arguments.kwonlyargs]
             arguments.kw_defaults = [*values, *arguments.kw_defaults]
             return

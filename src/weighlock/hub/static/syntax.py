@@ -4,7 +4,19 @@ import ast
 from collections.abc import Iterator
 from typing import Any, Final
 
-__all__ = ["dotted", "is_module", "is_namespace", "mentions", "own_returns", "target_names", "text"]
+__all__ = [
+    "dotted",
+    "is_for_others",
+    "is_module",
+    "is_namespace",
+    "is_namespace_used",
+    "looks_constant",
+    "mentions",
+    "own_returns",
+    "run_at_import",
+    "target_names",
+    "text",
+]
 
 
 def dotted(node: Any) -> str:
@@ -51,8 +63,45 @@ def own_returns(function: Any) -> Iterator[ast.Return]:
 def is_namespace(node: Any) -> bool:
     """Whether an expression is ``globals()``, or what is the same at the top of a module."""
     return (
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("globals", "locals", "vars")
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("globals", "locals", "vars")
+        and not node.args
     )
+
+
+def is_namespace_used(node: Any) -> bool:
+    """Whether ``globals()`` or the like stands anywhere in a node."""
+    return any(is_namespace(inner) for inner in ast.walk(node))
+
+
+def looks_constant(name: str) -> bool:
+    """Whether a name of another package is spelled like a constant: ``TYPE_CHECKING``; ``VGG`` may be a class."""
+    return name.startswith("__") or (name.isupper() and ("_" in name or len(name) > 6))
+
+
+def run_at_import(body: list[Any]) -> Iterator[ast.AST]:
+    """Give every node that runs on import: not the bodies of functions, nor what only a script does."""
+    waiting: list[ast.AST] = list(reversed(body))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting.extend([*node.args.defaults, *(value for value in node.args.kw_defaults if value is not None)])
+            # A decorator is called.
+            decorators = [] if isinstance(node, ast.Lambda) else node.decorator_list
+            waiting.extend(ast.copy_location(ast.Call(one, [], []), one) for one in decorators)
+            continue
+        if isinstance(node, ast.If) and is_for_others(node.test):
+            waiting.extend(reversed(node.orelse))
+            continue
+        yield node
+        waiting.extend(reversed(list(ast.iter_child_nodes(node))))
+
+
+def is_for_others(test: ast.expr) -> bool:
+    """Whether a condition holds only in a script, or for a checker of types."""
+    text = ast.unparse(test)
+    return "__main__" in text or text.endswith("TYPE_CHECKING")
 
 
 def is_module(module: str, name: str) -> bool:

@@ -1,0 +1,115 @@
+"""Writing .npz archives, which NumPy reads without ``allow_pickle``.
+
+Members are stored, not deflated; the arrays in them begin at multiples of 64 bytes. Each member's bytes are those that
+`numpy.save` writes. Types that NumPy itself does not have become raw bytes of their size, as there.
+"""
+
+from collections.abc import Mapping
+from struct import Struct
+from typing import Final
+
+from weighlock.dtypes import DType
+from weighlock.errors import SaveError
+from weighlock.storages.checksum import crc32
+from weighlock.storages.sinks import GatheringSink, Sink
+from weighlock.tensors.flat import FlatLeaf
+
+__all__ = ["check_npz_names", "npy_header", "write_npz"]
+
+_ALIGNMENT: Final = 64
+_FULL: Final = 0xFFFFFFFF
+# UTF-8 names, and sizes and checksum behind the data; made on the first day that zip knows.
+_FLAGS: Final = 0x0808
+_DATE: Final = 0x21
+# NumPy leaves room in the header for the first dimension to grow.
+_GROWTH: Final = 21
+
+_LOCAL: Final = Struct("<4sHHHHHIIIHH").pack
+_ENTRY: Final = Struct("<4sHHHHHHIIIHHHHHII").pack
+_DESCRIPTOR: Final = Struct("<4sIQQ").pack
+_SHORT_DESCRIPTOR: Final = Struct("<4sIII").pack
+_END64: Final = Struct("<4sQHHIIQQQQ").pack
+_LOCATOR: Final = Struct("<4sIQI").pack
+_END: Final = Struct("<4sHHHHIIH").pack
+
+_CODES: Final = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "int64": "<i8", "int32": "<i4", "int16": "<i2",
+    "int8": "|i1", "uint8": "|u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8", "bool": "|b1",
+    "complex64": "<c8", "complex128": "<c16",
+}  # fmt: skip
+
+
+def npy_header(dtype: DType, shape: tuple[int, ...]) -> bytes:
+    """Return what stands before the elements of a row-major array.
+
+    Examples
+    --------
+    >>> from weighlock import dtype
+    >>> npy_header(dtype("float32"), (2, 3))[10:70]
+    b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), } "
+    """
+    code = _CODES.get(dtype.name) or f"{'|' if dtype.itemsize == 1 else '<'}V{dtype.itemsize}"
+    text = f"{{'descr': '{code}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    text += " " * (_GROWTH - len(repr(shape[0])) if shape else 0)
+    text += " " * (-(len(text) + 11) % _ALIGNMENT) + "\n"
+    return b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def check_npz_names(names: list[str]) -> list[bytes]:
+    """Return the names of the members; `SaveError` where an archive cannot have one."""
+    found = []
+    for name in names:
+        try:
+            encoded = f"{name}.npy".encode()
+        except UnicodeEncodeError as error:
+            raise SaveError("a name is no valid Unicode text, and zip has no form for it") from error
+        if b"\0" in encoded or not name or name.startswith("/") or len(encoded) > 0xFFFF:
+            raise SaveError("a zip archive cannot have a member of this name", got=repr(name)[:80])
+        found.append(encoded)
+    return found
+
+
+def write_npz(sink: Sink, leaves: Mapping[str, FlatLeaf]) -> None:
+    """Write an archive; the names were checked."""
+    archive = GatheringSink(sink)
+    offset = 0
+    entries = []
+    for name, leaf in zip(check_npz_names(list(leaves)), leaves.values(), strict=True):
+        head = npy_header(leaf.dtype, leaf.shape)
+        size = len(head) + leaf.nbytes
+        padding = -(offset + 30 + len(name) + 4) % _ALIGNMENT
+        extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
+        archive.write(_LOCAL(b"PK\3\4", 20, _FLAGS, 0, 0, _DATE, 0, 0, 0, len(name), len(extra)) + name + extra + head)
+        crc = crc32(head)
+        for piece in leaf.pieces():
+            crc = crc32(piece, crc)
+            archive.write(piece)
+        wide = size >= _FULL or offset >= _FULL
+        tail = (_DESCRIPTOR if wide else _SHORT_DESCRIPTOR)(b"PK\7\x08", crc, size, size)
+        archive.write(tail)
+        entries.append(_entry(name, offset, size, crc))
+        offset += 30 + len(name) + len(extra) + size + len(tail)
+    directory = b"".join(entries)
+    archive.write(directory)
+    archive.write(_ending(len(entries), len(directory), offset))
+    archive.flush()
+
+
+def _entry(name: bytes, offset: int, size: int, crc: int) -> bytes:
+    extra = b""
+    if size >= _FULL or offset >= _FULL:
+        extra = b"\1\0\x18\0" + size.to_bytes(8, "little") * 2 + offset.to_bytes(8, "little")
+    shown, place = (_FULL, _FULL) if extra else (size, offset)
+    version = 45 if extra else 20
+    return _ENTRY(
+        b"PK\1\2", version, version, _FLAGS, 0, 0, _DATE, crc, shown, shown, len(name), len(extra), 0, 0, 0, 0, place
+    ) + name + extra  # fmt: skip
+
+
+def _ending(count: int, size: int, offset: int) -> bytes:
+    end64 = b""
+    if count >= 0xFFFF or size >= _FULL or offset >= _FULL:
+        end64 = _END64(b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, offset)
+        end64 += _LOCATOR(b"PK\6\7", 0, offset + size, 1)
+    shown = min(count, 0xFFFF)
+    return end64 + _END(b"PK\5\6", 0, 0, shown, shown, min(size, _FULL), min(offset, _FULL), 0)

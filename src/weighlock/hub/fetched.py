@@ -1,0 +1,39 @@
+"""What a file must be, and what is known of it once it is there; the same for every way of fetching."""
+
+import dataclasses
+from collections.abc import Callable
+
+__all__ = ["Expected", "Fetched", "Progress"]
+
+Progress = Callable[[int, int | None], object]
+"""Called with the bytes that are there, and the file's length where it is known."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Expected:
+    """What a file must be.
+
+    Attributes
+    ----------
+    prefix : str or None
+        The first digits of its SHA-256.
+    size : int or None
+        Bytes.
+    weights : bool
+        It must not be a page.
+    """
+
+    prefix: str | None = None
+    size: int | None = None
+    weights: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was fetched: its SHA-256, its size in bytes, and how the server names this version."""
+
+    sha256: str
+    size: int
+    etag: str | None
+    modified: str | None
+    declared: str | None

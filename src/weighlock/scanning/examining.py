@@ -1,0 +1,443 @@
+"""One file from its first byte to its report: what it is, by its content, and all in it that could be unpickled."""
+
+import bz2
+import contextlib
+import lzma
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from weighlock.errors import (
+    CheckpointError,
+    DamagedError,
+    LimitError,
+    NotACheckpointError,
+    PickleStreamError,
+    SourceError,
+    TensorBoundsError,
+    TruncatedError,
+    WeighlockError,
+)
+from weighlock.formats.detect import read_any
+from weighlock.formats.foreign import describe_foreign
+from weighlock.formats.reading import Contents
+from weighlock.formats.torch_legacy import matches
+from weighlock.formats.zip_remains import END_MARK
+from weighlock.limits import Limits
+from weighlock.scanning.archives import examine_zip, rule_of
+from weighlock.scanning.dcp_parts import PartSource
+from weighlock.scanning.judging import Judge
+from weighlock.scanning.notes import Notes
+from weighlock.scanning.report import FileReport, in_order
+from weighlock.scanning.sparse import check_sparse
+from weighlock.scanning.sweeping import looks_like_pickle
+from weighlock.scanning.tracing import ScanReading, Trace
+from weighlock.storages.source import ByteSource, BytesSource
+
+__all__ = ["Examination", "examine"]
+
+_WHOLE: Final = 256 << 10
+_ZIP: Final = b"PK\x03\x04"
+_NPY: Final = b"\x93NUMPY"
+_PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x78\x9c", b"\x78\x01", b"\x78\xda", b"\x78\x5e", b"\x5d\0\0")
+_MOST_STREAMS: Final = 10_000
+# Checkpoints hardly compress; what unpacks further than this is not worth the memory.
+_FREE_UNPACKED: Final = 16 << 20
+_UNPACKED_PER_BYTE: Final = 32
+_BOMB: Final = 200
+_PIECE: Final = 16 << 20
+
+# Kinds of files beside models in which no loader of models looks: they are counted, and nothing is missing.
+_HARMLESS: Final = frozenset({
+    "text", "json", "html", "git-lfs", "xml", "png", "jpeg", "gif", "pdf", "caff", "riff", "python", "yaml", "csv",
+})  # fmt: skip
+
+
+def _nowhere(_: str | None) -> int | None:
+    return None
+
+
+class CountingSource:
+    """A source that counts what is read from it."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self.name = source.name
+        self.size = source.size
+        self.bytes_read = 0
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        self.bytes_read += count
+        return self._source.read_at(offset, count)
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        self.bytes_read += len(target)
+        self._source.read_into(offset, target)
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        self.bytes_read += sum(map(len, targets))
+        self._source.read_scattered(offset, targets)
+
+    def map(self, access: int) -> memoryview:
+        return self._source.map(access)
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: the caller's file stays where it is."""
+
+    def close(self) -> None:
+        """Leave the source to whoever opened it."""
+
+
+class Examination:
+    """The examination of one file.
+
+    Parameters
+    ----------
+    limits : Limits
+    deep : bool
+        Also check the CRC-32 and the local header of every record.
+    allowed : callable
+        Whether the user has allowed a global by name.
+    """
+
+    def __init__(self, limits: Limits, *, deep: bool, allowed: Callable[[str], bool]) -> None:
+        self.notes = Notes(allowed)
+        self.reading = ScanReading(limits)
+        self.deep = deep
+        self._judge = Judge(self.notes, self.examine_bytes)
+        self._judged: set[tuple[str | None, int]] = set()
+        self._depth = 0
+        self._seen: set[tuple[int, int]] = set()
+        self.skipped = False
+
+    def release(self) -> None:
+        """Let go of the file: scanning thousands of them must not wait for Python's collector."""
+        self.reading.release()
+        self.notes.place = _nowhere
+        del self._judge
+
+    def examine(self, source: ByteSource) -> str | None:
+        """Examine a file, or what lies in one as a file; return its format."""
+        head = source.read_at(0, min(source.size, 4096))
+        try:
+            found = self._by_content(source, head)
+        finally:
+            self._settle()
+        if head[:4] != _ZIP and source.size > 22 and source.read_at(source.size - 22, 4) == END_MARK:
+            self._zip_behind(source)
+        return found
+
+    def _by_content(self, source: ByteSource, head: bytes) -> str | None:
+        if head[:4] == _ZIP:
+            contents = examine_zip(source, self)
+            self._sparse(contents)
+            return contents.format if contents is not None else _kind_of_zip(source)
+        if head[:6] == _NPY:
+            self._npy(source, head)
+            return "npy"
+        if head.startswith(_PACKED) and self._packed(source):
+            return "compressed"
+        return self._plain(source)
+
+    def _zip_behind(self, source: ByteSource) -> None:
+        what = "a zip archive ends the file, and something else begins it"
+        self.notes.add("WL204", what, offset=0, member=self.reading.member(None))
+        examine_zip(source, self)
+        self._settle()
+
+    # ------------------------------------------------------------------------------- checkpoints that are no zip
+
+    def _plain(self, source: ByteSource) -> str | None:
+        try:
+            contents = read_any(source, self.reading)
+        except NotACheckpointError as error:
+            return self._foreign(error)
+        except WeighlockError as error:
+            self._failed(error, source)
+            return None
+        self._sparse(contents)
+        if contents.format in ("pickle", "torch-legacy"):
+            self._following(source, contents.end)
+        return contents.format
+
+    def _foreign(self, error: NotACheckpointError) -> str:
+        kind = error.kind or "unknown"
+        self.skipped = kind in _HARMLESS and self._depth == 0
+        if self._depth == 0:
+            self.notes.gap("WL902", error.what)
+        return kind
+
+    def _failed(self, error: WeighlockError, source: ByteSource) -> None:
+        if isinstance(error, SourceError):
+            raise error
+        if any(trace.stopped is error for trace in self.reading.traces.values()):
+            return
+        rule = "WL301" if isinstance(error, PickleStreamError) else "WL211"
+        if isinstance(error, TensorBoundsError):
+            rule = "WL402"
+        elif isinstance(error, LimitError):
+            rule = "WL310"
+        member = self.reading.member(error.record)
+        empty = isinstance(error, TruncatedError) and source.size < 8
+        if not empty:
+            self.notes.add(rule, error.what, member=member, offset=error.offset)
+        self.notes.gap("WL903" if not empty else "WL901", error.what, member, error.offset)
+
+    def _following(self, source: ByteSource, end: int) -> None:
+        """Examine what stands behind the first pickle of a file: further ones, or bytes that are none."""
+        if end >= source.size:
+            return
+        data, member = source.read_at(0, source.size), self.reading.member(None)
+        for _ in range(_MOST_STREAMS):
+            if end >= len(data):
+                return
+            if data[end : end + 1] != b"\x80" or data[end + 1 : end + 2] > b"\x05":
+                what = f"{len(data) - end:,} bytes follow the last pickle"
+                self.notes.add("WL302", what, offset=end, length=len(data) - end, member=member)
+                return
+            try:
+                end = self._next_stream(data, end)
+            except WeighlockError as error:
+                self._failed(error, source)
+                return
+        self.notes.gap("WL904", f"only the first {_MOST_STREAMS:,} pickles of the file were examined", member, end)
+
+    def _next_stream(self, data: bytes, start: int) -> int:
+        """Run a pickle, or read a whole legacy stream, that begins at `start`; return where it ends."""
+        if not matches(data[start : start + 32]):
+            return self.reading.unpickle(data, start=start)[1]
+        outer, self.reading.inside = self.reading.inside, self.reading.member(f"stream at {start}")
+        try:
+            contents = read_any(BytesSource(data[start:], "stream"), self.reading)
+        finally:
+            self.reading.inside = outer
+        self._sparse(contents)
+        return start + contents.end
+
+    # ------------------------------------------------------------------------------------------- other containers
+
+    def _npy(self, source: ByteSource, head: bytes) -> None:
+        """A NumPy array: of objects, it holds a pickle behind its header."""
+        width = 2 if head[6:7] == b"\x01" else 4
+        length = int.from_bytes(head[8 : 8 + width], "little")
+        start = 8 + width + length
+        text = head[8 + width : start]
+        if start > source.size or b"descr" not in text:
+            self.notes.add("WL211", "the header of the array is cut or malformed", member=self.reading.member(None))
+            self.notes.gap("WL903", "the array's header cannot be read", self.reading.member(None))
+            return
+        objects = text.partition(b"'descr':")[2].lstrip().startswith((b"'|O", b"'O"))
+        if objects or (b"'O'" in text or b"|O" in text):
+            data = source.read_at(start, source.size - start)
+            outer = self.reading.inside
+            self.reading.inside = self.reading.member(f"objects at {start}")
+            try:
+                self.bytes_inside(data, self.reading.inside or "objects")
+            finally:
+                self.reading.inside = outer
+
+    def _packed(self, source: ByteSource) -> bool:
+        """Unpack gzip, bzip2, xz and zlib, and examine what is inside; False where it is none of them."""
+        most = min(self.reading.limits.max_inflated_bytes, _FREE_UNPACKED + _UNPACKED_PER_BYTE * source.size)
+        try:
+            data, more = _unpacked(source, most)
+        except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
+            return False
+        if more:
+            if len(data) > _BOMB * source.size:
+                self.notes.add("WL209", f"{source.size:,} bytes unpack to more than {len(data):,}")
+            self.notes.gap("WL904", "the file unpacks to more than the limits allow")
+            return True
+        found = self.bytes_inside(data, self.reading.member("unpacked") or "unpacked")
+        self.skipped = found in _HARMLESS and self._depth == 0
+        if found in _HARMLESS or found == "unknown":
+            self.notes.gap("WL902", f"what is unpacked is of no format that is known: {found}")
+        return True
+
+    def bytes_inside(self, data: bytes, member: str) -> str | None:
+        """Examine bytes that are a file of their own: a record, what a compressed file holds; return their format."""
+        key = (len(data), hash(data))
+        if key in self._seen:
+            return None
+        self._seen.add(key)
+        if self._depth >= self.reading.limits.max_nesting:
+            self.notes.gap("WL904", "files inside files inside files ...", member)
+            return None
+        reading = self.reading
+        outer, reading.inside = reading.inside, member
+        lenient, reading.lenient = reading.lenient, True
+        self._depth += 1
+        try:
+            return self.examine(BytesSource(data, member))
+        except (CheckpointError, SourceError) as error:
+            self.notes.gap("WL903", error.what, member)
+            return None
+        finally:
+            self._depth -= 1
+            reading.inside, reading.lenient = outer, lenient
+
+    def part(self, source: ByteSource, offset: int, length: int) -> None:
+        """Examine one of several checkpoints that lie behind each other in a file."""
+        outer, self.reading.inside = self.reading.inside, f"part at {offset}"
+        self._depth += 1
+        try:
+            self.examine(PartSource(source, offset, length))
+        except (CheckpointError, SourceError) as error:
+            self.notes.gap("WL903", error.what, f"part at {offset}")
+        finally:
+            self._depth -= 1
+            self.reading.inside = outer
+
+    def examine_bytes(self, data: bytes, member: str) -> None:
+        """Examine a byte string of a pickle, where it begins like something that would be unpickled."""
+        if self.worth(data):
+            outer, self.reading.inside = self.reading.inside, None
+            try:
+                self.bytes_inside(data, member)
+            finally:
+                self.reading.inside = outer
+
+    def worth(self, data: bytes) -> bool:
+        """Whether bytes begin like a pickle, an archive, or a file that may hold one."""
+        if data[:4] == _ZIP or data[:6] == _NPY:
+            return True
+        return looks_like_pickle(data) or (len(data) > 64 and data.startswith(_PACKED[:3]))
+
+    # ---------------------------------------------------------------------------------------------------- the end
+
+    def _sparse(self, contents: Contents | None) -> None:
+        """Check the sparse tensors that were met; then the file can be let go of."""
+        leaves: Any = self.reading.leaves
+        specs, leaves.sparse_specs = leaves.sparse_specs, []
+        for spec in specs:
+            check_sparse(spec, self.notes, self.reading.member(None))
+        if contents is not None:
+            contents.release()
+
+    def _settle(self) -> None:
+        """Judge the pickles that were run meanwhile."""
+        leaves: Any = self.reading.leaves
+        while True:
+            waiting = [trace for key, trace in self.reading.traces.items() if key not in self._judged]
+            if not waiting:
+                break
+            for trace in waiting:
+                self._judged.add((trace.member, trace.start))
+                self._judge.judge(trace, leaves.first_calls)
+                self._behind(trace)
+        for count, shape, position in leaves.huge:
+            what = f"a tensor of shape {list(shape)} takes {count:,} bytes, and its storage next to nothing"
+            self.notes.add("WL404", what, offset=position)
+        leaves.huge = []
+
+    def _behind(self, trace: Trace) -> None:
+        """Look behind the STOP of a pickle that is alone in its record."""
+        recorder, member = trace.recorder, trace.member
+        if trace.stopped is not None or member is None or trace.start:
+            return
+        if not member.endswith(".pkl") or recorder.end >= trace.size:
+            return
+        rest = recorder.data[recorder.end :]
+        self.notes.add("WL302", f"{len(rest):,} bytes follow the pickle", member=member, offset=recorder.end,
+                       length=len(rest))  # fmt: skip
+        if self.worth(rest):
+            self.examine_bytes(rest, f"{member} > behind byte {recorder.end}")
+
+
+def _unpacked(source: ByteSource, most: int) -> tuple[bytes, bool]:
+    head = source.read_at(0, min(source.size, 6))
+    engine: Any
+    if head[:2] == b"\x1f\x8b":
+        engine = zlib.decompressobj(31)
+    elif head[:3] == b"BZh":
+        engine = bz2.BZ2Decompressor()
+    elif head[:1] == b"\x78":
+        engine = zlib.decompressobj()
+    else:
+        engine = lzma.LZMADecompressor()
+    parts: list[bytes] = []
+    total, position, tail = 0, 0, b""
+    while not engine.eof and (position < source.size or tail):
+        if not tail:
+            tail = source.read_at(position, min(_PIECE, source.size - position))
+            position += len(tail)
+        data = engine.decompress(tail, min(_PIECE, most - total + 1))
+        tail = getattr(engine, "unconsumed_tail", b"")
+        if not tail and getattr(engine, "needs_input", True) is False and not engine.eof:
+            tail = b""
+            data += engine.decompress(b"", min(_PIECE, most - total + 1))
+        total += len(data)
+        parts.append(data)
+        if total > most:
+            return b"".join(parts), True
+    if not engine.eof:
+        raise EOFError
+    return b"".join(parts), False
+
+
+def _kind_of_zip(source: ByteSource) -> str:
+    error = describe_foreign(source)
+    return getattr(error, "kind", None) or "zip"
+
+
+def _by_parts(examination: Examination, source: ByteSource, parts: Sequence[tuple[int, int]]) -> str:
+    """Examine the parts of a file of a distributed checkpoint, and say where there are others."""
+    end = 0
+    for offset, length in parts:
+        if offset != end:
+            what = f"{abs(offset - end):,} bytes are {'not in the index' if offset > end else 'twice in the index'}"
+            examination.notes.add("WL205" if offset > end else "WL203", what, offset=min(offset, end))
+        end = offset + length
+        if end > source.size:
+            examination.notes.add("WL211", "the index names bytes behind the end of the file", offset=offset)
+            break
+        examination.part(source, offset, length)
+    if end < source.size:
+        examination.notes.add("WL205", f"{source.size - end:,} bytes are not in the index", offset=end)
+    return "dcp-part"
+
+
+# Reason for the parameter count: what a caller may say of one file, keyword-only.
+def examine(
+    source: ByteSource, *, limits: Limits, deep: bool, allowed: Callable[[str], bool], walked: bool = False,
+    parts: Sequence[tuple[int, int]] | None = None,
+) -> FileReport:  # fmt: skip
+    """Examine one file.
+
+    Parameters
+    ----------
+    walked : bool
+        It was found in a folder, not named: text and images beside the models are no gaps then.
+    parts : sequence of (int, int)
+        Offset and length of the checkpoints in the file, where an index beside it says.
+    """
+    counting = CountingSource(source)
+    examination = Examination(limits, deep=deep, allowed=allowed)
+    notes = examination.notes
+    found = None
+    try:
+        whole: ByteSource = counting
+        if 0 < source.size <= _WHOLE:
+            whole = BytesSource(counting.read_at(0, source.size), source.name)
+        found = examination.examine(whole) if not parts else _by_parts(examination, whole, parts)
+    except DamagedError as error:
+        notes.gap("WL903", error.what, error.record, error.offset)
+    except SourceError as error:
+        notes.gap("WL901", error.what)
+    except CheckpointError as error:
+        notes.add(rule_of(error), error.what, member=error.record)
+        notes.gap("WL903", error.what, error.record, error.offset)
+    except (MemoryError, RecursionError) as error:
+        notes.gap("WL904", f"examining it takes too much: {type(error).__name__}")
+    except Exception as error:  # noqa: BLE001 - one bad file never stops the run, and never counts as clean
+        notes.gap("WL903", f"it cannot be examined: {type(error).__name__}: {str(error)[:200]}")
+    finally:
+        examination.release()
+    gaps = tuple(notes.gaps.values())
+    skipped = examination.skipped and walked
+    with contextlib.suppress(WeighlockError):
+        source.finish(0)
+    return FileReport(
+        source.name, source.size, found, in_order(notes.findings.values()), () if skipped else gaps,
+        tuple(notes.globals.values()), notes.pickles, counting.bytes_read, skipped=skipped,
+    )  # fmt: skip

@@ -1,0 +1,153 @@
+"""`weighlock.scan`: files, folders and patterns, one report."""
+
+import fnmatch
+import glob
+import os
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final
+
+from weighlock.errors import ArgumentError, ArgumentTypeError, WeighlockError
+from weighlock.formats.collector import collector_paused
+from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.pickling import user_globals
+from weighlock.scanning.dcp_parts import parts_of
+from weighlock.scanning.examining import examine
+from weighlock.scanning.report import FileReport, Gap, ScanReport
+from weighlock.storages.source import open_source
+
+__all__ = ["allowing", "expand", "scan", "scan_file"]
+
+_ADDRESS: Final = ("http://", "https://")
+_NEVER: Final = ("os", "posix", "nt", "sys", "subprocess", "builtins.eval", "builtins.exec")
+_PASSED_OVER: Final = frozenset({".git", "__pycache__", ".hg", ".svn"})
+
+
+def scan(
+    f: Any, *, limits: Limits | None = None, deep: bool = False, allow: Collection[str] = (),
+    exclude: Collection[str] = (),
+) -> ScanReport:  # fmt: skip
+    """Say what loading a file would do, and whether it is whole; nothing in it is imported, called or built.
+
+    Parameters
+    ----------
+    f : path, pattern, folder, bytes-like or file object, or a list of these
+        Which format a file has is told by its content, never by its name.
+    limits : Limits
+        How much a file may ask of the machine.
+    deep : bool
+        Also check the CRC-32 of all tensor data, and the local header of every record: reads the whole file.
+    allow : collection of str
+        Full names of globals that you trust with any arguments, or all of a module: ``"mypackage.*"``. What was named
+        with `add_safe_globals` is allowed, too.
+    exclude : collection of str
+        Patterns of paths below folders that are left out.
+
+    Returns
+    -------
+    ScanReport
+        Its `verdict` is ``"clean"``, ``"findings"``, or ``"not fully examined"``. A file that cannot be read is a gap
+        in the report, not an error.
+
+    Raises
+    ------
+    ArgumentError
+        If a path or a pattern names nothing, or `allow` names what must never be allowed.
+
+    Examples
+    --------
+    >>> import pickle, weighlock
+    >>> class Evil:
+    ...     def __reduce__(self):
+    ...         return eval, ("1 + 1",)
+    >>> report = weighlock.scan(pickle.dumps(Evil()))
+    >>> report.verdict, report.findings[0].rule, report.findings[0].message
+    ('findings', 'WL102', "builtins.eval('1 + 1') is called: it runs code that it is given")
+    """
+    allowed = allowing(allow)
+    found = []
+    for item, walked in expand(f, exclude):
+        found.append(scan_file(item, limits=limits, deep=deep, allowed=allowed, walked=walked))
+    return ScanReport(tuple(found))
+
+
+def scan_file(
+    f: Any, *, limits: Limits | None = None, deep: bool = False, allowed: Callable[[str], bool], walked: bool = False
+) -> FileReport:
+    """Scan one file; whatever is wrong with it stands in its report."""
+    try:
+        source = open_source(f)
+    except ArgumentTypeError:
+        raise
+    except WeighlockError as error:
+        return FileReport(str(f), gaps=(Gap("WL901", error.what),))
+    try:
+        with collector_paused():
+            bounds = limits or DEFAULT_LIMITS
+            parts = parts_of(f, bounds)
+            return examine(source, limits=bounds, deep=deep, allowed=allowed, walked=walked, parts=parts)
+    finally:
+        source.close()
+
+
+def allowing(names: Collection[str]) -> Callable[[str], bool]:
+    """Return what tells whether a global is allowed.
+
+    Raises
+    ------
+    ArgumentError
+        If a name must never be allowed.
+    """
+    for name in names:
+        if any(name == never or name.startswith(f"{never}.") for never in _NEVER) or not name.strip("*. "):
+            raise ArgumentError(
+                "this can never be allowed", got=name, hint="Allow the harmless globals by their names."
+            )
+    exact = {name for name in names if not name.endswith(".*")}
+    starts = tuple(name[:-1] for name in names if name.endswith(".*"))
+    registry = user_globals.snapshot()
+
+    def allowed(name: str) -> bool:
+        if name in exact or (starts and name.startswith(starts)):
+            return True
+        module, _, short = name.rpartition(".")
+        return registry.find(module, short, python2=True) is not None
+
+    return allowed
+
+
+def expand(f: Any, exclude: Collection[str] = ()) -> Iterator[tuple[Any, bool]]:
+    """Give each file that is meant, and whether it was found in a folder.
+
+    Raises
+    ------
+    ArgumentError
+        If a pattern fits nothing.
+    """
+    if isinstance(f, list | tuple | set | frozenset):
+        for item in f:
+            yield from expand(item, exclude)
+        return
+    if not isinstance(f, str | os.PathLike) or str(f).startswith(_ADDRESS):
+        yield f, False
+        return
+    path = os.fspath(f)
+    if os.path.isdir(path):
+        yield from ((name, True) for name in _walk(path, exclude))
+    elif isinstance(path, str) and glob.has_magic(path) and not os.path.lexists(path):
+        names = sorted(glob.glob(path, recursive=True))
+        if not names:
+            raise ArgumentError("no file fits the pattern", got=path)
+        for name in names:
+            yield from expand(name, exclude)
+    else:
+        yield path, False
+
+
+def _walk(folder: str, exclude: Collection[str]) -> Iterator[str]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER)
+        for name in sorted(names):
+            path = os.path.join(root, name)
+            below = os.path.relpath(path, folder)
+            if not any(fnmatch.fnmatch(below, rule) or fnmatch.fnmatch(name, rule) for rule in exclude):
+                yield path

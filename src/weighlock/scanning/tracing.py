@@ -1,0 +1,203 @@
+"""A reading that records: the loader's own formats and machine, with a recorder in the machine's place."""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from weighlock.dtypes import DType
+from weighlock.errors import LimitError, WeighlockError
+from weighlock.formats.detect import read_any
+from weighlock.formats.reading import Options, Reading, parse_persistent_id
+from weighlock.formats.reading import allowlist_with as _table
+from weighlock.formats.torchscript import ScriptRows
+from weighlock.limits import Limits
+from weighlock.pickling.allowlist import Allowlist, Known
+from weighlock.pickling.inert import Described
+from weighlock.pickling.recording import Recorder, RecordingAllowlist
+from weighlock.scanning.joblib_arrays import JOBLIB_NAMES, skip_array
+from weighlock.storages.checksum import crc32
+from weighlock.storages.refs import StorageRef
+from weighlock.tensors.leaves import Leaves
+from weighlock.tensors.spec import MetaSpec, SparseSpec, TensorSpec
+
+__all__ = ["ScanLeaves", "ScanReading", "Trace"]
+
+_HUGE: Final = 1 << 30
+_MOST_SPARSE: Final = 10_000
+
+
+class Trace(NamedTuple):
+    """One pickle that was run in recording mode."""
+
+    member: str | None
+    start: int
+    size: int
+    recorder: Recorder
+    stopped: WeighlockError | None
+    result: Any
+
+
+class ScanLeaves(Leaves):
+    """Keeps descriptions, as its base does, and what is to be checked of them afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first_calls: dict[tuple[str, str], Any] = {}
+        self.sparse_specs: list[SparseSpec] = []
+        self.huge: list[tuple[int, tuple[int, ...], int]] = []
+
+    # Reason for the parameter count: as of the method that it overrides.
+    def strided(
+        self, storage: Any, dtype: DType, offset: int, shape: tuple[int, ...], stride: tuple[int, ...],
+        requires_grad: bool, hooks: Any = None,
+    ) -> Any:  # fmt: skip
+        if 0 in stride or len(stride) > 1:
+            self._note_size(shape, dtype.itemsize, storage.ref.nbytes)
+        return TensorSpec(storage, dtype, offset, shape, stride, requires_grad)
+
+    def _note_size(self, shape: tuple[int, ...], itemsize: int, nbytes: int) -> None:
+        count = itemsize
+        for length in shape:
+            count *= length
+        if count > _HUGE and count > 1024 * nbytes:
+            self.huge.append((count, shape, self.reader.machine.position))
+
+    def meta(self, spec: MetaSpec) -> Any:
+        # A meta tensor has no memory by design: only what no memory could ever hold is odd.
+        self._note_size(spec.shape, spec.dtype.itemsize, 1 << 38)
+        return spec
+
+    def sparse(self, spec: SparseSpec) -> Any:
+        if len(self.sparse_specs) < _MOST_SPARSE:
+            self.sparse_specs.append(spec)
+        return spec
+
+
+_DCP: Final = "torch.distributed.checkpoint"
+_DATA_CLASSES: Final = JOBLIB_NAMES | {
+    (f"{_DCP}.{module}", name)
+    for module, names in (
+        ("metadata", "Metadata TensorStorageMetadata BytesStorageMetadata TensorProperties ChunkStorageMetadata"),
+        ("metadata", "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"),
+        ("filesystem", "_StorageInfo"),
+    )
+    for name in names.split()
+}  # fmt: skip
+
+
+class _DataRows:
+    """Classes of other writers that are plain data: what joblib wraps arrays in, the index of a DCP folder."""
+
+    def get(self, key: tuple[str, str]) -> Callable[[], Known] | None:
+        return (lambda: Known(Described(*key))) if key in _DATA_CLASSES else None
+
+
+def _recording_table() -> Allowlist:
+    plain = _table()
+    return RecordingAllowlist(*plain.tables, _DataRows(), idiom_function=plain.idiom_function)
+
+
+_TABLE: Final = _recording_table()
+_SCRIPT_TABLE: Final = _TABLE.extended(ScriptRows({}))
+
+
+def _described(pid: Any) -> Any:
+    """Return a storage as its persistent id describes it, without knowing where it lies."""
+    kind, key, location, numel = parse_persistent_id(pid)
+    return StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
+
+
+class ScanReading(Reading):
+    """A reading in recording mode.
+
+    Attributes
+    ----------
+    traces : dict
+        Every pickle that was run, by where it is. One that was run again over more of the file counts once.
+    read_whole : dict of str to (int, int)
+        Length and CRC-32 of the records whose pickle was run.
+    inside : str or None
+        What the file that is read now lies in.
+    lenient : bool
+        It is a record of an archive, whose storages lie beside it: a storage is what the pickle says of it.
+    scripted : bool
+        It lies in a TorchScript archive, whose pickles name the classes of the program.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        options = Options(limits=limits, encoding="latin1", stubs_allowed=True, verify=False)
+        super().__init__(ScanLeaves(), read_any, options, _TABLE)
+        self.traces: dict[tuple[str | None, int], Trace] = {}
+        self.read_whole: dict[str, tuple[int, int]] = {}
+        self.inside: str | None = None
+        self.lenient = False
+        self.scripted = False
+
+    @property
+    def machine(self) -> Recorder:
+        """The recorder that runs now."""
+        return self._machine  # type: ignore[no-any-return]
+
+    # Reason for the parameter count: as of the method that it overrides.
+    def unpickle(
+        self,
+        data: bytes,
+        persistent_load: Callable[[Any], Any] | None = None,
+        *,
+        start: int = 0,
+        record: str | None = None,
+        allowlist: Allowlist | None = None,
+        plain: bool = False,
+    ) -> tuple[Any, int]:
+        """Run one pickle in recording mode; see `Reading.unpickle`."""
+        member = self.member(record)
+        if len(data) - start > self.limits.max_pickle_bytes:
+            got = f"{len(data)} bytes"
+            raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=got, record=record)
+        self.leaves.allow_work(len(data) - start)
+        if persistent_load is None and self.lenient and not plain:
+            persistent_load = _described
+        table = allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist)
+        recorder = Recorder(
+            data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding, errors="replace",
+            limits=self.limits,
+        )  # fmt: skip
+        recorder.skips = skip_array
+        outer, self._machine = self._machine, recorder
+        stopped, made = None, None
+        if record is not None and start == 0:
+            self.read_whole[member or ""] = len(data), crc32(data)
+        try:
+            made = recorder.load()
+        except WeighlockError as error:
+            stopped = error
+            error.locate(record=record)
+            raise
+        finally:
+            self._machine = outer
+            self._note(recorder)
+            self.traces[member, start] = Trace(member, start, len(data), recorder, stopped, made)
+        return made, recorder.end
+
+    def release(self) -> None:
+        """Let go of everything that was run; see `Recorder.release`."""
+        for trace in self.traces.values():
+            trace.recorder.release()
+        self.traces.clear()
+        self.leaves.release()
+
+    def member(self, record: str | None) -> str | None:
+        """Return what a record is called in the report: what it lies inside of comes first."""
+        if self.inside is None:
+            return record
+        return self.inside if record is None else f"{self.inside} > {record}"
+
+    def nested(self, data: bytes) -> Any:
+        """Read a checkpoint inside of the pickle."""
+        outer = self.inside
+        running = self._machine
+        place = self.member(None) or ""
+        self.inside = f"{place} > bytes at {running.position}" if place else f"bytes at {running.position}"
+        try:
+            return super().nested(data)
+        finally:
+            self.inside = outer

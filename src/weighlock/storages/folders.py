@@ -1,0 +1,272 @@
+"""Checkpoints of several files: a folder as one source, its files opened when they are read, few at a time.
+
+Names of files come out of a checkpoint, and so from anybody: `check_name` lets through what stays inside the folder.
+"""
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, Protocol
+
+from weighlock.errors import DamagedError, MissingFileError, SourceError, UnsupportedError
+from weighlock.storages.source import ByteSource, open_source, truncated
+
+__all__ = ["Folder", "FolderSource", "LocalFolder", "PartSource", "SliceSource", "check_name", "is_part_of"]
+
+# Files that are kept open at once, beside those that threads are reading from at the moment.
+_MOST_OPEN: Final = 8
+
+
+def check_name(name: Any) -> str:
+    """Return the name of a file as a checkpoint gives it; it may lead into a folder below, never out.
+
+    Raises
+    ------
+    DamagedError
+        If it leads out of the folder, or is no name.
+
+    Examples
+    --------
+    >>> check_name("model-00001-of-00002.safetensors")
+    'model-00001-of-00002.safetensors'
+    """
+    if type(name) is not str or not name or len(name) > 4096 or "\0" in name:
+        raise DamagedError("a checkpoint names a file by something that is no name", got=repr(name)[:80])
+    parts = re.split(r"[/\\]", name)
+    if "\\" in name or any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:", name):
+        raise DamagedError(
+            "a checkpoint names a file outside of its own folder", got=repr(name)[:120],
+            hint="No program writes that: do not trust the checkpoint.",
+        )  # fmt: skip
+    return name
+
+
+class Folder(Protocol):
+    """A place that holds files by name.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    """
+
+    name: str
+
+    def names(self) -> list[str]:
+        """Return the names of all entries, sorted; `UnsupportedError` where the place has no list of them."""
+
+    def open(self, name: str) -> ByteSource:
+        """Open a file; `MissingFileError` where there is none. The name was checked."""
+
+    def below(self, name: str) -> "Folder | None":
+        """Return the folder of that name inside, or None."""
+
+
+class LocalFolder:
+    """A folder on disk."""
+
+    def __init__(self, path: str | os.PathLike[Any]) -> None:
+        self.name = os.fsdecode(path)
+
+    def names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.name))
+        except OSError as error:
+            raise SourceError(f"the folder cannot be listed: {error.strerror}", path=self.name) from error
+
+    def open(self, name: str) -> ByteSource:
+        return open_source(os.path.join(self.name, name))
+
+    def below(self, name: str) -> "LocalFolder | None":
+        path = os.path.join(self.name, name)
+        return LocalFolder(path) if os.path.isdir(path) else None
+
+
+class FolderSource:
+    """A folder in the place of a file: what a checkpoint of several files is read from.
+
+    Parameters
+    ----------
+    folder : Folder
+    index : str or None
+        The file in it that was asked for, where it was not the folder itself.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of all the files that were opened so far.
+    """
+
+    def __init__(self, folder: Folder, index: str | None = None) -> None:
+        self.folder = folder
+        self.index = index
+        self.name = folder.name if index is None else os.path.join(folder.name, index)
+        self.size = 0
+        self._parts: dict[str, PartSource] = {}
+        self._open: OrderedDict[str, list[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def part(self, name: str) -> "PartSource":
+        """Return one file.
+
+        Raises
+        ------
+        DamagedError
+            If its name leads out of the folder.
+        MissingFileError
+            If there is none.
+        """
+        found = self._parts.get(name)
+        if found is None:
+            found = self._parts[name] = PartSource(self, check_name(name))
+            self.size += found.size
+        return found
+
+    @contextmanager
+    def borrowed(self, name: str) -> Iterator[ByteSource]:
+        """Hold a file open."""
+        with self._lock:
+            if self._closed:
+                raise SourceError("the checkpoint was closed", path=self.name)
+            entry = self._open.pop(name, None)
+            if entry is None:
+                entry = [self.folder.open(name), 0]
+            self._open[name] = entry
+            entry[1] += 1
+            self._retire(_MOST_OPEN)
+        try:
+            yield entry[0]
+        finally:
+            with self._lock:
+                entry[1] -= 1
+                self._retire(self._most())
+
+    def _most(self) -> int:
+        return 0 if self._closed else _MOST_OPEN
+
+    def _retire(self, most: int) -> None:
+        """Close files that nobody reads from, the one used least recently first."""
+        idle = [name for name, entry in self._open.items() if not entry[1]]
+        for name in idle[: max(len(self._open) - most, 0)]:
+            self._open.pop(name)[0].close()
+
+    def names(self) -> list[str]:
+        """Return the names of what the folder holds."""
+        return self.folder.names()
+
+    def _refuse(self) -> NoReturn:
+        raise UnsupportedError("a folder has no bytes of its own", path=self.name)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        self._refuse()
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        self._refuse()
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        self._refuse()
+
+    def map(self, access: int) -> memoryview:
+        self._refuse()
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: there is no file position."""
+
+    def close(self) -> None:
+        """Close all files, those in use when their reading is done."""
+        with self._lock:
+            self._closed = True
+            self._retire(0)
+
+
+class PartSource:
+    """One file of a checkpoint of several, open only while it is read from, and for a while after."""
+
+    def __init__(self, whole: FolderSource, name: str) -> None:
+        self.whole = whole
+        self.part_name = name
+        self.name = os.path.join(whole.folder.name, name)
+        try:
+            with whole.borrowed(name) as source:
+                self.size = source.size
+        except MissingFileError as error:
+            raise error.locate(hint="The checkpoint is not complete: get the file again.") from error.__cause__
+
+    @contextmanager
+    def _opened(self) -> Iterator[ByteSource]:
+        with self.whole.borrowed(self.part_name) as source:
+            if source.size != self.size:
+                raise SourceError("the file was changed while it was read", path=self.name,
+                                  expected=f"{self.size} bytes", got=str(source.size))  # fmt: skip
+            yield source
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        with self._opened() as source:
+            return source.read_at(offset, count)
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        with self._opened() as source:
+            source.read_into(offset, target)
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        with self._opened() as source:
+            source.read_scattered(offset, targets)
+
+    def map(self, access: int) -> memoryview:
+        with self._opened() as source:
+            return source.map(access)
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: there is no file position."""
+
+    def close(self) -> None:
+        """Nothing to do: the folder closes its files."""
+
+
+def is_part_of(source: Any, whole: Any) -> bool:
+    """Whether a source is this one, or one of its files."""
+    return source is whole or (isinstance(source, PartSource) and source.whole is whole)
+
+
+class SliceSource:
+    """A stretch of another source, as a source of its own."""
+
+    def __init__(self, source: ByteSource, offset: int, size: int, name: str) -> None:
+        if offset < 0 or size < 0 or offset + size > source.size:
+            raise DamagedError(
+                "a part of a checkpoint reaches outside of its file", path=source.name,
+                expected=f"at most {source.size} bytes", got=f"{size} bytes from byte {offset}",
+            )  # fmt: skip
+        self.source = source
+        self.offset = offset
+        self.size = size
+        self.name = name
+
+    def _check(self, offset: int, count: int) -> None:
+        if offset < 0 or offset + count > self.size:
+            raise truncated(self.name, offset, count, max(self.size - offset, 0))
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        self._check(offset, count)
+        return self.source.read_at(self.offset + offset, count)
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        self._check(offset, len(target))
+        self.source.read_into(self.offset + offset, target)
+
+    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
+        self._check(offset, sum(map(len, targets)))
+        self.source.read_scattered(self.offset + offset, targets)
+
+    def map(self, access: int) -> memoryview:
+        return self.source.map(access)[self.offset : self.offset + self.size]
+
+    def finish(self, end: int) -> None:
+        """Nothing to do: it has no position."""
+
+    def close(self) -> None:
+        """Leave the other source open."""

@@ -1,0 +1,41 @@
+"""A tensor of some framework that is to be written: what it is, where it lies, and its bytes in row-major order."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from weighlock.dtypes import DType
+from weighlock.storages.sinks import Buffer
+
+__all__ = ["FlatLeaf"]
+
+
+class FlatLeaf(NamedTuple):
+    """A tensor of some framework.
+
+    Attributes
+    ----------
+    dtype : DType
+    shape, stride : tuple of int
+        In elements. Strides are None for what a view of another tensor cannot be: turned around, or unaligned.
+    start : int
+        The address of its first element.
+    pieces : callable
+        Returns its bytes in row-major order, little-endian, piece by piece.
+    storage : object
+        What identifies the memory that it is a view of.
+    """
+
+    dtype: DType
+    shape: tuple[int, ...]
+    stride: tuple[int, ...] | None
+    start: int
+    pieces: Callable[[], Iterator[Buffer]]
+    storage: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its elements."""
+        count = self.dtype.itemsize
+        for length in self.shape:
+            count *= length
+        return count
