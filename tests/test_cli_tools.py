@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import weighlock
+from tests.range_server import RangeServer
 from tests.schema_check import SCHEMAS, schema, violations
 from tests.test_cli import HOSTILE, LONE, UNSAFE, Done, call, document, hostile, model, process  # noqa: F401 - fixtures
 from weighlock.cli import completing
@@ -642,3 +643,18 @@ def test_what_a_command_imports(model, line, allowed):
     done = subprocess.run([sys.executable, "-c", IMPORTED, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert set(done.stderr.split()) <= allowed
+
+
+def test_addresses_are_files_too(call, model, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "WEIGHLOCK_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
+    with RangeServer(model=model.read_bytes()) as server:
+        address = f"{server.url}/model"
+        assert call("ls", address).out == call("ls", model).out
+        assert call("diff", model, address).code == 0
+        assert call("stats", address, "-f", "tsv").out == call("stats", model, "-f", "tsv").out
+        assert call("show", address, "fc.bias").out == call("show", model, "fc.bias").out
+        before = len(server.requests)
+        assert completed(call, "show", address, "fc.") == []
+        assert len(server.requests) == before
