@@ -106,6 +106,8 @@ def test_digest(call, model, tmp_path):
     assert two.split()[1] == str(legacy)
     assert call("digest", "--weights", model).out.split()[0] == weighlock.digest(model).weights
     assert call("digest", "--tensors", model).out.splitlines()[1].endswith("  fc.bias")
+    rows = list(csv.reader(io.StringIO(call("digest", "--tensors", model, legacy, "-f", "csv").out)))
+    assert (rows[0], len(rows), rows[-1][2]) == (["digest", "key", "file"], 9, str(legacy))
     found = document(call("digest", "--json", model), "digest")["inputs"][0]
     assert (found["digest"], found["values"]) == (one.split()[0], 4)
 

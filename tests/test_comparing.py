@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-import zipfile
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 
 import weighlock
 from tests.range_server import RangeServer
+from tests.test_lazy import packed, turned
 from weighlock.comparing.values import Tolerance, ValueDiff, compare_parts
 from weighlock.dtypes import DTYPES
 from weighlock.measuring.pieces import Part
@@ -262,22 +263,15 @@ def everywhere(tmp_path):
     obj = {f"layers.{n}.w": RNG.normal(size=(30, 20)).astype("f4") for n in range(4)} | {"n": np.arange(5)}
     weighlock.save(obj, tmp_path / "zip.pt")
     weighlock.save(obj, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
-    np.savez(tmp_path / "plain.npz", **obj)
-    np.savez_compressed(tmp_path / "compressed.npz", **obj)
+    arrays: dict[str, Any] = dict(obj)
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "compressed.npz", **arrays)
     (tmp_path / "sharded").mkdir()
     weighlock.save(obj, tmp_path / "sharded" / "model.bin", max_shard_size="5KB")
-    (tmp_path / "deflated.pt").write_bytes(deflated((tmp_path / "zip.pt").read_bytes()))
+    (tmp_path / "deflated.pt").write_bytes(packed((tmp_path / "zip.pt").read_bytes()))
     return [
         tmp_path / name for name in ("zip.pt", "legacy.pt", "plain.npz", "compressed.npz", "sharded", "deflated.pt")
     ]
-
-
-def deflated(data: bytes) -> bytes:
-    packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
-        for info in old.infolist():
-            new.writestr(info.filename, old.read(info))
-    return packed.getvalue()
 
 
 def test_every_format_has_the_same_content(everywhere):
@@ -289,6 +283,15 @@ def test_every_format_has_the_same_content(everywhere):
         found = {row.key: row for row in weighlock.stats(path)}
         for row in expected:
             assert found[row.key][4:13] == row[4:13], path
+
+
+@pytest.mark.parametrize("kind", ["i1", "f2", "f4", "c8", "c16"])
+def test_big_endian_files_have_the_same_content(kind):
+    obj = {"w": RNG.normal(size=(4, 6)).astype(kind), "t": np.asfortranarray(RNG.normal(size=(3, 5)).astype(kind))}
+    little = saved(obj)
+    big = turned(little, np.dtype(kind).itemsize // (2 if kind[0] == "c" else 1))
+    assert weighlock.digest(big) == weighlock.digest(little)
+    assert weighlock.diff(big, little).same
 
 
 def test_checkpoints_on_a_server_are_compared(everywhere, monkeypatch):
