@@ -87,6 +87,17 @@ class TestGoldens:
             found = read_values(checkpoint, tensors["blocks"], (slice(1, 3), 2, slice(None, None, 2))).nested()
             assert found == WHOLE["blocks"][1:3, 2, ::2].tolist()
 
+    @pytest.mark.parametrize("name", ["dtensor", "hf"])
+    def test_opened(self, name):
+        """Lazy tensors: whole, in slices that are one stretch, and in slices that are many."""
+        prefix = "model." if name == "dtensor" else ""
+        with wl.open_checkpoint(GOLDENS / name) as checkpoint:
+            for key, array in WHOLE.items():
+                tensor = checkpoint[prefix + key]
+                assert np.array_equal(tensor.read(), array)
+                for index in ((slice(1, 3),), (Ellipsis, slice(None, None, 2)), (Ellipsis, 1)):
+                    assert np.array_equal(tensor[index], array[index])
+
     @pytest.mark.parametrize("mmap", [False, True])
     def test_torch(self, torch, mmap):
         made = wl.load(GOLDENS / "dtensor", framework="torch", mmap=mmap)

@@ -188,6 +188,17 @@ class TestReading:
         assert made["layers.7.weight"][0, 0] == 7
         assert made["tied"].data_ptr() == made["layers.3.weight"].data_ptr()
 
+    @pytest.mark.parametrize("format", ["torch-zip", "safetensors"])
+    @pytest.mark.parametrize("framework", ["numpy", "torch"])
+    def test_many_small_tensors(self, request, tmp_path, format, framework):
+        """Tensors that are made many at once are read when all files were described: each reader must live so long."""
+        if framework == "torch":
+            request.getfixturevalue("torch")
+        made = {f"t{number}": np.full((2, 2), number, "float32") for number in range(2000)}
+        wl.save(made, tmp_path, format=format, max_shard_size="10KB")
+        found = wl.load(tmp_path, framework=framework)
+        assert all(np.array_equal(np.asarray(found[key]), value) for key, value in made.items())
+
     def test_described(self, folder):
         with wl.read_checkpoint(folder) as checkpoint:
             assert checkpoint.format == "sharded"

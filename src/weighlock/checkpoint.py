@@ -13,6 +13,7 @@ from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.storages.addresses import is_address, open_anywhere
+from weighlock.storages.assembled import AssembledSource, assembled
 from weighlock.storages.folders import FolderSource, LocalFolder
 from weighlock.storages.plan import read_extents
 from weighlock.storages.ranges import worth_reading_along
@@ -108,13 +109,8 @@ class Checkpoint:
             return b""
         if ref.reader is None:
             raise DamagedError("the storage has no bytes in the file", path=self.name, record=ref.record or ref.key)
-        if ref.reader.extent(ref) is not None:
+        if ref.reader.extent(ref) is not None or assembled(ref) is not None:
             return self.storage_parts(ref, [(start, start + count)])[0]
-        read_range = getattr(ref.reader, "read_range", None)
-        if read_range is not None:  # a tensor in parts: only those that are touched are read
-            data = bytearray(count)
-            read_range(ref, start, memoryview(data))
-            return bytes(data)
         whole = bytearray(ref.nbytes)
         ref.reader.read([(ref, memoryview(whole))], verify=True)
         return bytes(whole[start : start + count])
@@ -122,14 +118,13 @@ class Checkpoint:
     def storage_parts(self, ref: StorageRef, parts: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return stretches of one storage that is not compressed, from one byte to before another, in one plan."""
         reader: Any = ref.reader
-        base = reader.extent(ref).offset
+        extent = reader.extent(ref)
+        base, source = (0, AssembledSource(ref)) if extent is None else (extent.offset, reader.source)
         if len(parts) == 1:  # of a remote file, what follows is kept for the next time
             low, high = parts[0]
-            return [reader.source.read_at(base + low, high - low)]
+            return [source.read_at(base + low, high - low)]
         found = [bytearray(high - low) for low, high in parts]
-        read_extents(
-            reader.source, [(base + low, memoryview(part)) for (low, _), part in zip(parts, found, strict=True)]
-        )
+        read_extents(source, [(base + low, memoryview(part)) for (low, _), part in zip(parts, found, strict=True)])
         return list(map(bytes, found))
 
     @property

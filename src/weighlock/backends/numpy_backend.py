@@ -5,7 +5,6 @@ never keeps a large file alive, and 20,000 tiny ones do not cost 20,000 allocati
 the file's own records hold: a storage is only promised after its record was found to be as long.
 """
 
-import mmap
 import sys
 from collections.abc import Callable, Iterable
 from itertools import compress
@@ -27,9 +26,9 @@ from weighlock.backends.numpy_types import (
     WrapperTensor,
 )
 from weighlock.dtypes import DType
-from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
-from weighlock.storages.folders import is_part_of
+from weighlock.errors import DamagedError, PickleStreamError, WeighlockError
 from weighlock.storages.locations import CPU, META, placement
+from weighlock.storages.mapping import FileMap
 from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
 from weighlock.tensors.columns import TensorColumns, TensorForm
@@ -47,7 +46,7 @@ from weighlock.tensors.spec import (
     WrapperSpec,
 )
 
-__all__ = ["NumpyLeaves"]
+__all__ = ["NumpyLeaves", "swap", "writable"]
 
 _ndarray: Final[Any] = np.ndarray
 
@@ -95,8 +94,8 @@ class NumpyLeaves(Leaves):
     ----------
     map_location : object
         As in `weighlock.load`.
-    mapped : bool
-        Leave the data in the file and map it, copy-on-write.
+    mapped : bool or str
+        As in `FileMap`.
     source : ByteSource
         What is mapped.
     verify : bool
@@ -107,7 +106,7 @@ class NumpyLeaves(Leaves):
         self,
         *,
         map_location: Any = None,
-        mapped: bool = False,
+        mapped: bool | str = False,
         source: Any = None,
         verify: bool = True,
         eager: bool = False,
@@ -115,9 +114,9 @@ class NumpyLeaves(Leaves):
         super().__init__()
         self._place, self._place_is_function = placement(map_location)
         self._to_cpu = map_location is None or map_location == CPU
-        self._mapped = mapped
-        self._source = source
-        self._maps: dict[int, Any] = {}
+        self._file = FileMap(source, mapped)
+        self.maps = bool(mapped)
+        self._frozen = mapped == "r"
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
@@ -144,12 +143,11 @@ class NumpyLeaves(Leaves):
             return self._placed(storage)
         if self._is_meta(ref.location):
             return storage
-        if self._mapped and ref.nbytes and is_part_of(getattr(ref.reader, "source", None), self._source):
-            self._attach(storage)
+        if self.maps and self._file.covers(ref) and self._attach(storage):
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign_order.append(storage)
-        if ref.nbytes <= _SMALL and ref.reader is not None:
+        if ref.nbytes <= _SMALL and ref.reader is not None and self.windows:
             place = ref.reader.window_of(ref)
             if place is not None:
                 window, offset = place
@@ -201,22 +199,14 @@ class NumpyLeaves(Leaves):
         window.memory = block.data[start : start + window.nbytes]
         return block, start
 
-    def _attach(self, storage: Storage) -> None:
-        """Let a storage be a part of the mapped file."""
-        ref: Any = storage.ref
-        extent, source = ref.reader.extent(ref), ref.reader.source
-        if extent is None or ref.byteorder != sys.byteorder:
-            why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
-            raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
-                hint="Load without mmap, or save the checkpoint again first.",
-            )  # fmt: skip
-        mapped = self._maps.get(id(source))
+    def _attach(self, storage: Storage) -> bool:
+        """Let a storage be a part of the mapped file; False where it must be read instead."""
+        extent = self._file.extent(storage.ref)
+        mapped = self._file.whole(storage.ref, lambda memory: np.frombuffer(memory, np.uint8))
         if mapped is None:
-            mapped = self._maps[id(source)] = np.frombuffer(source.map(mmap.ACCESS_COPY), np.uint8)
-        if extent.offset + extent.nbytes > len(mapped):
-            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
+            return False
         storage.array, storage.start = mapped, extent.offset
+        return True
 
     def _allocate(self, storage: Storage) -> None:
         """Give a storage its memory; its bytes come with `finish`."""
@@ -250,7 +240,7 @@ class NumpyLeaves(Leaves):
             if storage.ref.reader is not None:
                 by_reader.setdefault(storage.ref.reader, []).append(storage)
         for reader, group in by_reader.items():
-            reader.read([(storage.ref, _memory(storage)) for storage in group], verify=self._verify)
+            reader.read([(storage.ref, writable(storage)) for storage in group], verify=self._verify)
 
     # Tensors
 
@@ -267,11 +257,13 @@ class NumpyLeaves(Leaves):
             array = _ndarray(
                 shape, _NUMPY_OF[dtype], storage.array, storage.start + offset * item, [step * item for step in stride]
             )
+        if self._frozen:
+            array.flags.writeable = False
         return array if dtype.numpy_name is not None else PackedTensor(dtype, array)
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
         forms, distinct = columns.forms, set(columns.forms)
-        if self._mapped or self._place_is_function or columns.byteorder != sys.byteorder:
+        if self.maps or self._place_is_function or columns.byteorder != sys.byteorder:
             return None
         try:
             if any(map(self._is_meta, {form.location for form in distinct})):
@@ -424,7 +416,7 @@ class NumpyLeaves(Leaves):
         self._read([storage for storage in unread if storage.array is not None])
         foreign, self._foreign_order = self._foreign_order, []
         for storage in foreign:
-            _swap(storage)
+            swap(storage)
         after, self._after = self._after, []
         for action in after:
             try:
@@ -437,27 +429,28 @@ class NumpyLeaves(Leaves):
     def release(self) -> None:
         super().release()
         self._arena = None
-        self._maps.clear()
+        self._file.release()
         self.restart()
 
 
-def _swap(storage: Storage) -> None:
+def swap(storage: Storage) -> None:
     """Reverse the bytes of each element in place: the file was written on a machine of the other byte order."""
     width = storage.ref.elements.swap
     usable = storage.ref.nbytes // width * width
     if width > 1 and storage.array is not None and usable:
-        np.frombuffer(_memory(storage)[:usable], f"u{width}").byteswap(inplace=True)
+        np.frombuffer(writable(storage)[:usable], f"u{width}").byteswap(inplace=True)
 
 
-def _memory(storage: Storage) -> memoryview:
+def writable(storage: Storage) -> memoryview:
+    """Return the bytes of a storage; none where it has no data."""
     memory = storage.memory
     return memoryview(b"") if memory is None else memory
 
 
 def _resolve_bits(storage: Storage, target: Storage, dtype: DType, *, conj: bool, neg: bool) -> None:
     usable = storage.nbytes // dtype.itemsize * dtype.itemsize
-    values = np.frombuffer(_memory(storage)[:usable], dtype.numpy)
-    result = np.frombuffer(_memory(target)[:usable], dtype.numpy)
+    values = np.frombuffer(writable(storage)[:usable], dtype.numpy)
+    result = np.frombuffer(writable(target)[:usable], dtype.numpy)
     if conj:
         np.copyto(result, np.conjugate(values))
         values = result

@@ -3,6 +3,7 @@
 from typing import Any
 
 from weighlock.errors import ArgumentError, MissingDependencyError
+from weighlock.tensors.choice import Choice
 from weighlock.tensors.leaves import Leaves
 
 __all__ = ["FRAMEWORKS", "check", "leaves_for"]
@@ -32,13 +33,21 @@ def check(framework: str) -> None:
             ) from error
 
 
-def leaves_for(framework: str, **options: Any) -> Leaves:
-    """Return what builds the leaves of one reading in this framework."""
+def leaves_for(framework: str, choice: Choice | None = None, **options: Any) -> Leaves:
+    """Return what builds the leaves of one reading in this framework: all of them, or as a choice says."""
     check(framework)
     if framework == "torch":
+        if choice is not None:
+            from weighlock.backends.torch_chosen import ChosenTorchLeaves
+
+            return ChosenTorchLeaves(choice=choice, **options)
         from weighlock.backends.torch_backend import TorchLeaves
 
         return TorchLeaves(**options)
+    if choice is not None:
+        from weighlock.backends.numpy_chosen import ChosenNumpyLeaves
+
+        return ChosenNumpyLeaves(choice=choice, **options)
     from weighlock.backends.numpy_backend import NumpyLeaves
 
     return NumpyLeaves(**options)

@@ -6,7 +6,6 @@ checked the arguments. Data are read in one plan when the tree stands; before an
 """
 
 import ctypes
-import mmap
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,12 +16,12 @@ from typing import Any, Final
 import torch
 
 from weighlock.backends.torch_columns import Batches
+from weighlock.backends.torch_mapping import TorchMap
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
 from weighlock.backends.torch_values import PLAIN, TORCH_DTYPES
 from weighlock.dtypes import DTYPES, DType
-from weighlock.errors import DamagedError, PickleStreamError, TruncatedError, UnsupportedError, WeighlockError
-from weighlock.storages.folders import is_part_of
+from weighlock.errors import DamagedError, PickleStreamError, WeighlockError
 from weighlock.storages.refs import StorageRef, Window
 from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.rebuild import StorageClass
@@ -62,8 +61,8 @@ class TorchLeaves(SpecialLeaves):
     ----------
     map_location : object
         As in `torch.load`.
-    mapped : bool
-        Leave the data in the file and map it: copy-on-write, or shared where PyTorch's own setting says so.
+    mapped : bool or str
+        As in `TorchMap`.
     source : ByteSource
         What is mapped.
     verify : bool
@@ -76,7 +75,7 @@ class TorchLeaves(SpecialLeaves):
         self,
         *,
         map_location: Any = None,
-        mapped: bool = False,
+        mapped: bool | str = False,
         source: Any = None,
         verify: bool = True,
         eager: bool = False,
@@ -84,9 +83,8 @@ class TorchLeaves(SpecialLeaves):
         super().__init__()
         self._map_location = map_location
         self._placement = Placement(map_location)
-        self._mapped, self._source = mapped, source
-        self._maps: dict[int, Any] = {}
-        self._shared: bool | None = None
+        self._map = TorchMap(source, mapped)
+        self.maps = bool(mapped)
         self._verify, self._eager = verify, eager
         self._local: Any = torch.serialization._serialization_tls
         self._without_data = bool(self._local.skip_data)
@@ -139,14 +137,15 @@ class TorchLeaves(SpecialLeaves):
         if self._fake or not self._placement.is_direct(ref.location):
             self._place(storage)
             return storage
-        if self._mapped and ref.nbytes and is_part_of(getattr(reader, "source", None), self._source):
-            storage.untyped = self._part_of_map(ref)
-            return storage
+        if self.maps and self._map.covers(ref):
+            storage.untyped = self._map.part(ref)
+            if storage.untyped is not None:
+                return storage
         if self._without_data:
             return storage
         if ref.byteorder != sys.byteorder:
             self._foreign.append(storage)
-        if ref.nbytes <= _SMALL and reader is not None:
+        if ref.nbytes <= _SMALL and reader is not None and self.windows:
             place = reader.window_of(ref)
             if place is not None:
                 window, storage.start = place
@@ -171,8 +170,9 @@ class TorchLeaves(SpecialLeaves):
             if self._fake or self._placement.is_meta:
                 return
         read = ref.reader is not None and not self._without_data and ref.nbytes > 0
-        if storage.untyped is None and self._mapped and read:
-            storage.untyped, read = self._part_of_map(ref), False
+        if storage.untyped is None and self._map.mode and read:
+            storage.untyped = self._map.part(ref)
+            read = storage.untyped is None
         first = storage.real()
         if read and ref.reader is not None and ref.reader.ready:
             self._read_alone(storage)
@@ -198,32 +198,6 @@ class TorchLeaves(SpecialLeaves):
         ref.reader.read([(ref, memory_at(first.data_ptr(), ref.nbytes))], verify=self._verify)
         if moved.data_ptr() != first.data_ptr():
             moved.copy_(first)
-
-    def _part_of_map(self, ref: StorageRef) -> Any:
-        """Return a storage that is a part of the mapped file."""
-        reader: Any = ref.reader
-        extent, source = reader.extent(ref), reader.source
-        shared = self._shared
-        if shared is None:  # asked once for a file: PyTorch looks it up in its configuration, which takes long
-            shared = torch.serialization.get_default_mmap_options() == getattr(mmap, "MAP_SHARED", None)
-            self._shared = shared
-        is_foreign = ref.byteorder != sys.byteorder
-        if extent is None or (shared and is_foreign):
-            why = "its record is compressed" if extent is None else f"its bytes are {ref.byteorder}-endian"
-            raise UnsupportedError(
-                f"the storage cannot be mapped: {why}", path=source.name, record=ref.record,
-                hint="Load without mmap, or save the checkpoint again first.",
-            )  # fmt: skip
-        overall = self._maps.get(id(source))
-        if overall is None:
-            memory = source.map(mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY)
-            overall = self._maps[id(source)] = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-        if extent.offset + extent.nbytes > overall.nbytes():
-            raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
-        part = overall[extent.offset : extent.offset + extent.nbytes]
-        if is_foreign:
-            swap(part, ref)
-        return part
 
     def storage_view(self, root: Any, ref: StorageRef, offset: int) -> Any:
         view = TorchStorage(ref)
@@ -312,7 +286,7 @@ class TorchLeaves(SpecialLeaves):
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        plain = self._free and not (self._mapped or self._eager or self._without_data)
+        plain = self._free and not (self._map.mode or self._eager or self._without_data)
         locations = {form.location for form in set(columns.forms)}
         if not plain or columns.byteorder != sys.byteorder or not all(map(self._placement.is_direct, locations)):
             return None
@@ -443,7 +417,7 @@ class TorchLeaves(SpecialLeaves):
 
     def release(self) -> None:
         super().release()
-        self._maps.clear()
+        self._map.release()
         self.restart()
 
     # States of objects that are not PyTorch's own, or of before 0.4

@@ -224,6 +224,7 @@ def read(source: FolderSource, reading: Reading) -> Contents:
 
     builder = _Builder(source, reading, open_part)
     made: dict[str, Any] = {}
+    held: list[Any] = []
     for name in found.names:
         if name in found.tensors:
             dtype, shape, chunks = found.tensors[name]
@@ -236,10 +237,13 @@ def read(source: FolderSource, reading: Reading) -> Contents:
         except WeighlockError as error:
             raise error.locate(object_path=name) from error.__cause__
         made[name] = contents.object
+        held.append(contents)
         builder.storages |= {f"{name}/{key}": ref for key, ref in contents.storages.items()}
     files = {chunk.place.file for _, _, chunks in found.tensors.values() for chunk in chunks}
     notes = {"files": len(files | {place.file for place in found.objects.values()}), **found.notes}
-    return Contents(_nested(made, found.paths), "dcp", 0, lambda: notes, builder.storages)
+    whole = Contents(_nested(made, found.paths), "dcp", 0, lambda: notes, builder.storages)
+    whole.held = held
+    return whole
 
 
 class _Builder:

@@ -40,9 +40,11 @@ class Contents:
         Storages that are parts of others (files of before 0.4).
     layout : callable or None
         Returns what the bytes of the file are there for, as far as the format tells; see `formats.layout`.
+    held : list of object
+        What must live until the data are read: the contents of the files that this is made of, a reader.
     """
 
-    __slots__ = ("end", "format", "layout", "notes", "object", "storages", "views")
+    __slots__ = ("end", "format", "held", "layout", "notes", "object", "storages", "views")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Contents:
         self.storages = storages or {}
         self.views = views or []
         self.layout = layout
+        self.held: list[Any] = []
 
     def release(self) -> None:
         """Let go of the file: nothing of this reading can read from it any more.
@@ -69,6 +72,10 @@ class Contents:
         """
         for ref in (*self.storages.values(), *self.views):
             ref.reader = None
+        held, self.held = self.held, []
+        for part in held:
+            if type(part) is Contents:
+                part.release()
 
 
 def _known(row: Callable[[], tuple[Any, ...]]) -> Callable[[], Known]:
@@ -95,7 +102,7 @@ class Options(NamedTuple):
 
     `encoding` and `errors` are how strings written by Python 2 are decoded. With `stubs_allowed`, unknown globals do
     not end the reading. `trusted` runs the pickles instead of our machine (``weights_only=False``). Without
-    `scripts`, TorchScript archives are refused.
+    `scripts`, TorchScript archives are refused; without `map_streams`, the maps of legacy streams.
     """
 
     limits: Limits = DEFAULT_LIMITS
@@ -106,6 +113,7 @@ class Options(NamedTuple):
     user_globals: UserGlobals = NO_USER_GLOBALS
     trusted: Any = None
     scripts: bool = True
+    map_streams: bool = True
 
 
 _DEFAULT_OPTIONS = Options()

@@ -11,7 +11,9 @@ from weighlock.formats.safetensors_header import SafetensorsHeader, read_header
 from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import StorageRef, Window
 from weighlock.storages.source import ByteSource
+from weighlock.tensors.columns import TensorColumns, TensorForm
 from weighlock.tensors.layout import contiguous_stride
+from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import TensorSpec
 
 __all__ = ["read"]
@@ -20,33 +22,73 @@ _SMALL: Final = 64 << 10
 _WINDOW: Final = 1 << 20
 
 
+class _Plan:
+    """Which window each small tensor belongs to, and its place there; by where its bytes begin in the file."""
+
+    def __init__(self) -> None:
+        self.owners: dict[int, Window] = {}
+        self.places: dict[int, int] = {}
+
+
+class _Columns(TensorColumns):
+    """All tensors of a file: a handle is where the bytes begin."""
+
+    __slots__ = ()
+
+    @property
+    def headers(self) -> list[int]:
+        return list(self.handles)
+
+    def ref(self, index: int) -> StorageRef:
+        form, key = self.forms[index], self.keys[index]
+        return StorageRef(key, form.dtype, form.numel, "cpu", self.reader, key, self.handles[index])
+
+
 class _Tensors(ExtentReader):
     """The byte ranges of one file, small ones read together."""
 
     def __init__(self, source: ByteSource, header: SafetensorsHeader) -> None:
         super().__init__(source)
         self._header = header
-        self._windows: dict[int, tuple[Window, int]] | None = None
+        self._plan: _Plan | None = None
 
-    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
-        """Return the stretch that a small tensor is read with, and its place in it."""
-        if self._windows is None:
-            self._windows = self._stretches()
-        return self._windows.get(ref.handle)
-
-    def _stretches(self) -> dict[int, tuple[Window, int]]:
-        """Return the windows: nothing stands between two tensors, so small ones that follow each other are one."""
-        found: dict[int, tuple[Window, int]] = {}
-        stretch, stop, start = Window(self, -1, 0, [], []), -1, self._header.data_start
+    @property
+    def windows(self) -> _Plan:
+        """Which small tensors are read together: nothing stands between two that follow each other."""
+        if self._plan is not None:
+            return self._plan
+        plan = self._plan = _Plan()
+        window, stop, start = Window(self, -1, 0, [], []), -1, self._header.data_start
         for _, _, _, _, begin, end in self._header.tensors:
             if 0 < end - begin <= _SMALL:
                 offset = start + begin
-                if offset != stop or start + end - stretch.offset > _WINDOW:
-                    stretch = Window(self, offset, 0, [], [])
+                if offset != stop or start + end - window.offset > _WINDOW:
+                    window = Window(self, offset, 0, [], [])
                 stop = start + end
-                stretch.nbytes = stop - stretch.offset
-                found[offset] = stretch, offset - stretch.offset
-        return found
+                window.nbytes = stop - window.offset
+                plan.owners[offset] = window
+                plan.places[offset] = offset - window.offset
+        return plan
+
+    def window_of(self, ref: StorageRef) -> tuple[Window, int] | None:
+        """Return the window that a small tensor is read with, and its place in it."""
+        window = self.windows.owners.get(ref.handle)
+        return None if window is None else (window, self.windows.places[ref.handle])
+
+    def columns(self) -> _Columns:
+        """Return all tensors as columns; every one has an element type."""
+        forms: dict[Any, TensorForm] = {}
+        found, start = [], self._header.data_start
+        for name, _, dtype, shape, begin, end in self._header.tensors:
+            form = forms.get((dtype, shape))
+            if form is None:
+                assert dtype is not None  # noqa: S101 - the caller has looked
+                ref = StorageRef(name, dtype, (end - begin) // dtype.itemsize, "cpu")
+                form = forms[dtype, shape] = TensorForm(ref, 0, shape, contiguous_stride(shape), False)
+            found.append(form)
+        _, _, _, _, begins, _ = zip(*self._header.tensors, strict=True)
+        names = [entry.name for entry in self._header.tensors]
+        return _Columns(self, names, [start + begin for begin in begins], found, "little")
 
     def scatter(self, windows: Sequence[tuple[Window, Mapping[int, memoryview]]], *, verify: bool) -> list[Window]:
         """Read small storages straight to where they belong."""
@@ -71,25 +113,37 @@ def read(source: ByteSource, reading: Reading) -> Contents:
         If it holds an unknown element type.
     """
     header = read_header(source, reading.limits)
-    tensors = _Tensors(source, header)
+    tensors, document = _Tensors(source, header), header.metadata.get(DOCUMENT)
     made: dict[str, Any] = {}
-    specs: dict[str, TensorSpec] = {}
     storages: dict[str, StorageRef] = {}
-    document = header.metadata.get(DOCUMENT)
-    leaves, start = reading.leaves, header.data_start
-    strides: dict[tuple[int, ...], tuple[int, ...]] = {}
+    notes = {"metadata": dict(header.metadata)}
+    if document is None and header.tensors and all(entry.row is not None for entry in header.tensors):
+        columns = tensors.columns()
+        leaves = reading.leaves.strided_columns(columns)
+        if leaves is not None:
+            made = dict(zip(columns.keys, leaves, strict=True))
+            storages = {columns.keys[index]: storage.ref for index, storage in columns.storages.items()}
+            contents = Contents(made, "safetensors", source.size, lambda: notes, storages)
+            contents.held.append(tensors)
+            return contents
+    specs = _one_by_one(header, tensors, reading.leaves, made, storages)
+    held = made if document is None else restore(document, specs, reading.leaves, made)
+    return Contents(held, "safetensors", source.size, lambda: notes, storages)
+
+
+def _one_by_one(
+    header: SafetensorsHeader, tensors: _Tensors, leaves: Leaves, made: dict[str, Any], storages: dict[str, StorageRef]
+) -> dict[str, TensorSpec]:
+    """Make each tensor; return the descriptions of those that others may be views of."""
+    specs: dict[str, TensorSpec] = {}
+    start = header.data_start
     for name, code, dtype, shape, begin, end in header.tensors:
-        nbytes = end - begin
         if dtype is None:
-            ref = StorageRef(name, UINT8, nbytes, "cpu", tensors, name, start + begin)
+            ref = StorageRef(name, UINT8, end - begin, "cpu", tensors, name, start + begin)
             made[name] = leaves.opaque(code, shape, ref)
         else:
-            ref = StorageRef(name, dtype, nbytes // dtype.itemsize, "cpu", tensors, name, start + begin)
-            storage = leaves.storage(ref)
-            stride = strides.get(shape) or strides.setdefault(shape, contiguous_stride(shape))
-            made[name] = leaves.strided(storage, dtype, 0, shape, stride, False)
-            if document is not None:
-                specs[name] = TensorSpec(storage, dtype, 0, shape, stride)
+            ref = StorageRef(name, dtype, (end - begin) // dtype.itemsize, "cpu", tensors, name, start + begin)
+            specs[name] = spec = TensorSpec(leaves.storage(ref), dtype, 0, shape, contiguous_stride(shape))
+            made[name] = leaves.tensor(spec)
         storages[name] = ref
-    held = made if document is None else restore(document, specs, leaves, made)
-    return Contents(held, "safetensors", source.size, lambda: {"metadata": dict(header.metadata)}, storages)
+    return specs

@@ -102,9 +102,11 @@ def read(source: FolderSource, index_name: str, reading: Reading) -> Contents:
     storages: dict[str, StorageRef] = {}
     formats = set()
     views: list[StorageRef] = []
+    held: list[Any] = []
     places: dict[str, str] = {}
     for name in parts:
         contents = _read_part(source, name, reading)
+        held.append(contents)
         for key, value in contents.object.items():
             _check_place(key, name, index, places, source)
             made[key] = value
@@ -118,9 +120,11 @@ def read(source: FolderSource, index_name: str, reading: Reading) -> Contents:
             expected=f"{len(index.files)} tensors",
         )  # fmt: skip
     stored = sum(ref.nbytes for ref in storages.values())
-    return Contents(
+    whole = Contents(
         made, "sharded", 0, lambda: _notes(source, index_name, index, sorted(formats), places, stored), storages, views
     )
+    whole.held = held
+    return whole
 
 
 def _opened(source: FolderSource, names: list[str]) -> list[str]:

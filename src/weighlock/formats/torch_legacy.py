@@ -21,10 +21,12 @@ from weighlock.errors import (
 from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Contents, Reading, parse_persistent_id
 from weighlock.pickling.decoder import decode
+from weighlock.pickling.user_globals import NO_USER_GLOBALS
 from weighlock.storages.plan import read_extents
 from weighlock.storages.ranges import RangedSource
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
+from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.rebuild import StorageClass
 
 __all__ = ["MAGIC", "matches", "read"]
@@ -253,6 +255,21 @@ def _check_head(results: list[Any], made: Any) -> None:
         raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=repr(made)[:40])
 
 
+def _offsets(source: ByteSource, reading: Reading) -> dict[str, int]:
+    """Return where each storage lies: that is written behind the pickle, which is run as a mere description for it."""
+    options = reading.options._replace(trusted=None, stubs_allowed=True, user_globals=NO_USER_GLOBALS)
+    stream = _Stream(source, Reading(Leaves(), reading.read_any, options))
+    (*_, keys), position = _read_pickles(source, stream)
+    stream.locate(_key_list(keys), position)
+    return stream.offsets
+
+
+def _key_list(keys: Any) -> list[Any]:
+    if not isinstance(keys, list):
+        raise DamagedError("the list of storages is no list", got=type(keys).__name__)
+    return keys
+
+
 def read(source: ByteSource, reading: Reading) -> Contents:
     """Read one legacy stream from the start of `source`.
 
@@ -264,10 +281,10 @@ def read(source: ByteSource, reading: Reading) -> Contents:
         If one of its pickles is malformed.
     """
     stream = _Stream(source, reading)
+    if reading.leaves.maps and reading.options.map_streams:
+        stream.offsets, stream.ready = _offsets(source, reading), True
     (_, version, system, made, keys), position = _read_pickles(source, stream)
-    if not isinstance(keys, list):
-        raise DamagedError("the list of storages is no list", got=type(keys).__name__)
-    end = stream.locate(keys, position)
+    end = stream.locate(_key_list(keys), position)
     byteorder = "little" if not isinstance(system, dict) or system.get("little_endian", True) else "big"
     metadata = {"format_version": version, "byteorder": "little", "written_on": f"a {byteorder}-endian system"}
     return Contents(made, "torch-legacy", end, lambda: metadata, stream.refs, stream.parts, stream.layout)

@@ -33,11 +33,9 @@ __all__ = [
     "ZipRecord",
     "data_offset",
     "data_offsets",
-    "entry_struct",
     "parse_local_header",
     "read_directory",
     "read_record",
-    "zip64_fields",
 ]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"

@@ -12,6 +12,7 @@ from weighlock.inspection.decoding import decode, unpack_units
 from weighlock.inspection.gathering import batches
 from weighlock.inspection.numpy_values import read_array
 from weighlock.inspection.slicing import Index, View, select
+from weighlock.storages.assembled import assembled
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
@@ -142,7 +143,7 @@ class _Elements:
         self._size = itemsize
         self._swap = ref.elements.swap if ref.byteorder == "big" else 1
         packed = ref.reader is not None and ref.nbytes > 0 and ref.reader.extent(ref) is None
-        packed = packed and not hasattr(ref.reader, "read_range")
+        packed = packed and assembled(ref) is None
         self._whole = checkpoint.storage_bytes(ref) if packed else None
 
     def _read(self, stretches: list[tuple[int, int]]) -> list[bytes]:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from weighlock.errors import LimitError, UnsupportedError
 from weighlock.inspection.gathering import Block, batches
 from weighlock.inspection.slicing import View
+from weighlock.storages.assembled import assembled
 from weighlock.storages.plan import read_extents
 from weighlock.storages.ranges import worth_reading_along
 from weighlock.storages.refs import Extent, StorageRef, Window
@@ -229,9 +230,19 @@ def _fill_blocks(source: Any, base: int, wanted: Gather, chosen: Sequence[Block]
 
 
 def _cut_from_whole(ref: StorageRef, handle: Part | Gather, target: memoryview, *, verify: bool) -> None:
-    """Read a storage that cannot be read in part (its record is compressed) as a whole, and take what is wanted."""
+    """Read a storage that cannot be read in part (its record is compressed) as a whole, and take what is wanted.
+
+    Of one that lies in pieces, those that are touched.
+    """
     from weighlock.storages.source import BytesSource
 
+    pieces = assembled(ref)
+    if pieces is not None:
+        if isinstance(handle, Part):
+            pieces.read_into(handle.low, target)
+        else:
+            _fill_gather(pieces, 0, handle, target)
+        return
     assert ref.reader is not None  # noqa: S101 - pieces of storages without a reader have none either
     whole = bytearray(ref.nbytes)
     ref.reader.read([(ref, memoryview(whole))], verify=verify)

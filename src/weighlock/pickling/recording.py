@@ -131,13 +131,16 @@ class Recorder(Unpickler):
         self._names: dict[int, tuple[str, str]] = {}
         self.skips: Callable[[Recorder, Stub, int], int | None] | None = None
         self.first = self.position
+        self.stored = self.memo  # the run itself lets go of it at its end
         self._storage_of = self.persistent_load
         self.persistent_load = self._persistent
+        self.runs = None  # every tensor goes the ordinary way, where what is wrong with it is noted
 
     def release(self) -> None:
         """Let go of what refers back to this run, so that it is freed without Python's collector."""
         self.persistent_load = self._storage_of = _nothing
         self.context = self.skips = None
+        self.stored = {}
 
     def note(self, kind: str, ref: GlobalRef | None = None, value: Any = None, stub: Stub | None = None) -> None:
         """Keep an event that happens at the current opcode."""

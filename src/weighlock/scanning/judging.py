@@ -261,7 +261,7 @@ class Judge:
     # ---------------------------------------------------------------------------------------------- the whole run
 
     def _memo(self, trace: Trace) -> None:
-        memo = trace.recorder.memo
+        memo = trace.recorder.stored
         # The loop itself does not look at LONG_BINPUT's index: here once, for all of them.
         far = max(len(memo) * 8, _FAR_MEMO)
         highest = max(memo, default=0)

@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     severity : str
     message : str
     member : str or None
-        The record of an archive, or what else inside the file; nested ones joined by `` > ``.
+        The record of an archive, or what else inside the file; of nested ones, the outer one comes first, then ``>``.
     offset, length : int or None
         In bytes from the start of the member, or of the file where there is none.
     file_offset : int or None

@@ -5,13 +5,13 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from weighlock.dtypes import DTYPES
+from weighlock.dtypes import DTYPES, DType
 from weighlock.dtypes import dtype as dtype_named
 from weighlock.errors import ArgumentError
 from weighlock.state_dicts.editing import check_mapping, with_metadata
 from weighlock.state_dicts.trees import dtype_name, is_tensor
 
-__all__ = ["cast"]
+__all__ = ["cast", "element_type"]
 
 
 def cast(mapping: Mapping[str, Any], dtype: Any, *, integers: bool = False) -> "OrderedDict[str, Any]":
@@ -38,16 +38,21 @@ def cast(mapping: Mapping[str, Any], dtype: Any, *, integers: bool = False) -> "
     dtype('float16')
     """
     check_mapping(mapping)
-    name = str(dtype).removeprefix("torch.") if not isinstance(dtype, type) else dtype.__name__
-    try:
-        row = dtype_named(name)
-    except KeyError as error:
-        raise ArgumentError("an unknown element type", got=repr(dtype)[:40]) from error
+    row = element_type(dtype)
     chosen = {key: value for key, value in mapping.items() if is_tensor(value) and _is_chosen(value, integers)}
     made = _cast_all(list(chosen.values()), row.name)
     results = dict(zip(chosen, made, strict=True))
     out = OrderedDict((key, results.get(key, value)) for key, value in mapping.items())
     return with_metadata(out, getattr(mapping, "_metadata", None))
+
+
+def element_type(dtype: Any) -> DType:
+    """Return the row of an element type, however it is given; `ArgumentError` where there is none."""
+    name = str(dtype).removeprefix("torch.") if not isinstance(dtype, type) else dtype.__name__
+    try:
+        return dtype_named(name)
+    except KeyError as error:
+        raise ArgumentError("an unknown element type", got=repr(dtype)[:40]) from error
 
 
 def _is_chosen(value: Any, integers: bool) -> bool:

@@ -84,7 +84,8 @@ def load_state_dict(obj: Any, mapping: Mapping[str, Any], *, strict: bool = True
     return _into_tree(held_in(obj), mapping, strict=strict, assign=assign)
 
 
-def _result(report: Match) -> LoadResult:
+def result_of(report: Match) -> LoadResult:
+    """Return what PyTorch would return after this comparison."""
     made = LoadResult(report.missing, report.unexpected)
     made.mismatched = report.retyped
     return made
@@ -117,9 +118,9 @@ def _into_own(obj: Any, mapping: Mapping[str, Any], *, strict: bool, assign: boo
     report = Match(given, obj.state_dict())
     options = {"strict": strict, "assign": assign} if _is_torchs(obj) else {}
     fits = report.ok or not (strict or report.mismatched)
-    if fits and not _runs_code(obj):
+    if fits and not runs_code(obj):
         obj.load_state_dict(given, **options)
-        return _result(report)
+        return result_of(report)
     # A module's own code may rename keys, add them, or raise half way: then it is put back as it was.
     undo = _snapshot(obj, assign=assign)
     try:
@@ -129,7 +130,7 @@ def _into_own(obj: Any, mapping: Mapping[str, Any], *, strict: bool, assign: boo
         if fits:
             raise StateDictError(f"{type(obj).__name__} refuses the state_dict: {error}") from error
         raise mismatch(report, obj) from error
-    return _result(report)
+    return result_of(report)
 
 
 def _is_torchs(obj: Any) -> bool:
@@ -137,7 +138,7 @@ def _is_torchs(obj: Any) -> bool:
     return torch is not None and isinstance(obj, torch.nn.Module | torch.optim.Optimizer)
 
 
-def _runs_code(obj: Any) -> bool:
+def runs_code(obj: Any) -> bool:
     """Whether loading runs code beyond PyTorch's own copying: hooks, or methods of the user's classes."""
     for module in getattr(obj, "modules", list)():
         kind = type(module)
@@ -223,7 +224,7 @@ def _into_tree(root: Any, mapping: Mapping[str, Any], *, strict: bool, assign: b
             if assign:
                 put(slot, value)
             else:
-                _copy(slot.value, value)
+                copy_into(slot.value, value)
         for owner in owners:
             inner = [key for key in mapping if key.startswith(owner.key)]
             if inner:
@@ -236,7 +237,7 @@ def _into_tree(root: Any, mapping: Mapping[str, Any], *, strict: bool, assign: b
         if isinstance(error, StateDictError):
             raise
         raise StateDictError(f"loading failed, and was undone: {type(error).__name__}: {error}") from error
-    return _result(report)
+    return result_of(report)
 
 
 def _check_slot(slot: Slot, value: Any, *, assign: bool) -> None:
@@ -247,16 +248,28 @@ def _check_slot(slot: Slot, value: Any, *, assign: bool) -> None:
             raise StateDictError("nothing can be assigned there", object_path=slot.key, got=type(slot.holder).__name__,
                                  hint="Load with assign=False.")  # fmt: skip
         return
-    flags = getattr(slot.value, "flags", None)
+    given = value.dtype if type(slot.value).__module__ == type(value).__module__ == "numpy" else None
+    check_target(slot.key, slot.value, given)
+
+
+def check_target(key: str, target: Any, given: Any) -> None:
+    """Refuse an array that is read-only, or one of NumPy's that cannot take values of the type `given` (None: any).
+
+    Raises
+    ------
+    StateDictError
+        With the key.
+    """
+    flags = getattr(target, "flags", None)
     if flags is not None and not getattr(flags, "writeable", True):
-        raise StateDictError("the array is read-only", object_path=slot.key, hint="Load with assign=True.")
-    if type(slot.value).__module__ == "numpy" and type(value).__module__ == "numpy":
+        raise StateDictError("the array is read-only", object_path=key, hint="Load with assign=True.")
+    if given is not None:
         import numpy
 
-        if not numpy.can_cast(value.dtype, slot.value.dtype, "same_kind"):
+        if not numpy.can_cast(given, target.dtype, "same_kind"):
             raise StateDictError(
-                "the values have no form in the array's type", object_path=slot.key, expected=str(slot.value.dtype),
-                got=str(value.dtype), hint="Cast it first (weighlock.state_dicts.cast), or load with assign=True.",
+                "the values have no form in the array's type", object_path=key, expected=str(target.dtype),
+                got=str(given), hint="Cast it first (weighlock.state_dicts.cast), or load with assign=True.",
             )  # fmt: skip
 
 
@@ -264,10 +277,11 @@ def _undo(slot: Slot, *, assign: bool) -> Callable[[], None]:
     if assign:
         return lambda: put(slot, slot.value)
     before = slot.value.clone() if hasattr(slot.value, "clone") else slot.value.copy()
-    return lambda: _copy(slot.value, before)
+    return lambda: copy_into(slot.value, before)
 
 
-def _copy(target: Any, value: Any) -> None:
+def copy_into(target: Any, value: Any) -> None:
+    """Copy the values of one array into another, of whichever library each is."""
     if hasattr(target, "copy_"):
         with sys.modules["torch"].no_grad():
             target.copy_(_tensor(value))

@@ -176,9 +176,16 @@ class BytesSource:
             offset += len(target)
 
     def map(self, access: int) -> memoryview:
-        # Bytes in memory are mapped already; what is read-only stays so.
-        if access != mmap.ACCESS_READ and self._view.readonly:
+        # Bytes in memory are mapped already; only what is to be private is copied.
+        if access == mmap.ACCESS_READ:
+            return self._view.toreadonly()
+        if access == mmap.ACCESS_COPY:
             return memoryview(bytearray(self._view))
+        if self._view.readonly:
+            raise UnsupportedError(
+                "the bytes are read-only, so changes cannot go into them", path=self.name,
+                hint="Pass a bytearray, or a mapping that may be written; or load with mmap='r' or mmap=True.",
+            )  # fmt: skip
         return self._view
 
     def finish(self, end: int) -> None:
@@ -254,6 +261,8 @@ class FileObjectSource:
         BytesSource(whole).read_scattered(0, targets)
 
     def map(self, access: int) -> memoryview:
+        if _is_bytes_like(self._file):  # a mapping that the caller made, which can be read too
+            return BytesSource(memoryview(self._file)[self._base :], self.name).map(access)
         raise UnsupportedError(
             "a file object cannot be mapped", path=self.name, hint="Give the path, or the bytes themselves."
         )

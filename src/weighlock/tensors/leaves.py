@@ -50,9 +50,13 @@ class Leaves:
 
     native = False
     rows: Any = None
+    windows = True
+    """Whether small storages are read together with their neighbours in the file."""
 
     def __init__(self) -> None:
         self.reader: Any = None
+        self.maps = False
+        """Whether where a storage lies is asked as soon as the pickle names it."""
         self.raised: Exception | None = None
         """What a function of the caller's raised: it leaves as it is, not as an error of the file."""
         self._work = _FREE_WORK

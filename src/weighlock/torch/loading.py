@@ -85,7 +85,7 @@ def load(
     start = _start(f, mmap=mmap)
     request = Request(
         map_location, pickle_module, pickle_load_args, only, bool(mmap), framework="torch", scripts=False,
-        verify=_checked(), addresses=False,
+        verify=_checked(), map_streams=False, addresses=False,
     )  # fmt: skip
     try:
         return load_as(f, request)

@@ -1,16 +1,25 @@
 """`weighlock.load`: the file's description handed to a framework, then all data read in one plan."""
 
 import codecs
-from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal
 
 from weighlock.backends import registry
 from weighlock.checkpoint import open_any
-from weighlock.errors import ArgumentError, ArgumentTypeError, ConflictError, DamagedError, WeighlockError
+from weighlock.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    CheckpointError,
+    DamagedError,
+    SourceError,
+    WeighlockError,
+)
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Options, Reading, allowlist_with, unsafe_global_error
 from weighlock.limits import DEFAULT_LIMITS, Limits
+from weighlock.loading.options import Request, check_request
 from weighlock.objects import format_path, path_of, walk
 from weighlock.pickling import user_globals
 from weighlock.pickling.allowlist import Allowlist
@@ -31,12 +40,16 @@ def load(
     pickle_module: Any = None,
     *,
     weights_only: bool = True,
-    mmap: bool | None = None,
+    mmap: bool | Literal["r", "shared"] | None = None,
     framework: str = "numpy",
     on_unknown: Literal["error", "stub"] = "error",
     verify: bool = True,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    into: Any = None,
+    strict: bool = True,
+    dtype: Any = None,
+    select: str | Sequence[str] | Callable[[str], bool] | None = None,
     **pickle_load_args: Any,
 ) -> Any:
     """Load a checkpoint: what `torch.save` wrote in any year, TorchScript, safetensors, or a pickle of tensors.
@@ -57,9 +70,10 @@ def load(
         Only with ``weights_only=False``: what runs the pickle instead of Python's own.
     weights_only : bool
         False runs the pickle with Python's own machine: **the file can then run any code**. For files of your own.
-    mmap : bool
-        Map the file instead of reading it: data are read when they are touched, changes stay private, and CRC-32 is
-        not checked.
+    mmap : bool, "r" or "shared"
+        Map the file instead of reading it: data are read when they are touched, and CRC-32 is not checked. True: what
+        is changed stays in this process; ``"r"``: arrays are read-only (PyTorch has no such tensors); ``"shared"``:
+        what is changed goes to the file, or into the `bytearray` that was given.
     framework : {"numpy", "torch"}
         What tensors become: NumPy arrays, or PyTorch's own tensors.
     on_unknown : {"error", "stub"}
@@ -71,6 +85,20 @@ def load(
         How much the file may ask of the machine.
     storage_options : mapping, optional
         For addresses; see `weighlock.open_checkpoint`.
+    into : mapping, module or object that holds arrays, optional
+        Fill its arrays or tensors in place instead of making new ones: NumPy's and PyTorch's, in dictionaries, lists,
+        modules and any tree that `weighlock.load_state_dict` takes. Names and shapes are compared before anything is
+        written; damage that is found while reading (a wrong checksum) leaves part of the data written.
+    strict : bool
+        With `into`: refuse missing and unexpected keys. Shapes must fit in any case.
+    dtype : str, numpy.dtype, torch.dtype, mapping or callable, optional
+        Cast floating-point tensors to this type while reading. A mapping has globs over keys, the first that matches
+        counts; a function is called with a key and the name of the saved type, and returns a type, or None for its
+        own. Tensors that share memory share it again; one that stands under several keys is asked about by its first.
+    select : str, list of str, or callable, optional
+        Read only tensors whose key matches one of these globs (``*`` stops at dots, ``**`` does not), or for which a
+        function returns True; the others are left out of the mappings. In lists and tuples, tensors without data stay
+        in their place. What is no tensor is kept.
     **pickle_load_args
         `encoding` (default ``"utf-8"``; ``"latin1"``, ``"bytes"`` ...) and `errors`: how strings written by Python 2
         are decoded.
@@ -78,7 +106,8 @@ def load(
     Returns
     -------
     object
-        What was saved. A key order is the file's order.
+        What was saved. A key order is the file's order. With `into`, a `state_dicts.LoadResult`: the missing and
+        unexpected keys, as PyTorch's `load_state_dict` returns them.
 
     Raises
     ------
@@ -87,6 +116,10 @@ def load(
         (`UnsafeGlobalError`), or asks for too much (`LimitError`).
     SourceError
         If the file cannot be opened or read.
+    StateDictMismatchError
+        If keys or shapes of the file are not those of `into`; nothing was written.
+    ArgumentError
+        If a parameter makes no sense, excludes another, or `select` matches no tensor.
 
     Examples
     --------
@@ -99,62 +132,92 @@ def load(
     """
     return load_as(f, Request(
         map_location, pickle_module, pickle_load_args, weights_only, mmap, framework, on_unknown, verify, limits,
-        storage_options=storage_options,
+        storage_options=storage_options, into=into, strict=strict, dtype=dtype, select=select,
     ))  # fmt: skip
-
-
-class Request(NamedTuple):
-    """What is asked of one load: the parameters of `load`, and what only the drop-in for PyTorch asks.
-
-    Attributes
-    ----------
-    scripts : bool
-        Whether TorchScript archives are read, as data; otherwise `ScriptArchiveError`.
-    addresses : bool
-        Whether text with a scheme is an address. PyTorch takes paths only.
-    """
-
-    map_location: Any = None
-    pickle_module: Any = None
-    pickle_load_args: Mapping[str, Any] = {}
-    weights_only: bool = True
-    mmap: bool | None = None
-    framework: str = "numpy"
-    on_unknown: str = "error"
-    verify: bool = True
-    limits: Limits | None = None
-    scripts: bool = True
-    storage_options: Mapping[str, Any] | None = None
-    addresses: bool = True
 
 
 def load_as(f: Any, request: Request) -> Any:
     """Load a checkpoint as asked; see `load`."""
     encoding, errors = _text_options(request.pickle_load_args)
-    _check_options(request)
+    check_request(request)
     registry.check(request.framework)
     source = open_any(f, request.storage_options, addresses=request.addresses)
+    options = Options(
+        limits=request.limits or DEFAULT_LIMITS, encoding=encoding, errors=errors, verify=request.verify,
+        stubs_allowed=request.on_unknown == "stub", scripts=request.scripts, map_streams=request.map_streams,
+    )  # fmt: skip
+    try:
+        with collector_paused():
+            if request.into is not None:
+                return _fill(source, request, options)
+            chosen = _choose(source, request, options)
+            made = _build(source, request, options, None if chosen is None else chosen.choice)
+            if chosen is not None:
+                chosen.leave_out(made)
+            return made
+    finally:
+        source.close()
+
+
+def _build(source: ByteSource, request: Request, options: Options, choice: Any) -> Any:
     leaves = Leaves()
     try:
         leaves = registry.leaves_for(
-            request.framework, map_location=request.map_location, mapped=bool(request.mmap), source=source,
+            request.framework, choice, map_location=request.map_location, mapped=request.mmap or False, source=source,
             verify=request.verify, eager=not request.weights_only,
         )  # fmt: skip
-        options = Options(
-            limits=request.limits or DEFAULT_LIMITS,
-            encoding=encoding,
-            errors=errors,
+        options = options._replace(
             user_globals=user_globals.snapshot(leaves.safe_globals(), before=leaves.settle),
-            stubs_allowed=request.on_unknown == "stub",
-            verify=request.verify,
             trusted=None if request.weights_only else _trusted_loader(request, native=leaves.native),
-            scripts=request.scripts,
         )
-        with collector_paused(), leaves.reading():
+        with leaves.reading():
             return _read(source, Reading(leaves, read_any, options, _allowlist(leaves)))
     finally:
-        source.close()
         leaves.release()
+
+
+def _choose(source: ByteSource, request: Request, options: Options) -> Any:
+    if request.select is None and request.dtype is None:
+        return None
+    from weighlock.loading.choosing import caster, choose, described, selector
+
+    selected, cast = selector(request.select), caster(request.dtype)
+    with _located(source):
+        contents = described(source, options)
+        try:
+            return choose(contents.object, selected, cast)
+        finally:
+            contents.release()
+
+
+def _fill(source: ByteSource, request: Request, options: Options) -> Any:
+    from weighlock.loading.choosing import described, selector
+    from weighlock.loading.filling import fill
+
+    selected = selector(request.select)
+    with _located(source):
+        contents = described(source, options)
+        try:
+            made = fill(
+                contents.object, request.into, source, selected=selected, strict=request.strict, verify=request.verify
+            )
+        finally:
+            contents.release()
+        source.finish(contents.end)
+    return made
+
+
+@contextmanager
+def _located(source: ByteSource) -> Iterator[None]:
+    """Name the file in its errors, and the object whose record is damaged."""
+    try:
+        yield
+    except WeighlockError as error:
+        if isinstance(error, CheckpointError | SourceError):
+            error.locate(path=source.name)
+        if isinstance(error, DamagedError) and error.record and not error.object_path:
+            error.locate(object_path=_object_of_record(source, error.record))
+        raise
 
 
 def _read(source: ByteSource, reading: Reading) -> Any:
@@ -187,18 +250,6 @@ def _text_options(options: Mapping[str, Any]) -> tuple[str, str]:
     except (LookupError, TypeError) as error:
         raise ArgumentError(f"encoding or errors name nothing that Python knows: {error}") from error
     return encoding, errors
-
-
-def _check_options(request: Request) -> None:
-    if request.pickle_module is not None and request.weights_only:
-        raise ConflictError(
-            "Can not safely load weights when explicit pickle_module is specified",
-            hint="It runs whatever the file says. For a file of your own, pass weights_only=False with it.",
-        )
-    if request.mmap not in (None, True, False):
-        raise ArgumentError("mmap must be True or False", got=repr(request.mmap)[:40])
-    if request.on_unknown not in ("error", "stub"):
-        raise ArgumentError("on_unknown must be 'error' or 'stub'", got=repr(request.on_unknown)[:40])
 
 
 def _trusted_loader(request: Request, *, native: bool) -> Any:
