@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -452,6 +453,10 @@ def test_the_table_of_options_is_that_of_the_grammar():
         expected = {text for option in command.params for text in (*option.opts, *option.secondary_opts)
                     if text.startswith("--")} | {"--help"}  # fmt: skip
         assert set(options) == expected, verb
+        for option in command.params:
+            if isinstance(option.type, click.Choice):
+                for text in option.opts:
+                    assert list(completing._choices(verb, text)) == list(option.type.choices), (verb, text)
     takes = {text for verb in completing.OPTIONS for option in application.commands[verb].params
              if option.param_type_name == "option" and not option.is_flag and not option.count  # type: ignore[attr-defined]
              for text in option.opts}  # fmt: skip
