@@ -66,7 +66,7 @@ docs: $(call ready,docs) ## build the documentation into build/docs, warnings ar
 	@echo "build/docs/index.html"
 
 bench: $(call ready,torch) ## measure against PyTorch in the same run
-	@.venv/torch/bin/python benchmarks/run.py $(ARGS)
+	@.venv/torch/bin/python -m benchmarks.run $(ARGS)
 
 bench-tools: $(call ready,torch) ## measure diff, digest and stats beside cmp, sha256sum and cat
 	@.venv/torch/bin/python -m benchmarks.tools $(ARGS)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import mmap
+import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +58,8 @@ def drop_in_work(operation: str, path: str, scratch: str) -> Work:
 
 def opened(weighlock: Any, path: str) -> int:
     """Look at a checkpoint without reading its tensors."""
-    with weighlock.read_checkpoint(path) as checkpoint:
-        return len(checkpoint.object)
+    with weighlock.open_checkpoint(path) as checkpoint:
+        return len(checkpoint)
 
 
 def safetensors_work(operation: str, path: str, scratch: str) -> Work:
@@ -69,8 +72,51 @@ def safetensors_work(operation: str, path: str, scratch: str) -> Work:
     return lambda: safetensors.load_file(path)
 
 
+def ptloader_work(operation: str, path: str, scratch: str) -> Work:
+    ptloader = imported("ptloader")
+    return lambda: ptloader.load(path)
+
+
+def floor_work(operation: str, path: str, scratch: str) -> Work:
+    """The bytes alone: read by two threads into memory of huge pages, or written in one go."""
+    if operation == "load":
+        return lambda: read_raw(path)
+    data = memoryview(read_raw(path))
+    return lambda: write_raw(scratch, data)
+
+
+def read_raw(path: str) -> mmap.mmap:
+    """Return memory of huge pages that two threads have filled with a file."""
+    size = Path(path).stat().st_size
+    memory = mmap.mmap(-1, size)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    target, descriptor = memoryview(memory), os.open(path, os.O_RDONLY)
+
+    def fill(begin: int, end: int) -> None:
+        while begin < end:
+            begin += os.preadv(descriptor, [target[begin : min(end, begin + (16 << 20))]], begin)
+
+    threads = [threading.Thread(target=fill, args=part) for part in ((0, size // 2), (size // 2, size))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.close(descriptor)
+    target.release()
+    return memory
+
+
+def write_raw(path: str, data: memoryview) -> None:
+    """Write bytes to a new file."""
+    with open(path, "wb", buffering=0) as file:
+        done = 0
+        while done < len(data):
+            done += file.write(data[done : done + (64 << 20)])
+
+
 SYSTEMS = {
     "torch": torch_work, "weighlock": weighlock_work, "weighlock.torch": drop_in_work, "safetensors": safetensors_work,
+    "ptloader": ptloader_work, "floor": floor_work,
 }  # fmt: skip
 
 

@@ -20,26 +20,29 @@ from pathlib import Path
 from typing import Any
 
 import weighlock
+from benchmarks.chart import draw
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / ".work" / "bench"
 
 # Workload, operation, repetitions in one process (the best counts), systems.
 PLAN = (
-    ("small", "load", 15, ("torch", "weighlock", "weighlock.torch", "safetensors")),
-    ("many", "load", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("small", "load", 15, ("torch", "weighlock", "weighlock.torch", "safetensors", "ptloader")),
+    ("many", "load", 3, ("torch", "weighlock", "weighlock.torch", "safetensors", "ptloader")),
     ("ckpt", "load", 3, ("torch", "weighlock", "weighlock.torch")),
-    ("big", "load", 2, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("big", "load", 2, ("torch", "weighlock", "weighlock.torch", "safetensors", "ptloader", "floor")),
     ("big_legacy", "load", 2, ("torch", "weighlock", "weighlock.torch")),
     ("big", "mmap", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
     ("big", "open", 3, ("weighlock",)),
     ("many", "open", 3, ("weighlock",)),
     ("small", "save", 15, ("torch", "weighlock", "weighlock.torch", "safetensors")),
     ("many", "save", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
-    ("big", "save", 2, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("big", "save", 2, ("torch", "weighlock", "weighlock.torch", "safetensors", "floor")),
 )
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
+    "import and load small.pt": ("-c", "import weighlock; weighlock.load('small.pt')"),
+    "import torch and load small.pt": ("-c", "import torch; torch.load('small.pt', weights_only=True)"),
     "import weighlock": ("-c", "import weighlock, sys; assert 'numpy' not in sys.modules"),
     "weighlock ls big.pt": ("-m", "weighlock", "ls", "big.pt"),
 }
@@ -133,6 +136,8 @@ def main() -> None:
     processes = commands(max(options.rounds, LEAST_ROUNDS_OF_COMMANDS), options.only, huge=options.big)
     results = {"machine": machine(), "rounds": options.rounds, "cells": rows, "processes": processes}
     (WORK / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (WORK / "chart.svg").write_text(draw(results), encoding="utf-8")
+    print(f"{WORK}/results.json and chart.svg")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import weighlock as wl
+from weighlock.backends import numpy_backend
 from weighlock.pickling import columns
 from weighlock.pickling.inert import Stub
 from weighlock.storages.refs import StorageRef
@@ -458,6 +459,21 @@ def test_a_run_that_is_declined_is_not_tried_again_at_each_item(monkeypatch):
     monkeypatch.setattr(columns, "_rows", rows)
     wl.load(archive(items, spell(items, gets=False)))
     assert sum(tried) < 3 * len(items)
+
+
+@pytest.mark.parametrize("options", [{"mmap": True}, {"map_location": "meta"}, {"map_location": lambda *_: None}])
+def test_leaves_that_want_no_columns_are_asked_once(monkeypatch, options):
+    items = plain_items(300)
+    asked = []
+    original = numpy_backend.NumpyLeaves.strided_columns
+
+    def strided_columns(leaves: Any, many: Any) -> Any:
+        asked.append(len(many.keys))
+        return original(leaves, many)
+
+    monkeypatch.setattr(numpy_backend.NumpyLeaves, "strided_columns", strided_columns)
+    wl.load(archive(items, spell(items, gets=False)), **options)
+    assert sum(asked) <= len(items)
 
 
 ITEMS = st.builds(

@@ -609,6 +609,66 @@ class TestIntoTorch:
         with pytest.raises(wl.StateDictError, match="memory"):
             wl.load(path, into=self.fresh(torch).to("meta"))
 
+    @pytest.mark.parametrize("name", ["complex64", "bool", "float8_e4m3fn", "bfloat16", "uint16"])
+    def test_every_kind_of_element(self, torch, tmp_path, name):
+        value = torch.arange(7).to(getattr(torch, name))
+        torch.save({"v": value}, tmp_path / "a.pt")
+        target = {"v": torch.zeros(7).to(value.dtype)}
+        wl.load(tmp_path / "a.pt", into=target)
+        assert torch.equal(target["v"].view(torch.uint8), value.view(torch.uint8))
+
+    def test_conjugates_and_negatives(self, torch, tmp_path):
+        value = torch.tensor([1 + 2j, 3 - 1j]).conj()
+        for name, part in (("conj", value), ("neg", value.imag)):
+            torch.save({"v": part}, tmp_path / name)
+            expected = part.resolve_conj().resolve_neg().numpy()
+            for target in ({"v": torch.zeros(2, dtype=part.dtype)}, {"v": np.zeros(2, expected.dtype)}):
+                wl.load(tmp_path / name, into=target)
+                assert np.array_equal(np.asarray(target["v"]), expected)
+
+
+class TestChosenLeaves:
+    """What is more than a strided tensor, and places other than the CPU's memory."""
+
+    @pytest.mark.parametrize("framework", ["numpy", "torch"])
+    def test_tensors_of_several_parts(self, torch, tmp_path, framework):
+        parameter = torch.nn.Parameter(torch.ones(3, 2))
+        torch.save({"p": parameter, "s": torch.eye(3).to_sparse()}, tmp_path / "a.pt")
+        found = wl.load(tmp_path / "a.pt", dtype="float16", framework=framework)
+        assert str(found["p"].dtype).endswith("float16")
+        assert getattr(found["p"], "requires_grad", True)
+        assert list(wl.load(tmp_path / "a.pt", select="p", framework=framework)) == ["p"]
+        assert list(wl.load(tmp_path / "a.pt", select="s", dtype="float16", framework=framework)) == ["s"]
+
+    @pytest.mark.parametrize("framework", FRAMEWORKS)
+    def test_places(self, tree, framework):
+        found = wl.load(tree, select="*.w", dtype="float16", map_location="meta", framework=framework)
+        assert tuple(found["encoder"]["w"].shape) == (LARGE,)
+        assert str(found["encoder"]["w"].dtype).removeprefix("torch.") == "float16"
+        asked: list[str] = []
+
+        def place(storage: Any, location: str) -> Any:
+            asked.append(location)
+            return storage
+
+        found = wl.load(tree, select="*.w", dtype="float16", map_location=place, framework=framework)
+        assert np.array_equal(np.asarray(found["encoder"]["w"]), state()["encoder"]["w"].astype("float16"))
+        assert asked == ["cpu", "cpu"]
+
+    def test_files_of_several_parts(self, tmp_path):
+        weights = {f"l{index}.w": np.arange(50_000, dtype="float32") + index for index in range(4)}
+        wl.save(weights, tmp_path / "model.safetensors", format="safetensors", max_shard_size="300KB")
+        assert len(list(tmp_path.iterdir())) > 2
+        found = wl.load(tmp_path, select="l[12].*", dtype="float64")
+        assert list(found) == ["l1.w", "l2.w"]
+        assert np.array_equal(found["l2.w"], weights["l2.w"])
+        target = {key: np.zeros_like(value) for key, value in weights.items()}
+        wl.load(tmp_path, into=target)
+        assert all(np.array_equal(target[key], value) for key, value in weights.items())
+        assert not wl.load(tmp_path, mmap="r")["l0.w"].flags.writeable
+        wl.load(tmp_path, mmap="shared")["l3.w"][0] = -1
+        assert wl.load(tmp_path)["l3.w"][0] == -1
+
 
 PEAK = """
 import resource, sys

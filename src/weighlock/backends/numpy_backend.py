@@ -117,6 +117,7 @@ class NumpyLeaves(Leaves):
         self._file = FileMap(source, mapped)
         self.maps = bool(mapped)
         self._frozen = mapped == "r"
+        self.takes_columns = not mapped and not self._place_is_function
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
@@ -263,7 +264,7 @@ class NumpyLeaves(Leaves):
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
         forms, distinct = columns.forms, set(columns.forms)
-        if self.maps or self._place_is_function or columns.byteorder != sys.byteorder:
+        if not self.takes_columns or columns.byteorder != sys.byteorder:
             return None
         try:
             if any(map(self._is_meta, {form.location for form in distinct})):

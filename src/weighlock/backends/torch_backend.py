@@ -92,6 +92,7 @@ class TorchLeaves(SpecialLeaves):
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
+        self.takes_columns = self._free and self._alone and not (mapped or eager or self._without_data)
         self._windows: dict[Window, list[TorchStorage]] = {}
         self._batches = Batches()
         self._filled: dict[Window, bytearray] = {}
@@ -286,9 +287,9 @@ class TorchLeaves(SpecialLeaves):
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        plain = self._free and not (self._map.mode or self._eager or self._without_data)
         locations = {form.location for form in set(columns.forms)}
-        if not plain or columns.byteorder != sys.byteorder or not all(map(self._placement.is_direct, locations)):
+        direct = all(map(self._placement.is_direct, locations))
+        if not direct or not self.takes_columns or columns.byteorder != sys.byteorder:
             return None
         made, usual = self._batches.make(columns)
         for window in self._batches:

@@ -183,6 +183,7 @@ class StorageLoader:
         "_places",
         "_prefix",
         "_records",
+        "takes_runs",
     )
 
     def __init__(self, archive: ZipArchive, folders: tuple[str, ...]) -> None:
@@ -191,6 +192,7 @@ class StorageLoader:
         self._leaves = archive.reading.leaves
         self._folders = folders
         self._prefix = folders[0]
+        self.takes_runs = self._leaves.takes_columns
         self._made: dict[str, Any] = {}
         self._in_columns: set[str] = set()
         self._columns: list[tuple[TensorColumns, list[Any]]] = []

@@ -273,12 +273,13 @@ def take(machine: Any, data: bytes, position: int) -> int:
     if end - begin < _FEWEST:
         return position
     memo, forms, function = machine.memo, items.forms[begin:end], machine.allowlist.idiom_function
-    if not _is_free(memo, items.first_put(begin), items.first_put(end)):
-        return position
-    if not all(form.stands(memo, function) for form in set(forms)):
-        return position
-    tensors = items.batch.make(begin, end)
+    tensors = None
+    if _is_free(memo, items.first_put(begin), items.first_put(end)) and all(
+        form.stands(memo, function) for form in set(forms)
+    ):
+        tensors = items.batch.make(begin, end)
     if tensors is None:
+        items.doubts = list(range(len(items.forms)))  # once: asking again at each item would take its square in time
         return position
     if type(memo) is not LazyMemo:
         memo = machine.memo = LazyMemo(memo)

@@ -48,7 +48,7 @@ class Handlers:
         self.context = context
         self.persistent_load = persistent_load or _no_persistent_ids
         # Makes many tensors at once, where what knows the storages can; and what that has seen of the pickle.
-        self.runs: Any = persistent_load if hasattr(persistent_load, "batch") else None
+        self.runs: Any = persistent_load if getattr(persistent_load, "takes_runs", False) else None
         self.forms: dict[tuple[Any, ...], Any] = {}
         self.items: Any = None
         self.exposed: Callable[[Any], Any] = getattr(context, "exposed", _as_it_is)

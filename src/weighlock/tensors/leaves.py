@@ -46,12 +46,15 @@ class Leaves:
     ----------
     native : bool
         Whether the leaves are PyTorch's own objects. Such a reading has rows of its own in the closed table (`rows`).
+    takes_columns : bool
+        Whether `strided_columns` is worth asking.
     """
 
     native = False
     rows: Any = None
     windows = True
     """Whether small storages are read together with their neighbours in the file."""
+    takes_columns = True
 
     def __init__(self) -> None:
         self.reader: Any = None
