@@ -27,7 +27,7 @@ GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy bench-scan real golden clean
+.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ docs: $(call ready,docs) ## build the documentation into build/docs, warnings ar
 
 bench: $(call ready,torch) ## measure against PyTorch in the same run
 	@.venv/torch/bin/python -m benchmarks.run $(ARGS)
+
+bench-tools: $(call ready,torch) ## measure diff, digest and stats beside cmp, sha256sum and cat
+	@.venv/torch/bin/python -m benchmarks.tools $(ARGS)
 
 bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk and from a slow server
 	@.venv/torch/bin/python -m benchmarks.lazy $(ARGS)

@@ -473,7 +473,7 @@ def test_the_defaults_of_the_functions_are_those_of_click(monkeypatch, verb):
 
 
 def test_every_verb_is_a_command_with_help(call):
-    assert list(application.commands) == list(verbs.VERBS)
+    assert sorted(application.commands) == sorted(verbs.VERBS)
     for verb in verbs.VERBS:
         assert call(verb, "--help").out.startswith(f"Usage: weighlock {verb} [OPTIONS]")
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 import weighlock
+from tests.range_server import RangeServer
+from tests.test_lazy import packed, turned
 from weighlock.comparing.values import Tolerance, ValueDiff, compare_parts
 from weighlock.dtypes import DTYPES
 from weighlock.measuring.pieces import Part
@@ -246,3 +252,74 @@ def test_an_open_part_of_a_checkpoint_is_compared_without_plain_values():
         found = weighlock.diff(ckpt.select("a"), saved({"a": np.ones(1), "n": 2}))
     assert found.same
     assert found.objects_compared == 0
+
+
+# ------------------------------------------------------------------------------------- every format, and anywhere
+
+
+@pytest.fixture
+def everywhere(tmp_path):
+    """One state_dict in every format that can be written here."""
+    obj = {f"layers.{n}.w": RNG.normal(size=(30, 20)).astype("f4") for n in range(4)} | {"n": np.arange(5)}
+    weighlock.save(obj, tmp_path / "zip.pt")
+    weighlock.save(obj, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    arrays: dict[str, Any] = dict(obj)
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "compressed.npz", **arrays)
+    (tmp_path / "sharded").mkdir()
+    weighlock.save(obj, tmp_path / "sharded" / "model.bin", max_shard_size="5KB")
+    (tmp_path / "deflated.pt").write_bytes(packed((tmp_path / "zip.pt").read_bytes()))
+    return [
+        tmp_path / name for name in ("zip.pt", "legacy.pt", "plain.npz", "compressed.npz", "sharded", "deflated.pt")
+    ]
+
+
+def test_every_format_has_the_same_content(everywhere):
+    first, *others = everywhere
+    expected = weighlock.stats(first)
+    for path in others:
+        assert weighlock.digest(path) == weighlock.digest(first), path
+        assert weighlock.diff(first, path).same, path
+        found = {row.key: row for row in weighlock.stats(path)}
+        for row in expected:
+            assert found[row.key][4:13] == row[4:13], path
+
+
+@pytest.mark.parametrize("kind", ["i1", "f2", "f4", "c8", "c16"])
+def test_big_endian_files_have_the_same_content(kind):
+    obj = {"w": RNG.normal(size=(4, 6)).astype(kind), "t": np.asfortranarray(RNG.normal(size=(3, 5)).astype(kind))}
+    little = saved(obj)
+    big = turned(little, np.dtype(kind).itemsize // (2 if kind[0] == "c" else 1))
+    assert weighlock.digest(big) == weighlock.digest(little)
+    assert weighlock.diff(big, little).same
+
+
+def test_checkpoints_on_a_server_are_compared(everywhere, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "WEIGHLOCK_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
+    with RangeServer(model=everywhere[0].read_bytes()) as server:
+        address = f"{server.url}/model"
+        assert weighlock.diff(address, everywhere[1]).same
+        assert weighlock.digest(address) == weighlock.digest(everywhere[0])
+
+
+MEMORY = """
+import resource, sys
+import numpy, weighlock
+from weighlock.measuring.pieces import looking_into
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+weighlock.stats(sys.argv[3], bins=3), weighlock.diff(sys.argv[3], sys.argv[3])
+before = peak()
+weighlock.stats(sys.argv[1], bins=3), weighlock.digest(sys.argv[1]), weighlock.diff(sys.argv[1], sys.argv[2])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in kibibytes on Linux")
+def test_memory_is_bounded_whatever_the_size(tmp_path):
+    paths = [tmp_path / name for name in ("a.pt", "b.pt", "small.pt")]
+    for path, value in zip(paths, (0, 1, 0), strict=True):
+        weighlock.save({"w": np.full(1 if path.name == "small.pt" else 32 << 20, value, "f4")}, path)
+    done = subprocess.run([sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 24 << 10

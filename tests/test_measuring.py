@@ -106,6 +106,19 @@ def test_one_value_has_a_histogram_and_extremes_that_are_far_apart_too():
     assert len(far.histogram.edges()) == 4
 
 
+@pytest.mark.parametrize(("start", "step"), [(0.0, 0.1), (1e9, 1e-3), (-1e6, 1e-5), (0.0, 1e-300), (3.0, 2.0)])
+@pytest.mark.parametrize("bins", [1, 3, 40, 1000])
+def test_histograms_near_their_edges(start, step, bins):
+    array = start + step * np.concatenate([np.arange(2000), RNG.integers(0, 2000, 3000)])
+    (row,) = weighlock.stats(saved({"w": array}), bins=bins)
+    found = row.histogram
+    assert found is not None
+    edges = [low for low, _ in found.edges()] + [found.high]
+    counts = [int(((array >= low) & (array < high)).sum()) for low, high in found.edges()]
+    counts[-1] += int((array == edges[-1]).sum())
+    assert list(found.counts) == counts
+
+
 def test_float4_holds_two_numbers_in_a_unit():
     packed = weighlock.PackedTensor(weighlock.dtype("float4_e2m1fn_x2"), np.array([0x21, 0xF0], "u1"))
     row = of(packed)

@@ -196,9 +196,9 @@ def diff_lines(found: "Diff", *, everything: bool = False, truncate: bool = True
     if same and not everything:
         more = " (--all lists them)" if found.changed or found.objects else ""
         compared = all(row.compared or not row.a or not row.a.nbytes for row in found.tensors if row.same)
-        what = "identical" if compared else "of the same structure"
         tolerated = sum(row.same and row.values is not None for row in found.tensors)
-        within = f", {tolerated:,} of them within the tolerance or in other bytes" if tolerated else ""
+        what = "the same" if tolerated else "identical" if compared else "of the same structure"
+        within = f", {tolerated:,} of them within the tolerance or equal in other bytes" if tolerated else ""
         yield [("= ", "note"), f"{same:,} tensor{'' if same == 1 else 's'} {what}{within}{more}"]
 
 
@@ -207,9 +207,11 @@ def _structure(found: "Diff") -> str:
     both = [row for row in rows if row.a is not None and row.b is not None]
     counts = {
         "only in A": sum(row.b is None for row in rows), "only in B": sum(row.a is None for row in rows),
-        "renamed": sum(row.renamed for row in rows), "shape": sum("shape" in row.changes for row in rows),
-        "dtype": sum("dtype" in row.changes for row in rows), "layout": sum("layout" in row.changes for row in rows),
-        "values": sum("values" in row.changes for row in rows), "plain values": len(found.objects),
+        "renamed": sum(row.renamed for row in rows), "other shape": sum("shape" in row.changes for row in rows),
+        "other dtype": sum("dtype" in row.changes for row in rows),
+        "other layout": sum("layout" in row.changes for row in rows),
+        "other values": sum("values" in row.changes for row in rows),
+        "other plain value" + ("" if len(found.objects) == 1 else "s"): len(found.objects),
     }  # fmt: skip
     return " · ".join([*(f"{count:,} {what}" for what, count in counts.items() if count), f"{len(both):,} in both"])
 

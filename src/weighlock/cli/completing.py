@@ -30,6 +30,9 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "stats": (*_LISTED, *_CHOSEN, "--hist", "--bins", "--check", *_FORM, *_WRITTEN),
     "digest": (*_LISTED, *_CHOSEN, "--tensors", "--weights", *_FORM, *_WRITTEN),
     "layout": (*_LISTED, *_FORM, *_WRITTEN),
+    "scan": (*_FORM, "--output", "--fail-on", "--allow", "--exclude", "--files-from", "--policy", "--baseline",
+             "--write-baseline", "--deep", "--allow-incomplete", "--jobs", "--quiet", "--color", "--help"),
+    "explain": ("--json", "--color", "--help"),
     "diff": (*_CHOSEN, "--values", "--no-values", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b",
              "--rename", "--all", *_FORM, *_WRITTEN),
 }  # fmt: skip
@@ -41,11 +44,16 @@ _SUBCOMMANDS: Final = {
     "hub": ("list", "help", "inspect", "prefetch", "lock", "check", "trust", "dir"),
     "cache": ("ls", "du", "rm", "prune", "verify", "why", "dir"),
 }
-_VALUES: Final = {"--format": FORMATS, "-f": FORMATS, "--color": COLORS}
+_FORMATS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "inspect": ("text", "json", "jsonl"),
+    "show": ("text", "json", "csv", "tsv"),
+    "scan": ("text", "json", "jsonl", "html", "sarif"),
+}
 _GLOBS: Final = ("--include", "--exclude", "-i", "-x")
 _WITH_VALUES: Final = frozenset({
     "--format", "-f", "--color", "--encoding", "--output", "-o", "--files-from", "--include", "-i", "--exclude", "-x",
     "--dtype", "--depth", "--bins", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b", "--rename",
+    "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
 })  # fmt: skip
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_.,:@%+/-]+")
 _MOST: Final = 1000
@@ -67,9 +75,9 @@ def _candidates(words: list[str]) -> Iterator[str]:
     previous = before[-1] if before else ""
     if not before and not word.startswith("-"):
         yield from _starting(word, VERBS)
-    elif previous in _VALUES:
-        yield from _starting(word, _VALUES[previous])
-    elif previous in _GLOBS:
+    elif choices := _choices(verb or "inspect", previous):
+        yield from _starting(word, choices)
+    elif previous in _GLOBS and verb is not None and "--include" in OPTIONS.get(verb, ()):
         yield from _parts(word, _keys(_files(before[1:])))
     elif word.startswith("-"):
         yield from _starting(word, OPTIONS.get(verb or "inspect", ("--help",)))
@@ -81,6 +89,15 @@ def _candidates(words: list[str]) -> Iterator[str]:
         yield from _starting(word, names())
     elif verb == "show" and len(_files(before[1:])) == 1:
         yield from _parts(word, _keys(_files(before[1:])))
+
+
+def _choices(verb: str, option: str) -> Sequence[str]:
+    """Return the values that an option may have, where there are few."""
+    if option in ("--format", "-f"):
+        return _FORMATS_OF.get(verb, FORMATS)
+    if option == "--fail-on":
+        return ("low", "medium", "high", "critical", "never")
+    return COLORS if option == "--color" else ()
 
 
 def _starting(word: str, texts: Sequence[str] | dict[str, str]) -> Iterator[str]:

@@ -59,7 +59,7 @@ def drawn_tree(
     file: str = "", truncate: bool = True,
 ) -> Iterator[Sequence[Piece]]:  # fmt: skip
     """Yield the lines of the tree, at most `limit` of them and then a word on the rest."""
-    keys = {row.index: row.key for row in rows}
+    by_index = {row.index: row for row in rows}
     length = _LABEL_LIMIT if truncate else 0
     lines = tree_lines(fold(rows, folded=folded), min(depth, _MAX_DEPTH))
     shown = list(lines if limit is None else islice(lines, limit))
@@ -73,7 +73,7 @@ def drawn_tree(
         size = wording.size(line.nbytes) + (" each" if line.times > 1 else "")
         yield [
             name.ljust(width), "  ", (kind.ljust(kind_width), "type"), f"  {shape:<{shape_width}}  {size}",
-            _alias(line, keys, length),
+            _alias(line, by_index, length),
         ]  # fmt: skip
     rest = sum(1 for _ in lines)
     if rest:
@@ -86,8 +86,9 @@ def _name(line: TreeLine, limit: int) -> str:
     return f"{line.rails}{label}{f'  {_TIMES}{line.times}' if line.times > 1 else ''}"
 
 
-def _alias(line: TreeLine, keys: Mapping[int, str], limit: int) -> Piece:
+def _alias(line: TreeLine, by_index: Mapping[int, TensorRow], limit: int) -> Piece:
     if line.row is None or line.row.alias_of is None:
         return ""
-    first = safe_text(keys.get(line.row.alias_of, "(not shown)"))
+    row = by_index.get(line.row.alias_of)
+    first = safe_text(row.key) if row is not None else "(a tensor that is not shown)"
     return f"  = {first if not limit or len(first) <= limit else first[:limit] + '…'}", "note"

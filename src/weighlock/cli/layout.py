@@ -30,7 +30,7 @@ def lay_out_files(files: Sequence[str] = (), **options: Any) -> int:
                 inputs.append({**failed_input(name, checkpoint), "stretches": []})
                 continue
             rows = checkpoint.layout()
-            facts = input_document(name, checkpoint.size, checkpoint.format, ())
+            facts = input_document(checkpoint.name, checkpoint.size, checkpoint.format, ())
             if common.form not in ("json", "jsonl"):
                 prefix = [name] if len(files) > 1 and common.form != "text" else []
                 if len(files) > 1 and not prefix:

@@ -62,7 +62,7 @@ def measure_files(files: Sequence[str] = (), **options: Any) -> int:
             gaps += own
             for gap in own:
                 output.note(f"{name}: {gap}")
-            found.append(Measured(name, input_document(name, ckpt.size, ckpt.format, own), rows))
+            found.append(Measured(name, input_document(ckpt.name, ckpt.size, ckpt.format, own), rows))
             if common.form not in ("json", "jsonl"):
                 _write(found[-1], common, choice, output, several=len(files) > 1, first=len(found) == 1)
         _write_documents(found, common, output)
@@ -138,9 +138,9 @@ def _write_documents(found: Sequence[Measured], common: Common, output: Output) 
     elif common.form == "jsonl":
         for one in found:
             if one.document["error"] is not None:
-                output.document({"uri": one.name, "error": one.document["error"]})
+                output.document({"uri": one.document["uri"], "error": one.document["error"]})
             for row in one.rows:
-                output.document({"uri": one.name, **stats_document(row)})
+                output.document({"uri": one.document["uri"], **stats_document(row)})
 
 
 def stats_document(row: "TensorStats") -> dict[str, Any]:
@@ -199,10 +199,10 @@ def digest_files(files: Sequence[str] = (), **options: Any) -> int:
                     inputs.append({**failed_input(name, error), **_NOTHING})
                     continue
                 gaps += ckpt.gaps
-                facts = input_document(name, ckpt.size, ckpt.format, ckpt.gaps)
-            inputs.append(_digest_document(facts, found))
+                facts = input_document(ckpt.name, ckpt.size, ckpt.format, ckpt.gaps)
             if common.form not in ("json", "jsonl"):
-                _write_digest(name, found, common, choice, output)
+                _write_digest(name, found, common.form, choice, output, several=len(files) > 1, first=not inputs)
+            inputs.append(_digest_document(facts, found))
         if common.form == "json":
             output.document(document("weighlock/digest", inputs=inputs))
         elif common.form == "jsonl":
@@ -224,10 +224,21 @@ def _digest_document(facts: dict[str, Any], found: "Digest") -> dict[str, Any]:
     return {**facts, "digest": found.content, "weights": found.weights, "values": found.values, "tensors": tensors}
 
 
-def _write_digest(name: str, found: "Digest", common: Common, choice: Hashing, output: Output) -> None:
+# Reason for the parameter count: what is written and how it is shown, each passed by name.
+def _write_digest(
+    name: str, found: "Digest", form: str, choice: Hashing, output: Output, *, several: bool, first: bool
+) -> None:
     whole = found.weights if choice.weights else found.content
-    rows = [(own or "-", key) for key, own in found.tensors.items()] if choice.tensors else [(whole, name)]
-    if common.form != "text":
-        write_table(output, common.form, ("digest", "key" if choice.tensors else "file"), rows)
+    rows: list[tuple[str, ...]] = [(whole, name)]
+    if choice.tensors:
+        rows = [(own or "-", key) for key, own in found.tensors.items()]
+    if form == "text":
+        if several and choice.tensors:
+            output.line((f"{name}:", "name"))
+        output.lines([row[0], "  ", (row[1], "name")] for row in rows)
         return
-    output.lines([own, "  ", (text, "name")] for own, text in rows)
+    columns = ["digest", "key" if choice.tensors else "file"]
+    if several and choice.tensors:
+        columns = [*columns, "file"]
+        rows = [(*row, name) for row in rows]
+    write_table(output, form, columns, rows, heading=first)

@@ -38,7 +38,7 @@ def markdown_cell(cell: object) -> str:
     ('fc.weight', '`` [x](y)\\|` ``')
     """
     text = safe_text(cell)
-    if _TAME.fullmatch(text) and "://" not in text and "www." not in text:
+    if _TAME.fullmatch(text) and text == text.strip(" ") and "://" not in text and "www." not in text:
         return text
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
