@@ -16,11 +16,11 @@ from weighlock.pickling.inert import GlobalRef
 from weighlock.storages.folders import check_name
 from weighlock.tensors.leaves import Leaves
 
-__all__ = ["Chunk", "Described", "Place", "check_cover", "parse"]
+__all__ = ["CLASSES", "Chunk", "Described", "Place", "check_cover", "parse"]
 
 _PACKAGE: Final = "torch.distributed.checkpoint"
 _SHARD: Final = "torch.distributed._shard.sharded_tensor.metadata"
-_CLASSES: Final = (
+CLASSES: Final = (
     (f"{_PACKAGE}.metadata", "Metadata"),
     (f"{_PACKAGE}.metadata", "TensorStorageMetadata"),
     (f"{_PACKAGE}.metadata", "BytesStorageMetadata"),
@@ -74,7 +74,7 @@ def _row(name: str) -> Callable[[], Known]:
     return lambda: Known(cls, lambda _, args: _Fields(name, args), _build, (_Fields,))
 
 
-_ALLOWLIST: Final = allowlist_with({key: _row(key[1]) for key in _CLASSES})
+_ALLOWLIST: Final = allowlist_with({key: _row(key[1]) for key in CLASSES})
 
 
 class Place(NamedTuple):

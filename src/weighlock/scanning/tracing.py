@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
 from weighlock.errors import LimitError, WeighlockError
+from weighlock.formats.dcp_metadata import CLASSES
 from weighlock.formats.detect import read_any
 from weighlock.formats.reading import Options, Reading, parse_persistent_id
 from weighlock.formats.reading import allowlist_with as _table
@@ -72,16 +73,7 @@ class ScanLeaves(Leaves):
         return spec
 
 
-_DCP: Final = "torch.distributed.checkpoint"
-_DATA_CLASSES: Final = JOBLIB_NAMES | {
-    (f"{_DCP}.{module}", name)
-    for module, names in (
-        ("metadata", "Metadata TensorStorageMetadata BytesStorageMetadata TensorProperties ChunkStorageMetadata"),
-        ("metadata", "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"),
-        ("filesystem", "_StorageInfo"),
-    )
-    for name in names.split()
-}  # fmt: skip
+_DATA_CLASSES: Final = JOBLIB_NAMES | frozenset(CLASSES)
 
 
 class _DataRows:
