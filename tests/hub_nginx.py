@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -52,6 +54,7 @@ class Nginx:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.root = folder, root
         self.port = free_port()
+        self._marks = 0
         tls = f"ssl_certificate {certificate[0]}; ssl_certificate_key {certificate[1]};" if certificate else ""
         text = _CONFIG.format(folder=folder, root=root, port=self.port, rate=rate, tls=tls)
         if certificate:
@@ -87,5 +90,23 @@ class Nginx:
         self._process.wait(10)
 
     def seen(self) -> list[str]:
-        """Return a line for each request: method, path, status, bytes of the body, Range, If-Range."""
-        return (self.folder / "seen.log").read_text().splitlines()
+        """Return a line for each request: method, path, status, bytes of the body, Range, If-Range.
+
+        nginx writes a line when it has finished with a request, which may be after its client has. So one more
+        request is made, and its line waited for: the one worker writes the others before it.
+        """
+        self._marks += 1
+        mark = f"/mark-{self._marks}"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        if self.url.startswith("https"):
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=context)
+        connection.request("GET", mark)
+        connection.getresponse().read()
+        connection.close()
+        for _ in range(500):
+            lines = (self.folder / "seen.log").read_text().splitlines()
+            if any(f" {mark} " in line for line in lines):
+                return [line for line in lines if " /mark-" not in line]
+            time.sleep(0.02)
+        raise AssertionError("nginx writes no log")
