@@ -156,7 +156,9 @@ def downloads(rounds: int, gigabytes: float, folder: Path) -> list[dict[str, Any
     times: dict[str, list[float]] = {name: [] for name in systems}
     with Nginx(folder / "nginx", root) as server:
         for index in range(rounds + 1):
-            for name, fetch in systems.items():
+            # In another order each time: what one has written is still on its way to the disk when the next begins.
+            order = [*systems.items()][index % len(systems) :] + [*systems.items()][: index % len(systems)]
+            for name, fetch in order:
                 Path(target).unlink(missing_ok=True)
                 taken = fetch(server.url + "/large.bin")
                 times[name].extend([size / taken / 1e6] if index else [])
