@@ -43,7 +43,7 @@ _CALLS: Final = {
 
 def urls_of(scope: Scope) -> Iterator[Url]:
     """Give the URLs in a module's text that seem to name a file."""
-    for node in ast.walk(scope.module):
+    for node in scope.nodes:
         value = text(node)
         if value is None or len(value) > 2000 or not _URL.match(value):
             continue
@@ -134,7 +134,7 @@ _BY_TEXT: Final = (
 
 def plain_names_of(scope: Scope) -> Iterator[str]:
     """Give the places that need the repository's modules under their plain names."""
-    for node in ast.walk(scope.module):
+    for node in scope.nodes:
         why = _why_plain(scope, node)
         if why:
             yield f"{scope.file}:{getattr(node, 'lineno', 1)} {why}"

@@ -23,7 +23,7 @@ def look(scope: Any, data: bytes) -> None:
     """
     if not any(sign in data for sign in _SIGNS):
         return
-    for node in ast.walk(scope.module):
+    for node in scope.nodes:
         for child in ast.iter_child_nodes(node):
             changes = is_namespace(child) and id(child) not in scope.followed and not _only_reads(node, child)
             if changes and _is_the_modules(scope, child):

@@ -101,7 +101,7 @@ def _is_literal(binding: Binding, hubconf: Scope) -> bool:
     return not any(
         isinstance(node, ast.Attribute) and node.attr == "__doc__" and isinstance(node.ctx, ast.Store)
         for scope in scopes
-        for node in ast.walk(scope.module)
+        for node in scope.nodes
     )
 
 
@@ -136,7 +136,7 @@ def _everything(tree: Tree, at_import: list[Scope]) -> list[Scope]:
 
 
 def _lazily_used(tree: Tree, scope: Scope) -> Iterator[Scope]:
-    for node in ast.walk(scope.module):
+    for node in scope.nodes:
         names: list[str] = []
         folders = None
         if isinstance(node, ast.Import):

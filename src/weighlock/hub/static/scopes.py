@@ -5,6 +5,7 @@ code can tell is noted, with its line.
 """
 
 import ast
+import functools
 import os
 from typing import Any, Final
 
@@ -114,6 +115,11 @@ class Scope:
         self.followed: set[int] = set()
         self.assigns_within = False
         self.steps = 0
+
+    @functools.cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the module: walking the tree is most of the work, and several look at all of it."""
+        return list(ast.walk(self.module))
 
     @property
     def folder(self) -> str:

@@ -92,7 +92,7 @@ def _doubt(scope: Any, node: Any, names: list[str]) -> None:
 
 def _is_changed(scope: Any, name: str) -> bool:
     """Whether the module changes what a name holds."""
-    for node in ast.walk(scope.module):
+    for node in scope.nodes:
         inner = None
         if (isinstance(node, ast.Attribute) and node.attr in _CHANGING) or (
             isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)
