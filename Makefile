@@ -48,6 +48,7 @@ test-plain: $(call ready,plain)
 
 soak: $(call ready,torch) ## the fault tests, many times over: thousands of killed processes
 	@WEIGHLOCK_LANE=torch WEIGHLOCK_SOAK=$(or $(TIMES),20) .venv/torch/bin/python -m pytest tests/test_durability.py -n 0 -v
+	@WEIGHLOCK_LANE=torch WEIGHLOCK_SOAK=40 .venv/torch/bin/python -m pytest tests/test_hub_processes.py -n 0 -q -k killed --timeout 900
 
 lint: $(call ready,lint) ## style, format, types, import rules, links in the docs, budgets
 	@failed=; PATH="$(CURDIR)/.venv/lint/bin:$$PATH"; \
@@ -76,9 +77,6 @@ bench-lazy: $(call ready,torch) ## measure opening without loading, from a disk 
 
 bench-hub: $(call ready,torch) ## measure the hub: import, cached loads, lists, a large download beside curl's (nginx)
 	@.venv/torch/bin/python -m benchmarks.hub $(ARGS)
-
-soak: $(call ready,torch) ## the hub's tests of killed processes, many times over
-	@WEIGHLOCK_SOAK=40 WEIGHLOCK_LANE=torch .venv/torch/bin/python -m pytest tests/test_hub_processes.py -n 0 -q -k killed --timeout 900
 
 bench-scan: $(call ready,torch) ## compare scanners on the corpus of hostile and harmless files (network)
 	@.venv/torch/bin/python -m benchmarks.scan $(ARGS)
