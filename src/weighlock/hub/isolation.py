@@ -27,6 +27,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from weighlock.hub import children
+from weighlock.hub.threads import carrying
 
 __all__ = ["PREFIX", "Space", "install_finder", "open_space", "space_of"]
 
@@ -106,7 +107,7 @@ class Space:
             if self._running == 1:  # what stands there now, the program has put there
                 self._given = {entry for entry in sys.path if self._is_inside(entry)}
         try:
-            with self.plain_names(alone=True) if self.place.plain else contextlib.nullcontext():
+            with carrying(running_space), self._names_in_turn():
                 yield
         finally:
             running_space.reset(token)
@@ -114,6 +115,9 @@ class Space:
                 self._running -= 1
                 if not self.place.plain:
                     self._take_paths()
+
+    def _names_in_turn(self) -> contextlib.AbstractContextManager[None]:
+        return self.plain_names(alone=True) if self.place.plain else contextlib.nullcontext()
 
     def owns(self, top: str) -> bool:
         """Whether an absolute name is the repository's own, as it would be with its folder first in `sys.path`."""

@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from typing import Any, Final
 
 from weighlock.errors import ArgumentError, ArgumentTypeError
+from weighlock.hub import threads
 
 __all__ = ["Settings", "configured", "current"]
 
@@ -96,6 +97,7 @@ _VARIABLES: Final = {
 _KINDS: Final[Mapping[str, type]] = {field.name: type(field.default) for field in dataclasses.fields(Settings)}
 
 _set: ContextVar[Mapping[str, Any]] = ContextVar("weighlock hub settings")
+threads.CARRIED.append(_set)
 
 
 def current() -> Settings:
@@ -111,7 +113,7 @@ def current() -> Settings:
 
 @contextlib.contextmanager
 def configured(**changes: Any) -> Iterator[Settings]:
-    """Change settings for a block, for the calls that entry points make there too.
+    """Change settings for a block, for the calls that entry points make there too, also in threads of their own.
 
     Parameters
     ----------

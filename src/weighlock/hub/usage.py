@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from weighlock.hub import threads
+
 __all__ = ["Recording", "note_repository", "note_weights", "recording", "running"]
 
 
@@ -30,6 +32,7 @@ class Recording:
 
 _recordings: ContextVar[tuple[Recording, ...]] = ContextVar("weighlock hub recordings", default=())
 _running: ContextVar[str] = ContextVar("weighlock hub repository whose code runs", default="")
+threads.CARRIED.extend((_recordings, _running))
 
 
 @contextlib.contextmanager
