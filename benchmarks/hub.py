@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,21 +144,18 @@ def downloads(rounds: int, gigabytes: float, folder: Path) -> list[dict[str, Any
         subprocess.run(["curl", "-sf", "-o", target, url], check=True)
         return time.perf_counter() - begin
 
-    def ours(connections: int) -> Callable[[str], float]:
-        def measured(url: str) -> float:
-            os.environ["WEIGHLOCK_HUB_CONNECTIONS"] = str(connections)
-            return float(run(DOWNLOAD, url, target, digest))
+    def ours(url: str) -> float:
+        return float(run(DOWNLOAD, url, target, digest))
 
-        return measured
-
-    systems = {"curl": curl, "weighlock": ours(4), "weighlock, one connection": ours(1)}
+    systems = {"curl": curl, "weighlock": ours}
     times: dict[str, list[float]] = {name: [] for name in systems}
     with Nginx(folder / "nginx", root) as server:
         for index in range(rounds + 1):
-            # In another order each time: what one has written is still on its way to the disk when the next begins.
+            # In another order each time, and with nothing on its way to the disk that the one before has written.
             order = [*systems.items()][index % len(systems) :] + [*systems.items()][: index % len(systems)]
             for name, fetch in order:
                 Path(target).unlink(missing_ok=True)
+                os.sync()
                 taken = fetch(server.url + "/large.bin")
                 times[name].extend([size / taken / 1e6] if index else [])
     rows = []
