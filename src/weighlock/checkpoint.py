@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from weighlock.errors import DamagedError, MissingFileError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
-from weighlock.formats.detect import read_any, read_file, with_folder
+from weighlock.formats.detect import is_index, read_any, read_file
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
-from weighlock.storages.addresses import is_address, open_anywhere
+from weighlock.storages.addresses import find_folder, is_address, local_path, open_anywhere
 from weighlock.storages.assembled import AssembledSource, assembled
 from weighlock.storages.folders import FolderSource, LocalFolder
 from weighlock.storages.plan import read_extents
@@ -137,14 +137,55 @@ def open_any(f: Any, storage_options: Mapping[str, Any] | None = None, *, addres
     """Open what a caller passed as a file: a folder, and a file that names others, as a source of several files."""
     import os
 
+    if addresses and is_address(f):
+        path = local_path(f)
+        if path is f:
+            return _open_address(f, storage_options)
+        f = path
     try:
-        return with_folder(open_anywhere(f, storage_options) if addresses else open_source(f))
+        source = open_anywhere(f, storage_options) if addresses else open_source(f)
     except SourceError as error:
-        if isinstance(f, str | os.PathLike) and not is_address(f):  # asked only now: most paths are files
+        if isinstance(f, str | os.PathLike):  # asked only now: most paths are files
             if os.path.isdir(f):
                 return FolderSource(LocalFolder(f))
             if isinstance(error, MissingFileError) and os.path.islink(f):
                 error.locate(hint="It is a symbolic link to a file that is not there.")
+        raise
+    if not isinstance(f, str | os.PathLike) or not _is_index(source):
+        return source
+    source.close()
+    folder, name = os.path.split(source.name)
+    return FolderSource(LocalFolder(folder), name)
+
+
+def _open_address(address: str, options: Mapping[str, Any] | None) -> ByteSource:
+    folder = find_folder(address, options) if address.partition("?")[0].endswith("/") else None
+    if folder is not None:
+        return FolderSource(folder)
+    try:
+        source = open_anywhere(address, options)
+    except SourceError:  # also what a file system says of a folder
+        folder = find_folder(address, options)
+        if folder is None:
+            raise
+        return FolderSource(folder)
+    if not _is_index(source):
+        return source
+    from weighlock.storages.remote_folders import split_address
+
+    where, name = split_address(address)
+    folder = find_folder(where, options)
+    if folder is None:
+        return source
+    source.close()
+    return FolderSource(folder, name)
+
+
+def _is_index(source: ByteSource) -> bool:
+    try:
+        return is_index(source)
+    except BaseException:
+        source.close()
         raise
 
 

@@ -14,8 +14,9 @@ from weighlock.dtypes import DType
 from weighlock.errors import DamagedError, LimitError, TensorBoundsError, UnsupportedError, WeighlockError
 from weighlock.formats.dcp_metadata import Chunk, Place, check_cover, parse
 from weighlock.formats.reading import Contents, Options, Reading
-from weighlock.storages.folders import FolderSource, PartSource, SliceSource
+from weighlock.storages.folders import FolderSource, SliceSource
 from weighlock.storages.refs import Extent, StorageRef, Window
+from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride, is_contiguous
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import TensorSpec
@@ -75,13 +76,13 @@ class _Parts:
     ----------
     open_part : callable
         Given a chunk's place, returns the tensor that lies there.
-    source : PartSource or None
+    source : ByteSource or None
         The file, where all tensors of this reader lie in it, each in one piece.
     """
 
     ready: Final = True
 
-    def __init__(self, open_part: Open, source: PartSource | None) -> None:
+    def __init__(self, open_part: Open, source: ByteSource | None) -> None:
         self.source = source
         self._open = open_part
 
@@ -222,6 +223,9 @@ def read(source: FolderSource, reading: Reading) -> Contents:
         spec: TensorSpec = inner.read_any(_slice(source, place), inner).object
         return spec
 
+    files = {chunk.place.file for _, _, chunks in found.tensors.values() for chunk in chunks}
+    files |= {place.file for place in found.objects.values()}
+    source.prepare(sorted(files))
     builder = _Builder(source, reading, open_part)
     made: dict[str, Any] = {}
     held: list[Any] = []
@@ -239,8 +243,7 @@ def read(source: FolderSource, reading: Reading) -> Contents:
         made[name] = contents.object
         held.append(contents)
         builder.storages |= {f"{name}/{key}": ref for key, ref in contents.storages.items()}
-    files = {chunk.place.file for _, _, chunks in found.tensors.values() for chunk in chunks}
-    notes = {"files": len(files | {place.file for place in found.objects.values()}), **found.notes}
+    notes = {"files": len(files), **found.notes}
     whole = Contents(_nested(made, found.paths), "dcp", 0, lambda: notes, builder.storages)
     whole.held = held
     return whole
@@ -325,6 +328,7 @@ def read_hub_form(source: FolderSource, reading: Reading) -> Contents:
         If the parts do not make whole tensors.
     """
     names = [name for name in source.names() if _HUB_FILE.fullmatch(name)]
+    source.prepare(names)
     inner = _inner(reading)
     parts: dict[str, list[tuple[Chunk, str]]] = {}
     for name in names:

@@ -1,16 +1,21 @@
 """The only list of formats: which one a file is, by its content, never by its name."""
 
-import os
-
-from weighlock.errors import DamagedError, DirectoryError, NotACheckpointError, ScriptArchiveError, WeighlockError
+from weighlock.errors import (
+    DamagedError,
+    DirectoryError,
+    NotACheckpointError,
+    ScriptArchiveError,
+    UnsupportedError,
+    WeighlockError,
+)
 from weighlock.formats import torch_zip
 from weighlock.formats.reading import Contents, Reading
 from weighlock.formats.zip_archive import called
 from weighlock.formats.zip_directory import ZipDirectory, read_directory, read_record
-from weighlock.storages.folders import FolderSource, LocalFolder
-from weighlock.storages.source import ByteSource, BytesSource, OpenedSource, PathSource
+from weighlock.storages.folders import FolderSource
+from weighlock.storages.source import ByteSource, BytesSource
 
-__all__ = ["FORMATS", "read_any", "read_archive", "read_file", "with_folder"]
+__all__ = ["FORMATS", "is_index", "read_any", "read_archive", "read_file"]
 
 FORMATS = (
     "torch-zip",
@@ -105,20 +110,14 @@ def _is_safetensors(head: bytes, size: int) -> bool:
     return len(head) > 8 and 2 <= length <= size - 8 and head[8:9] == b"{"
 
 
-def with_folder(source: ByteSource) -> ByteSource:
-    """Return a source on disk as it is; for the index of a set, its folder, from which the set is read."""
-    if not isinstance(source, PathSource | OpenedSource):
-        return source
+def is_index(source: ByteSource) -> bool:
+    """Whether a file is the index of a set of several files."""
     # Asked of every file that is opened: nearly all are none.
     if source.read_at(0, min(source.size, 16)).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b""):
-        return source
+        return False
     from weighlock.formats.sharded import looks_like_index
 
-    if not looks_like_index(source):
-        return source
-    source.close()
-    folder, name = os.path.split(source.name)
-    return FolderSource(LocalFolder(folder), name)
+    return looks_like_index(source)
 
 
 def _read_folder(source: FolderSource, reading: Reading) -> Contents:
@@ -126,7 +125,7 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
 
     if source.index is not None:
         return sharded.read(source, source.index, reading)
-    names = source.names()
+    names = _names(source)
     if dcp.METADATA in names:
         return dcp.read(source, reading)
     index = sharded.find_index(names)
@@ -143,6 +142,19 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
     from weighlock.formats.foreign import describe_folder
 
     raise describe_folder(source.name)
+
+
+def _names(source: FolderSource) -> list[str]:
+    """Return what a folder holds; where there is no list, what checkpoints begin with is asked for by name."""
+    from weighlock.formats import dcp, sharded
+
+    try:
+        return source.names()
+    except UnsupportedError:
+        found = [name for name in (dcp.METADATA, *sharded.PREFERRED) if source.has(name)]
+        if not found:
+            raise
+        return found[:1]
 
 
 # Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.

@@ -15,11 +15,11 @@ from weighlock.storages.folders import FolderSource, check_name
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
 
-__all__ = ["find_index", "looks_like_index", "read"]
+__all__ = ["PREFERRED", "find_index", "looks_like_index", "read"]
 
 _INDEX: Final = re.compile(r".+\.index(\.[\w-]{1,40})?\.json")
 # Where a folder holds several sets, the one that transformers takes.
-_PREFERRED: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+PREFERRED: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PART: Final = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w{1,20})")
 _MARK: Final = b'"weight_map"'
 _LOOK: Final = 64 << 10
@@ -44,7 +44,7 @@ def find_index(names: list[str]) -> str | None:
         If there are several sets.
     """
     found = [name for name in names if _INDEX.fullmatch(name)]
-    chosen = [name for name in _PREFERRED if name in found] or found
+    chosen = [name for name in PREFERRED if name in found] or found
     if len(found) > 1 and chosen is found:
         raise NotACheckpointError(
             "the folder holds several sharded checkpoints", kind="folder", got=", ".join(found[:_SHOWN]),
@@ -129,6 +129,7 @@ def read(source: FolderSource, index_name: str, reading: Reading) -> Contents:
 
 def _opened(source: FolderSource, names: list[str]) -> list[str]:
     """Open every part once: all that are missing are named together."""
+    source.prepare(names)
     missing = []
     for name in names:
         try:

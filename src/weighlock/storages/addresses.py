@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from weighlock.errors import ArgumentError, ArgumentTypeError
+from weighlock.storages.folders import Folder
 from weighlock.storages.source import ByteSource, open_source
 
-__all__ = ["is_address", "open_anywhere"]
+__all__ = ["find_folder", "is_address", "local_path", "open_anywhere"]
 
 # A scheme of two letters or more: one letter is a drive of Windows.
 _ADDRESS: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?:::[a-zA-Z0-9+.-]+)*://")
@@ -64,12 +65,48 @@ def _open_fsspec(address: str, options: Mapping[str, Any] | None) -> ByteSource:
 
 
 def _open_file(address: str, options: Mapping[str, Any] | None) -> ByteSource:
+    return open_source(_path_of(address))
+
+
+def _path_of(address: str) -> str:
     from urllib.parse import unquote, urlsplit
 
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost"):
         raise ArgumentError("a file:// address names another machine", got=parts.netloc)
-    return open_source(unquote(parts.path))
+    return unquote(parts.path)
 
 
 _OPENERS: Final = {"http": _open_http, "https": _open_http, "file": _open_file}
+
+
+def local_path(f: Any) -> Any:
+    """Return the path that a ``file://`` address names; everything else as it is.
+
+    Raises
+    ------
+    ArgumentError
+        If it names another machine.
+    """
+    return _path_of(f) if isinstance(f, str) and f[:7].lower() == "file://" else f
+
+
+def find_folder(address: str, options: Mapping[str, Any] | None = None) -> Folder | None:
+    """Return the folder at an address, or None where there is none; of a web server, if the address ends with a slash.
+
+    Raises
+    ------
+    SourceError, MissingDependencyError
+        If that cannot be told.
+    """
+    from weighlock.storages.remote_folders import FsspecFolder, HttpFolder
+
+    match = _ADDRESS.match(address)
+    if match is not None and match[1].lower() in ("http", "https") and "::" not in match[0]:
+        from urllib.parse import urlsplit
+
+        return HttpFolder(address, options) if urlsplit(address).path.endswith("/") else None
+    from weighlock.storages.fsspec_files import find_system, is_folder
+
+    system, path = find_system(address, options)
+    return FsspecFolder(address, system, path) if is_folder(system, path) else None

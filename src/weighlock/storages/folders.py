@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn, Protocol
 
-from weighlock.errors import DamagedError, MissingFileError, SourceError, UnsupportedError
+from weighlock.errors import DamagedError, MissingFileError, SourceError, StatusError, UnsupportedError
 from weighlock.storages.source import ByteSource, open_source, truncated
 
 __all__ = ["Folder", "FolderSource", "LocalFolder", "PartSource", "SliceSource", "check_name", "is_part_of"]
 
 # Files that are kept open at once, beside those that threads are reading from at the moment.
 _MOST_OPEN: Final = 8
+# Files at an address that are opened at the same time.
+_AT_ONCE: Final = 8
 
 
 def check_name(name: Any) -> str:
@@ -51,9 +53,12 @@ class Folder(Protocol):
     ----------
     name : str
         For messages.
+    remote : bool
+        Whether each read is a journey. Then its files hold nothing open between two reads, and stay.
     """
 
     name: str
+    remote: bool
 
     def names(self) -> list[str]:
         """Return the names of all entries, sorted; `UnsupportedError` where the place has no list of them."""
@@ -67,6 +72,8 @@ class Folder(Protocol):
 
 class LocalFolder:
     """A folder on disk."""
+
+    remote = False
 
     def __init__(self, path: str | os.PathLike[Any]) -> None:
         self.name = os.fsdecode(path)
@@ -105,13 +112,14 @@ class FolderSource:
         self.index = index
         self.name = folder.name if index is None else os.path.join(folder.name, index)
         self.size = 0
-        self._parts: dict[str, PartSource] = {}
+        self._parts: dict[str, ByteSource] = {}
+        self._held: set[int] = set()
         self._open: OrderedDict[str, list[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
 
-    def part(self, name: str) -> "PartSource":
-        """Return one file.
+    def part(self, name: str) -> ByteSource:
+        """Return one file, which is not to be closed.
 
         Raises
         ------
@@ -122,9 +130,47 @@ class FolderSource:
         """
         found = self._parts.get(name)
         if found is None:
-            found = self._parts[name] = PartSource(self, check_name(name))
-            self.size += found.size
-        return found
+            self._take(name, self._open_part(check_name(name)))
+        return self._parts[name]
+
+    def _open_part(self, name: str) -> ByteSource:
+        try:
+            return self.folder.open(name) if self.folder.remote else PartSource(self, name)
+        except MissingFileError as error:
+            raise error.locate(hint="The checkpoint is not complete: get the file again.") from error.__cause__
+
+    def _take(self, name: str, part: ByteSource) -> None:
+        self._parts[name] = part
+        self._held.add(id(part))
+        self.size += part.size
+
+    def prepare(self, names: Sequence[str]) -> None:
+        """Open files that are about to be asked for, several at a time where each is a journey.
+
+        One that cannot be opened is left out: `part` says why.
+        """
+        missing = [check_name(name) for name in names if name not in self._parts]
+        if not self.folder.remote or len(missing) < 2:
+            return
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(_AT_ONCE, len(missing))) as pool:
+            opened = [pool.submit(self._open_part, name) for name in missing]
+        for name, future in zip(missing, opened, strict=True):
+            if future.exception() is None:
+                self._take(name, future.result())
+
+    def has(self, name: str) -> bool:
+        """Whether a file can be had."""
+        try:
+            self.part(name)
+        except (MissingFileError, StatusError):
+            return False
+        return True
+
+    def holds(self, source: Any) -> bool:
+        """Whether a source is one of the files."""
+        return id(source) in self._held
 
     @contextmanager
     def borrowed(self, name: str) -> Iterator[ByteSource]:
@@ -181,6 +227,9 @@ class FolderSource:
         with self._lock:
             self._closed = True
             self._retire(0)
+        if self.folder.remote:
+            for part in self._parts.values():
+                part.close()
 
 
 class PartSource:
@@ -190,11 +239,8 @@ class PartSource:
         self.whole = whole
         self.part_name = name
         self.name = os.path.join(whole.folder.name, name)
-        try:
-            with whole.borrowed(name) as source:
-                self.size = source.size
-        except MissingFileError as error:
-            raise error.locate(hint="The checkpoint is not complete: get the file again.") from error.__cause__
+        with whole.borrowed(name) as source:
+            self.size = source.size
 
     @contextmanager
     def _opened(self) -> Iterator[ByteSource]:
@@ -229,7 +275,7 @@ class PartSource:
 
 def is_part_of(source: Any, whole: Any) -> bool:
     """Whether a source is this one, or one of its files."""
-    return source is whole or (isinstance(source, PartSource) and source.whole is whole)
+    return source is whole or (isinstance(whole, FolderSource) and whole.holds(source))
 
 
 class SliceSource:

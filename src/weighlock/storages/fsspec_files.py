@@ -14,7 +14,7 @@ from weighlock.errors import (
 )
 from weighlock.storages.ranges import HEAD, RangedSource, Stretch
 
-__all__ = ["FsspecSource", "open_fsspec"]
+__all__ = ["FsspecSource", "find_system", "is_folder", "open_fsspec"]
 
 _CONNECTIONS: Final = 8
 # What file systems call the thing that changes with a file's content, the most reliable first.
@@ -38,6 +38,12 @@ def open_fsspec(address: str, options: Mapping[str, Any] | None = None) -> "Fssp
     MissingFileError, SourceError
         If it cannot be reached.
     """
+    system, path = find_system(address, options)
+    return FsspecSource(system, path, address)
+
+
+def find_system(address: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """Return the file system of an address, and the path there; the parameters and errors are `open_fsspec`'s."""
     scheme = address.partition(":")[0].lower()
     try:
         import fsspec
@@ -57,7 +63,15 @@ def open_fsspec(address: str, options: Mapping[str, Any] | None = None) -> "Fssp
         raise SourceError(f"no kind of address that fsspec knows: {error}", path=address) from error
     except Exception as error:  # of whatever kind: the file system may have connected already
         raise _failed(error, address) from error
-    return FsspecSource(system, path, address)
+    return system, path
+
+
+def is_folder(system: Any, path: str) -> bool:
+    """Whether a file system has a folder there, as far as it can tell."""
+    try:
+        return bool(system.isdir(path))
+    except Exception:  # noqa: BLE001 - of whatever kind: then opening it as a file says what is wrong
+        return False
 
 
 _ADVICE: Final = {
