@@ -31,7 +31,7 @@ _PLACES_KEPT: Final = 5
 class Place:
     """Where an object stands: the path element that leads to it, and the place above."""
 
-    __slots__ = ("cost", "parent", "part", "top")
+    __slots__ = ("_path", "cost", "parent", "part", "top")
 
     cost: int
 
@@ -39,15 +39,26 @@ class Place:
         self.parent = parent
         self.part = part
         self.top = top
-        self.cost = (len(part) if type(part) is str else 8) + 1 + (parent.cost if parent is not None else 0)
+        self.cost = _cost(part) + (parent.cost if parent is not None else 0)
+        self._path: tuple[Any, ...] | None = None
 
     def path(self) -> tuple[Any, ...]:
+        if self._path is None:
+            self._path = self._collected()
+        return self._path
+
+    def _collected(self) -> tuple[Any, ...]:
         parts = []
         here: Place | None = self
         while here is not None and here.parent is not None:
             parts.append(here.part)
             here = here.parent
         return tuple(reversed(parts))
+
+
+def _cost(part: Any) -> int:
+    """Return how much text a path element is, about."""
+    return (len(part) if type(part) is str else 8) + 1
 
 
 class TensorRow(NamedTuple):
@@ -119,6 +130,7 @@ class Inventory:
         self._names: set[str] = set()
         self._seen: set[int] = set()
         self._firsts: dict[Any, int] = {}
+        self._first_views: dict[int, int] = {}
         self._work = _FREE_PATH_WORK + _PATH_WORK_PER_BYTE * checkpoint.size
         for ref in checkpoint.storages.values():
             self.storage_name(ref)
@@ -151,14 +163,33 @@ class Inventory:
             return None
         return children(value)
 
-    def _afford(self, place: Place) -> bool:
-        self._work -= place.cost
+    def tensor(self, above: Place, part: Any, top: int, spec: TensorSpec) -> None:
+        """Note a strided tensor without attributes, which nearly all are: no object is made for its place."""
+        if not self._afford(above.cost + _cost(part)):
+            return
+        leaf = describe(spec)
+        rows, ref = self.rows, spec.ref
+        first = index = len(rows)
+        if leaf.nbytes:
+            # Nearly every storage has one view; what it is, is told in full when a second one comes.
+            first = self._first_views.setdefault(id(ref), index)
+            if first != index:
+                self._firsts.setdefault(_views(rows[first].leaf), first)
+                first = self._firsts.setdefault(_views(leaf), index)
+        rows.append(
+            TensorRow(index, (*above.path(), part), leaf, self.storage_name(ref), spec.offset,
+                      None if first == index else first, spec)
+        )  # fmt: skip
+        self.tops[top] = self.tops.get(top, 0) + 1
+
+    def _afford(self, cost: int) -> bool:
+        self._work -= cost
         if self._work < 0 and not self.gaps:
             self.gaps.append("the paths in this file are out of all proportion to its size; the rest is not listed")
         return self._work >= 0
 
     def _leaf(self, place: Place, spec: Any) -> Iterator[tuple[Any, Any]] | None:
-        if not self._afford(place):
+        if not self._afford(place.cost):
             return None
         self._add_row(place, spec)
         if id(spec) in self._seen:
@@ -175,21 +206,21 @@ class Inventory:
     def _add_row(self, place: Place, spec: Any) -> None:
         leaf = describe(spec)
         index = first = len(self.rows)
-        views: list[Any] = []
-        names = []
-        for _, part in leaf.parts:
-            ref = part.ref
-            names.append(self.storage_name(ref))
-            views += (id(ref), part.offset, part.shape, part.stride, part.dtype, part.conj, part.neg)
+        refs = [part.ref for _, part in leaf.parts]
+        names = [self.storage_name(ref) for ref in refs]
         if leaf.nbytes:
-            first = self._firsts.setdefault((leaf.layout, *views) if views else id(spec), index)
-        storage, offset = (names[0], views[1]) if views else (None, None)
+            if len(refs) == 1:
+                held = self._first_views.setdefault(id(refs[0]), index)
+                if held != index:
+                    self._firsts.setdefault(_views(self.rows[held].leaf), held)
+            first = self._firsts.setdefault(_views(leaf) if refs else id(spec), index)
+        storage, offset = (names[0], leaf.parts[0][1].offset) if refs else (None, None)
         alias = None if first == index else first
         self.rows.append(TensorRow(index, place.path(), leaf, storage, offset, alias, spec))
         self.tops[place.top] = self.tops.get(place.top, 0) + 1
 
     def _note_stub(self, place: Place, stub: Stub) -> None:
-        if self._afford(place):
+        if self._afford(place.cost):
             self.stubs.append(StubRow(place.path(), stub.global_ref.full_name))
             self._note_place(stub.global_ref, place)
 
@@ -199,6 +230,13 @@ class Inventory:
         places = self.places.setdefault(ref.full_name, [])
         if len(places) < _PLACES_KEPT:
             places.append(place.path())
+
+
+def _views(leaf: Leaf) -> tuple[Any, ...]:
+    """Return what two rows have in common that hold the same values."""
+    parts = (part for _, part in leaf.parts)
+    views = ((id(part.ref), part.offset, part.shape, part.stride, part.dtype, part.conj, part.neg) for part in parts)
+    return (leaf.layout, *views)
 
 
 def take_inventory(checkpoint: Checkpoint) -> Inventory:
@@ -218,7 +256,11 @@ def _walked(checkpoint: Checkpoint) -> Inventory:
         for part, value in steps:
             if above is root:
                 top += 1
-            if type(value) in _PLAIN:
+            kind = type(value)
+            if kind in _PLAIN:
+                continue
+            if kind is TensorSpec and value.attributes is None:
+                found.tensor(above, part, top - 1, value)
                 continue
             place = Place(above, part, top - 1)
             held = found.visit(place, value)
