@@ -496,6 +496,16 @@ def test_the_script_for_bash_works(model, commands):
     assert done.stdout.split() == ["fc.weight", "fc.bias"]
 
 
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_the_script_for_fish_works(model, commands):
+    script = "weighlock completion fish | source; complete -C $argv[1]"
+    for line, expected in ((f"weighlock show {model} fc.", ["fc.bias", "fc.weight"]), ("weighlock sho", ["show"])):
+        done = subprocess.run(
+            ["fish", "--no-config", "-c", script, line], capture_output=True, text=True, env=commands, check=True
+        )
+        assert sorted(done.stdout.split()) == expected
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_the_other_scripts_are_understood(call, shell, tmp_path):
     text = call("completion", shell).out
