@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,7 @@ import pytest
 
 import weighlock
 from tests.range_server import RangeServer
+from tests.test_deepspeed import write_stage_2
 from tests.test_lazy import packed, turned
 from weighlock.comparing.values import Tolerance, ValueDiff, compare_parts
 from weighlock.dtypes import DTYPES
@@ -21,6 +23,8 @@ from weighlock.measuring.pieces import Part
 from weighlock.tensors.values import TORCH_NAMES
 
 RNG = np.random.default_rng(11)
+DISTRIBUTED = Path(__file__).parent / "goldens" / "dcp-torch-2.13.0"
+GGUF = Path(__file__).parent / "goldens" / "gguf-0.19.0"
 
 
 def saved(obj, **options) -> bytes:
@@ -283,6 +287,45 @@ def test_every_format_has_the_same_content(everywhere):
         found = {row.key: row for row in weighlock.stats(path)}
         for row in expected:
             assert found[row.key][4:13] == row[4:13], path
+
+
+@pytest.mark.parametrize("form", ["dtensor", "fsdp", "hf", "deepspeed"])
+def test_tensors_in_parts_are_compared_as_wholes(form, tmp_path):
+    """Folders whose tensors are put together when they are read have the content of the file that they make."""
+    folder = DISTRIBUTED / form
+    if form == "deepspeed":
+        folder = tmp_path / "step"
+        write_stage_2(folder, 2)
+    weighlock.save(weighlock.load(folder), tmp_path / "whole.pt")
+    assert weighlock.digest(folder) == weighlock.digest(tmp_path / "whole.pt")
+    found = weighlock.diff(folder, tmp_path / "whole.pt")
+    assert found.same
+    assert found.tensors
+    expected = {row.key: row for row in weighlock.stats(tmp_path / "whole.pt")}
+    for row in weighlock.stats(folder):
+        assert row[4:13] == expected[row.key][4:13]
+
+
+def test_gguf_is_compared(tmp_path):
+    little = GGUF / "little.gguf"
+    assert weighlock.diff(little, little).same
+    found = weighlock.diff(GGUF / "big.gguf", little)
+    only = [row.name for row in found.tensors if row.a is None]
+    assert only == ["bf16", "q8"]
+    assert all(row.values is None and not row.changes for row in found.tensors if row.a is not None)
+    # Of numbers in blocks nothing is measured; the type counts in the digest, and in what is compared.
+    (row,) = (row for row in weighlock.stats(little) if row.key == "q8")
+    assert (row.dtype, row.shape, row.mean, row.zeros, row.error) == ("Q8_0", (2, 32), None, 0, None)
+    data = bytearray(little.read_bytes())
+    blocks = (GGUF / "q8_0.bin").read_bytes()
+    assert data.count(blocks) == 1
+    data[data.index(blocks) + 5] ^= 1
+    (tmp_path / "other.gguf").write_bytes(data)
+    assert weighlock.digest(tmp_path / "other.gguf") != weighlock.digest(little)
+    differing = [row for row in weighlock.diff(little, tmp_path / "other.gguf").tensors if row.values is not None]
+    assert [row.name for row in differing] == ["q8"]
+    assert differing[0].a is not None
+    assert differing[0].a.dtype == "Q8_0"
 
 
 @pytest.mark.parametrize("kind", ["i1", "f2", "f4", "c8", "c16"])

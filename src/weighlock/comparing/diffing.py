@@ -287,8 +287,7 @@ def _numbers(spec: Any) -> Any:
 def _side(tensor: LazyTensor | None) -> TensorSide | None:
     if tensor is None:
         return None
-    dtype = tensor.metadata.get("numpy_dtype") if tensor.dtype is None else tensor.dtype.name
-    return TensorSide(tensor.key, tensor.path, dtype, tensor.shape, tensor.layout, tensor.nbytes)
+    return TensorSide(tensor.key, tensor.path, tensor.dtype_name, tensor.shape, tensor.layout, tensor.nbytes)
 
 
 def plain_texts(ckpt: LazyCheckpoint) -> dict[str, str]:

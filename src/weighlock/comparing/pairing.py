@@ -74,8 +74,7 @@ def renames(
 
 
 def _kind(tensor: LazyTensor) -> Any:
-    dtype = None if tensor.dtype is None else tensor.dtype.name
-    return (tensor.layout, dtype, tensor.shape) if tensor.nbytes else None
+    return (tensor.layout, tensor.dtype_name, tensor.shape) if tensor.nbytes else None
 
 
 def _by_content(tensors: Mapping[str, LazyTensor], kinds: set[Any], progress: Progress | None) -> dict[Any, list[str]]:

@@ -145,8 +145,7 @@ def _entry(lazy: LazyTensor, progress: Progress | None) -> tuple[str, str]:
         part, own = hashed[0]
         return _line("tensor", path, part.dtype, part.shape, own), own
     parts = [[part.name, part.dtype, part.shape, own] for part, own in hashed]
-    dtype = None if lazy.dtype is None else lazy.dtype.name
-    line = _line("tensor", path, lazy.layout, dtype, lazy.shape, parts, _numbers(lazy.spec))
+    line = _line("tensor", path, lazy.layout, lazy.dtype_name, lazy.shape, parts, _numbers(lazy.spec))
     return line, sha256(line.encode("ascii")).hexdigest() if parts else ""
 
 

@@ -82,8 +82,10 @@ def parts_of(lazy: LazyTensor) -> list[Part]:
     if type(spec) is NumpyArraySpec:
         array = lazy.read()
         return [Part("", str(array.dtype), array.shape, array.nbytes, array)]
+    # What is no number here is not taken for the bytes that it is read as.
+    own = lazy.dtype_name if lazy.layout == "opaque" else None
     return [
-        Part(name, part.dtype.name, part.shape, part.nbytes, part)
+        Part(name, own or part.dtype.name, part.shape, part.nbytes, part)
         for name, part in describe(spec).parts
         if part.ref.location != "meta"
     ]

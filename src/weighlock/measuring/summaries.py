@@ -144,7 +144,7 @@ def stats(
 
 
 def _measured(lazy: LazyTensor, bins: int, progress: Progress | None) -> TensorStats:
-    dtype = None if lazy.dtype is None else lazy.dtype.name
+    dtype = lazy.dtype_name
     row = TensorStats(lazy.key, lazy.path, dtype, lazy.shape, lazy.layout)
     try:
         parts = parts_of(lazy)

@@ -105,6 +105,11 @@ class LazyTensor:
         return DTYPES.get(self._row.leaf.dtype or "")
 
     @property
+    def dtype_name(self) -> str | None:
+        """The name of that type in the words of the file's format: also ``Q8_0``, which is no `dtype`."""
+        return self._row.leaf.dtype
+
+    @property
     def stride(self) -> tuple[int, ...] | None:
         """Its strides in elements; None where it is not strided memory."""
         return self._row.leaf.stride
