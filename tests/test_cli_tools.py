@@ -466,6 +466,32 @@ def test_the_table_of_options_is_that_of_the_grammar():
             assert set(names) == set(application.commands[verb].commands), verb  # type: ignore[attr-defined]
 
 
+def test_env_tells_what_it_runs_on_and_no_secrets(call, monkeypatch):
+    monkeypatch.setenv("WEIGHLOCK_HUB_MIRRORS", "https://someone:hunter2@mirror.example/{name}.zip")
+    monkeypatch.setenv("WEIGHLOCK_HUB_TOKEN", "hunter2")
+    text = call("env").out
+    assert ["numpy", np.__version__] in [line.split() for line in text.splitlines()]
+    assert "https://mirror.example/{name}.zip" in text
+    document = json.loads(call("env", "--json").out)
+    assert violations(document, schema("env")) == []
+    assert document["packages"]["ml_dtypes"]
+    assert document["variables"]["WEIGHLOCK_HUB_TOKEN"] == "(set)"
+    assert "hunter2" not in text + json.dumps(document)
+
+
+def test_debug_says_where_an_error_arose(call, monkeypatch):
+    assert call("ls", "nothing.pt").err.startswith("weighlock: there is no such file")
+    for arguments in (("--debug", "ls", "nothing.pt"), ("ls", "nothing.pt", "--debug"), ("nothing.pt", "--debug")):
+        found = call(*arguments)
+        assert found.code == 2
+        assert found.err.startswith("Traceback")
+        assert "open_source" in found.err
+        assert "weighlock: there is no such file" in found.err
+    assert "--debug" in call("ls", "--", "--debug").err, "behind -- everything is a file"
+    monkeypatch.setenv("WEIGHLOCK_DEBUG", "1")
+    assert call("ls", "nothing.pt").err.startswith("Traceback")
+
+
 def test_completion_needs_no_click(model):
     command = [sys.executable, "-c", IMPORTED, "__complete", "show", str(model), "f"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

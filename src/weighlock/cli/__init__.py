@@ -23,12 +23,15 @@ def run(arguments: Sequence[str]) -> int:
     """
     import gc
 
+    from weighlock.cli.output import debugging
     from weighlock.cli.verbs import quickly
 
     # A description of a large checkpoint is millions of objects, none of them garbage: walking them again and again
     # would double the time of the command. The process ends before garbage could matter.
     collecting = gc.isenabled()
     gc.disable()
+    arguments, debug = _without_debug(arguments)
+    token = debugging.set(debug)
     try:
         code = _guarded(_completing(arguments) or quickly(arguments) or (lambda: _parsed(arguments)), arguments)
         sys.stdout.flush()
@@ -38,9 +41,19 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:
+        debugging.reset(token)
         if collecting:
             gc.enable()
     return code
+
+
+def _without_debug(arguments: Sequence[str]) -> tuple[Sequence[str], bool]:
+    """Take ``--debug`` out of a command line, from before ``--``; ``WEIGHLOCK_DEBUG=1`` means the same."""
+    import os
+
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*kept, *arguments[end:]], len(kept) < end or bool(os.environ.get("WEIGHLOCK_DEBUG"))
 
 
 def _completing(arguments: Sequence[str]) -> Callable[[], int] | None:

@@ -9,7 +9,7 @@ from weighlock.cli.common import FORMATS
 from weighlock.cli.hub_grammar import cache, hub
 from weighlock.cli.output import COLORS, Output
 from weighlock.cli.scan_grammar import explain, scan
-from weighlock.cli.tool_grammar import completion, git, schema
+from weighlock.cli.tool_grammar import completion, env, git, schema
 from weighlock.cli.verbs import VERBS
 from weighlock.inspection import MAX_VALUES
 
@@ -69,6 +69,7 @@ def _print_version(ctx: click.Context, _: Any, value: Any) -> None:
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version."
 )
+@click.option("--debug", is_flag=True, expose_value=False, help="Also say where in Weighlock an error arose.")
 def application() -> None:
     """Hold the commands together; see `_Verbs`."""
 
@@ -283,7 +284,7 @@ def diff(**options: Any) -> int:
     return diff_files(**options)
 
 
-for tool in (scan, explain, completion, schema, git):
+for tool in (scan, explain, completion, schema, env, git):
     application.add_command(tool)
 application.add_command(hub)
 application.add_command(cache)

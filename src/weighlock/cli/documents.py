@@ -40,6 +40,7 @@ SCHEMAS: Final = (
     "weighlock/scan-file",
     "weighlock/explain",
     "weighlock/baseline",
+    "weighlock/env",
 )
 SCHEMA_VERSION: Final = 1
 

@@ -9,12 +9,13 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Final, TextIO
 
 from weighlock.errors import WeighlockError
 from weighlock.text import safe_text
 
-__all__ = ["COLORS", "Output", "Progress", "as_json", "written_to"]
+__all__ = ["COLORS", "Output", "Progress", "as_json", "debugging", "written_to"]
 
 COLORS: Final = ("auto", "always", "never")
 
@@ -95,23 +96,34 @@ class Output:
         if self.json:
             from weighlock.cli.documents import error_document
 
+            _trace(error)
             self.document(error_document(error))
         else:
             complain(error)
         return 2
 
     def crash(self, error: Exception) -> int:
-        """Say that we have failed ourselves; ``WEIGHLOCK_DEBUG=1`` shows where."""
-        if os.environ.get("WEIGHLOCK_DEBUG"):
-            import traceback
-
-            Output(stream=sys.stderr).text("".join(traceback.format_exception(error)).rstrip())
+        """Say that we have failed ourselves."""
         what = f"internal error: {type(error).__name__}: {str(error)[:200]}"
-        return self.error(WeighlockError(what, hint="This is a mistake of Weighlock's. WEIGHLOCK_DEBUG=1 shows where."))
+        ours = WeighlockError(what, hint="This is a mistake of Weighlock's. --debug shows where.")
+        ours.__cause__ = error
+        return self.error(ours)
+
+
+debugging: Final[ContextVar[bool]] = ContextVar("weighlock command debugging", default=False)
+"""Whether errors are followed to where they arose."""
+
+
+def _trace(error: BaseException) -> None:
+    if debugging.get():
+        import traceback
+
+        Output(stream=sys.stderr).text("".join(traceback.format_exception(error)).rstrip())
 
 
 def complain(error: WeighlockError) -> None:
     """Write an error to standard error: one line, and one for what to do next."""
+    _trace(error)
     hint, error.hint = error.hint, None
     lines: list[Sequence[Piece]] = [("weighlock: ", str(error).replace("\n", " "))]
     if hint is not None:

@@ -4,7 +4,9 @@ from typing import Any, Final
 
 import click
 
-__all__ = ["completion", "git", "schema"]
+from weighlock.cli.output import COLORS
+
+__all__ = ["completion", "env", "git", "schema"]
 
 _PATTERNS: Final = ("*.pt", "*.pth", "*.ckpt", "*.safetensors")
 
@@ -31,6 +33,16 @@ def schema(**options: Any) -> int:
     from weighlock.cli.schemas import print_schema
 
     return print_schema(**options)
+
+
+@click.command(short_help="What Weighlock runs on here, for a report.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+@click.option("--color", type=click.Choice(COLORS), default="auto", show_default=True)
+def env(**options: Any) -> int:
+    """Print versions, paths and settings, as somebody who helps you will ask for them. No tokens, no passwords."""
+    from weighlock.cli.environment import print_environment
+
+    return print_environment(**options)
 
 
 @click.group(short_help="Have git show differences of checkpoints.")

@@ -22,6 +22,7 @@ VERBS: Final = {
     "diff": "What two checkpoints differ in.",
     "completion": "The script that completes commands and tensor names in a shell.",
     "schema": "The JSON Schema of a document.",
+    "env": "What Weighlock runs on here, for a report.",
     "git": "Have git show differences of checkpoints.",
     "hub": "Models and weights from repositories: list, fetch, lock, trust.",
     "cache": "What the hub has stored: show, check, remove.",
