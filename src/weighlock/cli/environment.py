@@ -13,7 +13,8 @@ from weighlock.storages.urls import without_user
 __all__ = ["PACKAGES", "print_environment"]
 
 PACKAGES: Final = (
-    "numpy", "ml_dtypes", "isal", "click", "rich", "urllib3", "filelock", "tqdm", "torch", "safetensors", "fsspec", "s3fs",
+    "numpy", "ml_dtypes", "isal", "click", "rich", "urllib3", "filelock", "tqdm", "torch", "safetensors", "fsspec",
+    "s3fs",
 )  # fmt: skip
 """What Weighlock uses, or is used beside."""
 
