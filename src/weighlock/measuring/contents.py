@@ -8,15 +8,14 @@ with whom.
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from typing import Any, Final
 
 from weighlock.dtypes import DType
 from weighlock.errors import WeighlockError
-from weighlock.inspection.leaves import LEAVES
 from weighlock.inspection.numpy_values import read_scalar
 from weighlock.inspection.plain import kind_of
 from weighlock.objects import PathNode, children, path_of
+from weighlock.opening.plain import plain_places
 from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.spec import NumpyScalarSpec
@@ -27,30 +26,14 @@ _EXACT: Final = 1 << 53
 
 
 def plain_contents(root: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield the path and the value of everything that neither is a tensor nor holds anything.
+    """Give the path and the value of everything that neither is a tensor nor holds anything.
 
     Parameters
     ----------
     root : object
         A checkpoint's object. A container that stands at several places is entered once.
     """
-    seen: set[int] = set()
-    pending: list[Iterator[tuple[PathNode | None, Any]]] = [iter([(None, root)])]
-    while pending:
-        step = next(pending[-1], None)
-        if step is None:
-            pending.pop()
-            continue
-        node, value = step
-        if type(value) in LEAVES:
-            continue
-        steps = _held(node, value)
-        first = next(steps, None)
-        if first is None:
-            yield path_of(node), value
-        elif id(value) not in seen:
-            seen.add(id(value))
-            pending.append(chain([first], steps))
+    return ((path_of(node), value) for node, value in plain_places(root, _held))
 
 
 def _held(node: PathNode | None, value: Any) -> Iterator[tuple[PathNode | None, Any]]:

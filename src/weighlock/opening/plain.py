@@ -1,6 +1,6 @@
 """The values beside the tensors of a checkpoint, under flat keys: numbers, text, options, empty containers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from weighlock.objects import PathNode, children, path_of
 from weighlock.opening.naming import Path, spell
 from weighlock.pickling.inert import Stub
 
-__all__ = ["plain_values"]
+__all__ = ["plain_places", "plain_values"]
 
 # A pickle can name one list a hundred thousand times below a key of a megabyte. What is spelled is bounded by this many
 # characters of paths per byte of the file, and this many for free.
@@ -29,7 +29,7 @@ def plain_values(root: Any, size: int) -> Mapping[str, Any]:
     """
     found: list[tuple[Path, Any]] = []
     budget = _FREE_TEXT + _TEXT_PER_BYTE * size
-    for node, value in _places(root):
+    for node, value in plain_places(root, _held):
         path = path_of(node)
         budget -= sum(len(part) if type(part) is str else 8 for part in path)
         if budget < 0:
@@ -39,8 +39,18 @@ def plain_values(root: Any, size: int) -> Mapping[str, Any]:
     return dict(zip(keys, (value for _, value in found), strict=True))
 
 
-def _places(root: Any) -> Iterator[tuple[PathNode | None, Any]]:
-    """Yield each thing that holds nothing, wherever it stands; what holds something is entered once."""
+Held = Callable[[PathNode | None, Any], Iterator[tuple[PathNode | None, Any]]]
+
+
+def plain_places(root: Any, held: Held) -> Iterator[tuple[PathNode | None, Any]]:
+    """Yield each thing that is no tensor and holds nothing, wherever it stands; what holds something is entered once.
+
+    Parameters
+    ----------
+    root : object
+    held : callable
+        Given a place and what stands there, yields the places inside.
+    """
     seen: set[int] = set()
     pending: list[Iterator[tuple[PathNode | None, Any]]] = [iter([(None, root)])]
     while pending:
@@ -51,7 +61,7 @@ def _places(root: Any) -> Iterator[tuple[PathNode | None, Any]]:
         node, value = step
         if type(value) in LEAVES:
             continue
-        steps = _held(node, value)
+        steps = held(node, value)
         first = next(steps, None)
         if first is None:
             yield node, value
