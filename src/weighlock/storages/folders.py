@@ -18,8 +18,6 @@ __all__ = ["Folder", "FolderSource", "LocalFolder", "PartSource", "SliceSource",
 
 # Files that are kept open at once, beside those that threads are reading from at the moment.
 _MOST_OPEN: Final = 8
-# Files at an address that are opened at the same time.
-_AT_ONCE: Final = 8
 
 
 def check_name(name: Any) -> str:
@@ -55,10 +53,13 @@ class Folder(Protocol):
         For messages.
     remote : bool
         Whether each read is a journey. Then its files hold nothing open between two reads, and stay.
+    connections : int
+        Files that may be opened at the same time.
     """
 
     name: str
     remote: bool
+    connections: int
 
     def names(self) -> list[str]:
         """Return the names of all entries, sorted; `UnsupportedError` where the place has no list of them."""
@@ -74,6 +75,7 @@ class LocalFolder:
     """A folder on disk."""
 
     remote = False
+    connections = 1
 
     def __init__(self, path: str | os.PathLike[Any]) -> None:
         self.name = os.fsdecode(path)
@@ -150,11 +152,11 @@ class FolderSource:
         One that cannot be opened is left out: `part` says why.
         """
         missing = [check_name(name) for name in names if name not in self._parts]
-        if not self.folder.remote or len(missing) < 2:
+        if min(self.folder.connections, len(missing)) < 2:
             return
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(min(_AT_ONCE, len(missing))) as pool:
+        with ThreadPoolExecutor(min(self.folder.connections, len(missing))) as pool:
             opened = [pool.submit(self._open_part, name) for name in missing]
         for name, future in zip(missing, opened, strict=True):
             if future.exception() is None:

@@ -16,6 +16,7 @@ from weighlock.storages.urls import shown
 __all__ = ["FsspecFolder", "HttpFolder", "split_address"]
 
 _GONE: Final = (404, 410)
+_CONNECTIONS: Final = 8
 _HTTP: Final = ("http", "https")
 
 
@@ -49,6 +50,7 @@ class HttpFolder:
     """
 
     remote = True
+    connections = _CONNECTIONS
 
     def __init__(self, address: str, options: Mapping[str, Any] | None = None) -> None:
         self._parts = urlsplit(address)
@@ -94,6 +96,8 @@ class FsspecFolder:
     def __init__(self, address: str, system: Any, path: str) -> None:
         self.name = address.rstrip("/") + "/"
         self._system = system
+        # Several file systems that wait for each answer are not made for threads.
+        self.connections = _CONNECTIONS if getattr(system, "async_impl", False) else 1
         self._path = path.rstrip("/")
 
     def names(self) -> list[str]:
