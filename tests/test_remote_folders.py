@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,19 @@ class TestWebServer:
             with wl.open_checkpoint(server.url + "/step/") as ckpt:
                 assert ckpt.format == "dcp"
                 assert np.array_equal(ckpt["model.blocks"][1:3, 2], WHOLE["blocks"][1:3, 2])
+
+    def test_parts_of_tensors_are_fetched_at_the_same_time(self, torch, tmp_path):
+        from torch.distributed import checkpoint
+
+        state = {f"w{number}": torch.full((300, 300), float(number)) for number in range(16)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint.save(state, checkpoint_id=tmp_path, no_dist=True)
+        with RangeServer(**files_below(tmp_path, "step/")) as server:
+            server.delay = 0.02
+            found = wl.load(server.url + "/step/")
+            assert server.most_busy >= 4
+        assert {key: value[0, 0] for key, value in found.items()} == {f"w{number}": number for number in range(16)}
 
     def test_the_command(self, served, capfd):
         _, address, index = served

@@ -8,6 +8,7 @@ hub, has no ``.metadata``: safetensors files that say for each of their tensors 
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
@@ -15,6 +16,7 @@ from weighlock.errors import DamagedError, LimitError, TensorBoundsError, Unsupp
 from weighlock.formats.dcp_metadata import Chunk, Place, check_cover, parse
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.storages.folders import FolderSource, SliceSource
+from weighlock.storages.plan import Task, run_in_order
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride, is_contiguous
@@ -78,13 +80,16 @@ class _Parts:
         Given a chunk's place, returns the tensor that lies there.
     source : ByteSource or None
         The file, where all tensors of this reader lie in it, each in one piece.
+    connections : int
+        Parts that may be read at the same time: each part of a tensor at an address is some journeys of its own.
     """
 
     ready: Final = True
 
-    def __init__(self, open_part: Open, source: ByteSource | None) -> None:
+    def __init__(self, open_part: Open, source: ByteSource | None, connections: int) -> None:
         self.source = source
         self._open = open_part
+        self._connections = connections
 
     def _part(self, ref: StorageRef, chunk: Chunk) -> TensorSpec:
         spec = self._open(chunk.place)
@@ -98,10 +103,13 @@ class _Parts:
         return spec
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
-        for ref, target in wanted:
-            shape, chunks = ref.handle
-            for chunk in chunks:
-                self._read_chunk(ref, chunk, shape, target, verify=verify)
+        def tasks() -> Iterator[Task]:
+            for ref, target in wanted:
+                shape, chunks = ref.handle
+                for chunk in chunks:
+                    yield partial(self._read_chunk, ref, chunk, shape, target, verify=verify)
+
+        run_in_order(enumerate(tasks()), self._connections)
 
     def _read_chunk(
         self, ref: StorageRef, chunk: Chunk, shape: tuple[int, ...], target: memoryview, *, verify: bool
@@ -269,7 +277,7 @@ class _Builder:
         reader = self._readers.get(file)
         if reader is None:
             part = None if file is None else self._source.part(file)
-            reader = self._readers[file] = _Parts(self._open, part)
+            reader = self._readers[file] = _Parts(self._open, part, self._source.folder.connections)
         ref = self.storages[name] = StorageRef(
             name, dtype, count, "cpu", reader if count else None, ", ".join(files[:3]), (shape, chunks)
         )
