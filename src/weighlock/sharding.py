@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import ArgumentError, SaveError
-from weighlock.flattening import named_leaves
+from weighlock.flattening import describer, named_leaves
 from weighlock.formats.flat import shared_storages, views_of_others
 from weighlock.storages.targets import sync_folder
 
@@ -78,7 +78,7 @@ def split(obj: Mapping[str, Any], most: int, framework: str) -> Shards:
         If it is no dictionary of tensors.
     """
     hint = "Save the state_dict by itself, and the rest without max_shard_size."
-    leaves = named_leaves(obj, framework, "only a dictionary of tensors can be cut into files", hint)
+    leaves = named_leaves(obj, describer(framework)[0], "only a dictionary of tensors can be cut into files", hint)
     storages = shared_storages(list(leaves.values()))
     first: dict[int, str] = {}
     shards: list[list[str]] = []

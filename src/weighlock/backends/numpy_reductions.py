@@ -33,7 +33,7 @@ from weighlock.storages.storage import Storage
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.values import Size
 
-__all__ = ["add_records"]
+__all__ = ["QTENSOR", "add_records", "record_row"]
 
 
 def _torch(name: str) -> GlobalRef:
@@ -41,7 +41,7 @@ def _torch(name: str) -> GlobalRef:
     return GlobalRef(module, short)
 
 
-_QTENSOR: Final = _torch("torch._utils._rebuild_qtensor")
+QTENSOR: Final = _torch("torch._utils._rebuild_qtensor")
 _SPARSE: Final = _torch("torch._utils._rebuild_sparse_tensor")
 _NESTED: Final = _torch("torch._utils._rebuild_nested_tensor")
 _META: Final = _torch("torch._utils._rebuild_meta_tensor_no_storage")
@@ -75,7 +75,7 @@ def _quantized(describer: NumpyDescriber, value: QuantizedTensor) -> Reduction:
         quantizer: tuple[Any, ...] = (value.scheme, value.scale, value.zero_point)
     else:
         quantizer = (value.scheme, value.scale, value.zero_point, value.axis)
-    return Reduction(_QTENSOR, (storage, offset, shape, stride, quantizer, False, OrderedDict()))
+    return Reduction(QTENSOR, (storage, offset, shape, stride, quantizer, False, OrderedDict()))
 
 
 def _sparse(_: NumpyDescriber, value: SparseTensor) -> Reduction:
@@ -149,3 +149,17 @@ _TABLE: Final[dict[type, Callable[[NumpyDescriber, Any], Description]]] = {
     UninitializedTensor: _uninitialized,
     WrapperTensor: _wrapper,
 }
+
+_BY_FIELDS: Final[dict[str, Callable[[Any, Any], Description]]] = {
+    "JaggedSpec": _jagged,
+    "MetaSpec": _meta,
+    "NestedSpec": _nested,
+    "SparseSpec": _sparse,
+    "UninitializedSpec": _uninitialized,
+    "WrapperSpec": _wrapper,
+}
+
+
+def record_row(kind: type) -> Callable[[Any, Any], Description] | None:
+    """Return how a description of `tensors.spec` is written that has the fields of one of the records."""
+    return _BY_FIELDS.get(kind.__name__)

@@ -16,8 +16,9 @@ from typing import Final, NamedTuple
 
 from weighlock.formats.zip_layout import LIMIT, Layout, directory, ending, local_header, short_head, trailer
 from weighlock.storages.checksum import crc32, crc32_combine
+from weighlock.storages.copying import SourceRange, scratch
 from weighlock.storages.plan import Task, run_in_order
-from weighlock.storages.sinks import GATHER_UP_TO, RUN, Buffer, Sink, StorageRecords
+from weighlock.storages.sinks import GATHER_UP_TO, RUN, Buffer, Sink, StorageRecords, Stream
 
 __all__ = ["ALIGNMENT", "ZipForm", "write_zip"]
 
@@ -118,7 +119,7 @@ class _Archive:
         large = sum(size for size in storages.sizes if size > GATHER_UP_TO)
         return min(_THREADS, os.cpu_count() or 1) if large > _WORTH_THREADS else 1
 
-    def _data(self) -> Iterator[Buffer | None]:
+    def _data(self) -> Iterator[Buffer | Stream | None]:
         """Yield the data of each record but the last, when it is its turn; None where room is left for them."""
         for _, data in self._before:
             yield data
@@ -147,6 +148,8 @@ class _Archive:
             else:
                 small.append(local_header(name, offset, size, self._form.alignment))
             if data is not None and size <= GATHER_UP_TO:
+                if isinstance(data, Stream):
+                    data = data.read()
                 crc = checksums[index] = crc_of(data)
                 if size > _WORTH_NO_COPY:
                     run.add(data)
@@ -164,7 +167,7 @@ class _Archive:
                 end = start + size
                 yield end, self._write(end, [trailer(offset, size, 0)])
                 continue
-            yield from self._large(index, data)
+            yield from self._large(index, data) if not isinstance(data, Stream) else self._streamed(index, data)
             if not self._sink.at_random:  # all its pieces are written by now
                 checksums[index] = self._combined(index)
                 run.small.append(self._trailer(index))
@@ -191,6 +194,50 @@ class _Archive:
             if self._form.checksums:
                 pieces[place] = (crc32(data), len(data))
             self._sink.write_at(offset, data)
+
+        return task
+
+    def _streamed(self, index: int, data: Stream) -> Iterator[tuple[int, Task]]:
+        """Yield what writes a large record that is not in memory."""
+        start, pieces = self._layout.starts[index], self._pieces.setdefault(index, [])
+        known = not self._form.checksums or data.crc is not None
+        if known or not isinstance(data, SourceRange):
+            yield start, self._copied(pieces, start, data)
+            return
+        step = max(data.piece_size, _PIECE)
+        for begin in range(0, len(data), step):
+            pieces.append((0, min(step, len(data) - begin)))
+            yield start + begin, self._moved(pieces, start, begin, data)
+
+    def _moved(self, pieces: list[tuple[int, int]], start: int, begin: int, data: SourceRange) -> Task:
+        """Return what reads a piece, checks it, and writes it."""
+        place, step = len(pieces) - 1, data.piece_size
+
+        def task() -> None:
+            crc, end = 0, begin + pieces[place][1]
+            for low in range(begin, end, step):
+                bite = scratch(min(step, end - low))
+                data.read_into(low, bite)
+                crc = crc32(bite, crc)
+                self._sink.write_at(start + low, bite)
+            pieces[place] = (crc, end - begin)
+
+        return task
+
+    def _copied(self, pieces: list[tuple[int, int]], start: int, data: Stream) -> Task:
+        """Return what writes a record whose checksum is known, or that can be made from its start only."""
+
+        def task() -> None:
+            if data.crc is not None or not self._form.checksums:
+                data.copy_to(self._sink, start)
+                pieces.append((data.crc or 0, len(data)))
+                return
+            crc = done = 0
+            for piece in data.pieces():
+                crc = crc32(piece, crc)
+                self._sink.write_at(start + done, piece)
+                done += len(piece)
+            pieces.append((crc, done))
 
         return task
 
