@@ -112,6 +112,7 @@ def save(
     if max_shard_size is None:
         prepared(obj).write(target, f, durable=durable)
         return
+    from weighlock.flattening import describer
     from weighlock.sharding import save_shards
 
     check_framework(framework)
@@ -121,7 +122,7 @@ def save(
     def save_part(part: Any, path: str) -> None:
         prepared(part, metadata).write(path, None, durable=durable)
 
-    save_shards(obj, target, max_shard_size, kind, framework, save_part, durable=durable)
+    save_shards(obj, target, max_shard_size, kind, describer(framework)[0], save_part, durable=durable)
 
 
 class Prepared(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, LimitError, SaveError, UnsupportedTypeError, WeighlockError
+from weighlock.formats.structure_objects import DECODERS, encode_object, has_attributes
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.values import Device, Size
 
@@ -76,6 +77,10 @@ class _Encoder:
         if found is not None:
             return found
         make = _ENCODERS.get(kind)
+        if make is None or (kind is OrderedDict and has_attributes(value)):
+            found = encode_object(value, path, self.node)
+            if found is not None:
+                return found
         if make is None:
             raise UnsupportedTypeError(
                 "only plain containers and values can stand beside the tensors of this format",
@@ -152,7 +157,11 @@ class _Decoder:
         if len(node) != 1 or depth > 2 * _DEPTH:
             raise DamagedError("a node of the description of the object's structure is malformed")
         ((tag, held),) = node.items()
-        return _DECODERS[tag](self, held, depth + 1)
+        turn = _DECODERS.get(tag)
+        if turn is None:
+            raise DamagedError("the description of the object's structure has an unknown node", got=repr(tag)[:40],
+                               hint="A newer release of Weighlock may read it.")  # fmt: skip
+        return turn(self, held, depth + 1)
 
     def values(self, nodes: Any, depth: int) -> list[Any]:
         if type(nodes) is not list:
@@ -168,13 +177,17 @@ class _Decoder:
     def key(self, node: Any) -> Any:
         """Return a dictionary's key: only what hashes in bounded time."""
         made = self.value(node, 2 * _DEPTH - 8)
+        self.check_key(made)
+        return made
+
+    def check_key(self, made: Any) -> None:
+        """Refuse a key that would take unbounded time to hash."""
         parts = made if type(made) is tuple else (made,)
         for part in parts:
             if type(part) not in (str, int, float, bool, bytes, type(None)) or (
                 type(part) is int and abs(part) >= _LARGE_KEY
             ):
                 raise LimitError("a key in the description of the object's structure is no plain value")
-        return made
 
     def tensor(self, name: Any, depth: int) -> Any:
         found = self.tensors.get(name, self)
@@ -186,6 +199,14 @@ class _Decoder:
     def scalar(self, held: Any, depth: int) -> Any:
         code, data = held
         return self.leaves.numpy_scalar(self.leaves.numpy_dtype(_checked_code(code)), base64.b64decode(data))
+
+    def code(self, code: Any) -> str:
+        """Return the code of a NumPy type; `DamagedError` where it is none of numbers."""
+        return _checked_code(code)
+
+    def raw(self, text: Any) -> bytes:
+        """Return the bytes that stand in a document."""
+        return base64.b64decode(text, validate=True)
 
     def device(self, held: Any, depth: int) -> Any:
         kind, _, index = held.partition(":")
@@ -216,6 +237,7 @@ _DECODERS: Final[dict[str, Callable[[_Decoder, Any, int], Any]]] = {
     "Size": lambda decoder, held, depth: decoder.leaves.size(Size(map(int, held))),
     "device": _Decoder.device,
     "dtype": _Decoder.dtype,
+    **DECODERS,
 }
 
 
