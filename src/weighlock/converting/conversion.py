@@ -157,7 +157,7 @@ def convert(
     """
     path = target_of(dst, force=force)
     target = Target(path, format_for(path, format), max_shard_size, aliases, metadata, verify, durable)
-    choice = Choice(take, _globs(include), _globs(exclude), dtype)
+    choice = Choice(take, globs(include), globs(exclude), dtype)
     with converting(src, target, choice, limits=limits, storage_options=storage_options) as made:
         return made.report(None if dry_run else made.job.run(progress))
 
@@ -190,7 +190,7 @@ class Conversion:
         self._left_out = [] if test is None else [slot.key for slot in tree.prune(test)]
         self._cast = cast_floats(tree, choice.dtype) if choice.dtype is not None else {}
         root = self._taken(tree, choice.take)
-        keeps = choice.take == "all" and (target.format != "safetensors" or _needs_description(checkpoint))
+        keeps = choice.take == "all" and (target.format != "safetensors" or needs_description(checkpoint))
         self._tensors = count_tensors(checkpoint, root)
         self.job = Job(checkpoint, root, with_metadata(target, checkpoint), structure=keeps)
 
@@ -244,7 +244,8 @@ def opened(src: Any, **options: Any) -> Iterator[Checkpoint]:
 # -------------------------------------------------------------------------------------------------- what is taken
 
 
-def _globs(given: str | Iterable[str]) -> tuple[str, ...]:
+def globs(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Return globs as a tuple, however they are given."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
@@ -318,7 +319,7 @@ def with_metadata(target: Target, checkpoint: Checkpoint) -> Target:
     return target._replace(metadata=dict(checkpoint.metadata.get("metadata", {})))
 
 
-def _needs_description(checkpoint: Checkpoint) -> bool:
+def needs_description(checkpoint: Checkpoint) -> bool:
     """Whether there is more to an object than a safetensors file says by itself."""
     from weighlock.formats.flat import DOCUMENT
 

@@ -30,6 +30,7 @@ class _CastReader:
 
     def __init__(self, caster: "Caster", ref: StorageRef, old: DType) -> None:
         self._caster = caster
+        self.origin = ref
         self._whole = TensorSpec(ref, old, 0, (ref.nbytes // old.itemsize,), (1,))
 
     def read_range(self, ref: StorageRef, start: int, target: memoryview) -> None:
