@@ -137,7 +137,7 @@ class Prepared(NamedTuple):
     """
 
     storages: StorageRecords
-    write_to: Callable[[Sink, StorageRecords], None]
+    write_to: Callable[[Sink, StorageRecords], object]
 
     def write(self, target: str | None, f: Any, *, durable: bool) -> None:
         """Write it to a path, or to the file object `f` where that is None."""

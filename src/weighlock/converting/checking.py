@@ -1,10 +1,11 @@
 """What was written, read back: the same tensors at the same places, byte for byte, and the same values beside them.
 
-Where the source says the CRC-32 of a tensor's bytes, the new bytes must have it, which finds damage in the source too;
-of all others, both sides are read and compared.
+Where the source says the CRC-32 of a tensor's bytes, the new bytes must have it, which finds damage in the source too.
+Where the writer has computed that of what it read, they must have that one. Of all others, both sides are read again.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from weighlock.storages.refs import StorageRef
 from weighlock.storages.sinks import Stream
 from weighlock.tensors.spec import TensorSpec
 
-__all__ = ["check"]
+__all__ = ["Expected", "check"]
 
 # Types whose equal values need no spelling to be compared; NaN and the two zeros do.
 _PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None)})
@@ -35,18 +36,34 @@ class _Pair(NamedTuple):
     new: TensorSpec
 
 
-def check(path: str, source: Checkpoint, expected: Any, *, exact: bool, progress: Progress | None = None) -> None:
+class Expected(NamedTuple):
+    """What a new file was made of.
+
+    Attributes
+    ----------
+    source : Checkpoint
+        Open: its bytes are read again where there is no checksum of them.
+    root : object
+        The description that was written.
+    exact : bool
+        Whether flags and shared memory are in the file too.
+    checksums : dict of int to int
+        The CRC-32 of the bytes that came from a storage of the source, by the identity of its `StorageRef`.
+    """
+
+    source: Checkpoint
+    root: Any
+    exact: bool
+    checksums: dict[int, int]
+
+
+def check(path: str, expected: Expected, progress: Progress | None = None) -> None:
     """Compare a new file with what it was made of.
 
     Parameters
     ----------
     path : str
-    source : Checkpoint
-        What was opened; its bytes are read again.
-    expected : object
-        The description that was written.
-    exact : bool
-        Whether flags and shared memory are in the file too.
+    expected : Expected
     progress : callable, optional
         Called with the number of compared bytes.
 
@@ -58,10 +75,12 @@ def check(path: str, source: Checkpoint, expected: Any, *, exact: bool, progress
         If the file is another one in any other way: then this program has a fault.
     """
     with read_checkpoint(path) as made:
-        pairs = list(_pairs(_rows(source, expected), _rows(made, made.object), exact=exact))
-        pairs += _check_values(expected, made.object)
+        rows = _rows(expected.source, expected.root), _rows(made, made.object)
+        pairs = list(_pairs(*rows, exact=expected.exact))
+        pairs += _check_values(expected.root, made.object)
         distinct = list(_distinct(pairs))
-        for _ in in_threads(lambda pair: _compare(pair, progress), distinct, lambda pair: pair.old.nbytes):
+        compare = partial(_compare, checksums=expected.checksums, progress=progress)
+        for _ in in_threads(compare, distinct, lambda pair: pair.old.nbytes):
             pass
         for _ in in_threads(_verify, _unverified(distinct), lambda ref: ref.nbytes):
             pass
@@ -144,14 +163,17 @@ def _distinct(pairs: list[_Pair]) -> Iterator[_Pair]:
             yield pair
 
 
-def _compare(pair: _Pair, progress: Progress | None) -> None:
+def _compare(pair: _Pair, checksums: dict[int, int], progress: Progress | None) -> None:
     old, new = tensor_stream(pair.old, verify=True), tensor_stream(pair.new, progress, verify=True)
     if len(old) != len(new):
         raise _fault(f"{len(new)} bytes", f"{len(old)} of {pair.key}")
     if old.crc is not None:
         if _checksum(new) != old.crc:
             raise _damaged(pair.old.ref, pair.key)
-    elif not _same(old, new):
+        return
+    ref = pair.old.ref
+    read = checksums.get(id(ref)) if isinstance(old, SourceRange) and len(old) == ref.nbytes else None
+    if not (_checksum(new) == read if read is not None else _same(old, new)):
         raise SaveError("the new file has other bytes than the old one", object_path=pair.key,
                         hint="It was not kept. A disk that changes what is written to it needs a look.")  # fmt: skip
 

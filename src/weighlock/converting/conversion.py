@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from weighlock.checkpoint import Checkpoint, read_checkpoint
-from weighlock.converting.derived import Caster, array_spec
 from weighlock.converting.jobs import Job, Outcome, Target, format_for, target_of
 from weighlock.converting.trees import Slot, Tree
 from weighlock.dtypes import DType
@@ -16,7 +15,6 @@ from weighlock.inspection.paths import key_text
 from weighlock.limits import Limits
 from weighlock.opening.naming import spell
 from weighlock.pickling.inert import ScriptClass, Stub
-from weighlock.state_dicts.casting import element_type
 from weighlock.storages.copying import Progress
 from weighlock.tensors.spec import NumpyArraySpec, TensorSpec
 
@@ -269,14 +267,19 @@ def unwanted(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[Sl
 
 def cast_floats(tree: Tree, dtype: Any) -> dict[str, tuple[str, str]]:
     """Cast the floating-point tensors of a tree; return the types before and after, by key."""
+    from weighlock.converting.derived import Caster
+    from weighlock.state_dicts.casting import element_type
+
     row: DType = element_type(dtype)
     caster = Caster()
     done: dict[str, tuple[str, str]] = {}
+    names: dict[int, str] = {}
     for slot in tree.slots():
         spec = slot.value
-        if type(spec) is TensorSpec and spec.dtype.kind == "f" and spec.ref.location != "meta":
-            old = spec.dtype.name
-            if caster.cast(spec, row):
+        if type(spec) is TensorSpec and (spec.dtype.kind == "f" or id(spec) in names) and spec.ref.location != "meta":
+            old = names.setdefault(id(spec), spec.dtype.name)  # one tensor may stand at several places
+            caster.cast(spec, row)
+            if old != row.name:
                 done[slot.key] = (old, row.name)
     return done
 
@@ -292,6 +295,7 @@ def flat_tensors(checkpoint: Checkpoint, root: Any) -> dict[str, Any]:
 def _as_tensor(spec: Any, key: str) -> Any:
     if type(spec) is not NumpyArraySpec:
         return spec
+    from weighlock.converting.derived import array_spec
     from weighlock.opening.making import make_whole
 
     return array_spec(make_whole([spec], "numpy", verify=True)[0], key)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from weighlock.dtypes import VALUES_PER_UNIT, DType
 from weighlock.errors import UnsupportedTypeError
 from weighlock.formats.torch_objects import describe_torch
+from weighlock.formats.zip_writer import ALIGNMENT
 from weighlock.objects import walk
 from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.pickler import Pickler
@@ -28,7 +29,8 @@ from weighlock.pickling.reductions import (
     tensor_arguments,
 )
 from weighlock.storages.refs import StorageRef
-from weighlock.storages.sinks import Buffer, StorageRecords, Stream
+from weighlock.storages.copying import SourceRange
+from weighlock.storages.sinks import GATHER_UP_TO, Buffer, StorageRecords, Stream
 from weighlock.tensors.layout import contiguous_stride, reach
 from weighlock.tensors.spec import (
     JaggedSpec,
@@ -310,4 +312,18 @@ def records(describer: SpecDescriber, stream: StreamOf) -> StorageRecords:
             return b""
         return stream(stored.ref, stored.low, stored.high)
 
-    return StorageRecords([stored.nbytes for stored in describer.stored], buffer)
+    places: dict[int, int] = {}
+    for index, stored in enumerate(describer.stored):
+        if stored.nbytes > GATHER_UP_TO:
+            place = _place(stream(stored.ref, stored.low, stored.high))
+            if place is not None:
+                places[index] = place
+    return StorageRecords([stored.nbytes for stored in describer.stored], buffer, places=places)
+
+
+def _place(data: Stream) -> int | None:
+    """Return where in a page data had best begin: where they begin in the source, if the kernel may copy them."""
+    if not isinstance(data, SourceRange) or data.crc is None:
+        return None
+    place = data.place
+    return place if place is not None and not place % ALIGNMENT else None

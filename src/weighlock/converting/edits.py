@@ -74,10 +74,7 @@ class EditReport(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What is changed, in this order: replaced, cast, left out; then names lose a prefix, are renamed, get a prefix.
-
-    The fields are the parameters of `edit`.
-    """
+    """What is changed. The fields are the parameters of `edit`."""
 
     replace: Mapping[str, Any] = {}
     cast: Any = None
@@ -115,8 +112,8 @@ def edit(
 
     The bytes of storages that do not change are copied by ranges, by the kernel where both are files, and a zip
     archive's checksums are taken over; they never come into memory. Bytes of a storage that no tensor uses are left
-    out. First tensors are replaced and cast, then places are left out, then names lose a prefix, are renamed, and
-    get a prefix.
+    out. First places are left out, then tensors replaced and cast, then names lose a prefix, are renamed, and get a
+    prefix: `drop`, `keep`, `replace` and `cast` name what they mean as the source does.
 
     Parameters
     ----------
@@ -190,9 +187,9 @@ class Edit:
         self._tree = Tree(checkpoint.object)
         self._within = f"{changes.within}." if changes.within else ""
         self._renamed: dict[str, str] = {}
+        self._dropped = self._drop(globs(changes.drop), globs(changes.keep))
         self._replaced = self._replace(changes.replace)
         self._cast = self._cast_all(changes.cast)
-        self._dropped = self._drop(globs(changes.drop), globs(changes.keep))
         self._rename(changes)
         self._tensors = count_tensors(checkpoint, self._tree.root)
         self.job = Job(checkpoint, self._tree.root, with_metadata(target, checkpoint), structure=structure)
@@ -234,10 +231,15 @@ class Edit:
         rules = wish.items() if isinstance(wish, Mapping) else [(None, wish)]
         compiled = [(pattern, pattern and glob(pattern), element_type(dtype)) for pattern, dtype in rules]
         unused = {pattern for pattern, *_ in compiled if pattern}
-        caster, done = Caster(), {}
+        caster = Caster()
+        done: dict[str, tuple[str, str]] = {}
+        names: dict[int, str] = {}
         for slot, key in self._slots():
             spec = slot.value
-            if type(spec) is not TensorSpec or slot.key in done:
+            if type(spec) is not TensorSpec:
+                continue
+            if id(spec) in names:  # one tensor may stand at several places
+                done[slot.key] = names[id(spec)], spec.dtype.name
                 continue
             for pattern, expression, dtype in compiled:
                 if expression is None and (spec.dtype.kind != "f" or spec.ref.location == "meta"):
@@ -248,6 +250,7 @@ class Edit:
                 old = spec.dtype.name
                 if caster.cast(spec, dtype):
                     done[slot.key] = old, dtype.name
+                    names[id(spec)] = old
                 break
         _all_used(unused)
         return done

@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
-from weighlock.converting.checking import check
+from weighlock.converting.checking import Expected, check
 from weighlock.converting.flat import SpecLeaves
 from weighlock.converting.streams import check_machine
 from weighlock.converting.writing import Form, Written, check_aliases, prepare
 from weighlock.errors import ArgumentError, TargetError
 from weighlock.formats.flat import DOCUMENT
 from weighlock.saving import WRITTEN_FORMATS, path_of_target
-from weighlock.sharding import save_shards
 from weighlock.storages.copying import Progress
 from weighlock.storages.targets import write_path
 
@@ -182,6 +181,7 @@ class Job:
             self._write(self._written, self._root, target.path)
             outcomes, files = [self._written], [target.path]
         else:
+            from weighlock.sharding import save_shards
 
             def save(part: Any, path: str) -> None:
                 outcomes.append(self._prepared(part))
@@ -196,14 +196,15 @@ class Job:
         return Outcome(files, sum(map(_size_of, files)), aliases, copies)
 
     def _write(self, written: Written, root: Any, path: str) -> None:
-        write_path(path, written.write, durable=self._target.durable, check=self._check_of(root))
+        write_path(path, written.write, durable=self._target.durable, check=self._check_of(root, written))
 
-    def _check_of(self, root: Any) -> Callable[[str], None] | None:
+    def _check_of(self, root: Any, written: Written) -> Callable[[str], None] | None:
         if not self._target.verify:
             return None
         own = self._target.format in ("torch-zip", "torch-legacy")
         exact = own or (self._structure and self._target.format == "safetensors" and self._target.aliases != "clone")
-        return lambda path: check(path, self._source, root, exact=exact, progress=self._moved)
+        expected = Expected(self._source, root, exact, written.checksums)
+        return lambda path: check(path, expected, self._moved)
 
 
 def _size_of(path: str) -> int:

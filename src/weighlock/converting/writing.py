@@ -3,16 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from weighlock.converting.describing import pickled, records
 from weighlock.converting.flat import SpecLeaves
 from weighlock.converting.streams import storage_stream
 from weighlock.errors import ArgumentError, UnsupportedTypeError
-from weighlock.flattening import named_leaves
 from weighlock.formats.flat import flatten, views_of_others
-from weighlock.formats.legacy_writer import write_legacy
-from weighlock.formats.npz_writer import check_npz_names, write_npz
-from weighlock.formats.safetensors_writer import safetensors_header, write_safetensors
-from weighlock.formats.zip_writer import write_zip
 from weighlock.storages.copying import Progress
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.sinks import Sink, Stream
@@ -60,12 +54,15 @@ class Written(NamedTuple):
         The tensors that are stored as views of others: of which.
     copies : list of str
         Those that shared memory with others, and are stored by themselves.
+    checksums : dict of int to int
+        When it was written: the CRC-32 of the bytes that were read from a storage, by the identity of its `StorageRef`.
     """
 
     write: Callable[[Sink], None]
     nbytes: int
     aliases: dict[str, str]
     copies: list[str]
+    checksums: dict[int, int]
 
 
 def prepare(root: Any, form: Form) -> Written:
@@ -82,6 +79,10 @@ def prepare(root: Any, form: Form) -> Written:
 
 
 def _torch(root: Any, form: Form) -> Written:
+    from weighlock.converting.describing import pickled, records
+    from weighlock.formats.legacy_writer import write_legacy
+    from weighlock.formats.zip_writer import write_zip
+
     zipped = form.format == "torch-zip"
     pickle, describer = pickled(root, zipped=zipped)
 
@@ -89,17 +90,22 @@ def _torch(root: Any, form: Form) -> Written:
         return storage_stream(ref, low, high, form.progress, verify=form.verify)
 
     stored = records(describer, stream)
+    checksums: dict[int, int] = {}
 
     def write(sink: Sink) -> None:
-        if zipped:
-            write_zip(sink, pickle, stored)
-        else:
+        if not zipped:
             write_legacy(sink, pickle, stored, describer.unit_sizes, 2)
+            return
+        for one, crc in zip(describer.stored, write_zip(sink, pickle, stored), strict=True):
+            if one.nbytes == one.ref.nbytes:
+                checksums[id(one.ref)] = crc
 
-    return Written(write, sum(stored.sizes), {}, [])
+    return Written(write, sum(stored.sizes), {}, [], checksums)
 
 
 def _safetensors(root: Any, form: Form) -> Written:
+    from weighlock.formats.safetensors_writer import safetensors_header, write_safetensors
+
     leaves = SpecLeaves(form.progress, verify=form.verify)
     flattened = flatten(root, leaves.leaf, leaves.note, exact=form.structure, aliases=form.aliases != "clone")
     header, tensors = safetensors_header(flattened, form.metadata)
@@ -108,10 +114,13 @@ def _safetensors(root: Any, form: Form) -> Written:
         _refuse(views)
     aliases = {name: of if isinstance(of, str) else of["of"] for name, of in views.items()}
     nbytes = sum(tensor.leaf.nbytes for tensor in tensors)
-    return Written(lambda sink: write_safetensors(sink, header, tensors), len(header) + nbytes, aliases, [])
+    return Written(lambda sink: write_safetensors(sink, header, tensors), len(header) + nbytes, aliases, [], {})
 
 
 def _npz(root: Any, form: Form) -> Written:
+    from weighlock.flattening import named_leaves
+    from weighlock.formats.npz_writer import check_npz_names, write_npz
+
     leaves = SpecLeaves(form.progress, verify=form.verify)
     hint = "Take the tensors alone, or convert to safetensors."
     named = named_leaves(root, leaves.leaf, "an .npz archive holds arrays by name, and nothing else", hint)
@@ -119,7 +128,7 @@ def _npz(root: Any, form: Form) -> Written:
     views = views_of_others(named)
     if form.aliases == "error":
         _refuse(views)
-    return Written(lambda sink: write_npz(sink, named), sum(leaf.nbytes for leaf in named.values()), {}, list(views))
+    return Written(lambda sink: write_npz(sink, named), sum(leaf.nbytes for leaf in named.values()), {}, list(views), {})
 
 
 def _refuse(views: Mapping[str, Any]) -> None:

@@ -16,14 +16,16 @@ from weighlock.storages.ranges import RangedSource
 from weighlock.storages.sinks import Buffer, FileSink, Sink, Stream
 from weighlock.storages.source import ByteSource, PathSource
 
-__all__ = ["Generated", "Progress", "SourceRange", "scratch"]
+__all__ = ["PAGE", "Generated", "Progress", "SourceRange", "scratch"]
 
 Progress = Callable[[int], object]
 """Called with the number of bytes that were moved since the last call, from any thread."""
 
-# Stays in the second-level cache between being read and being written: half a megabyte more takes twice the time.
-_PIECE: Final = 256 << 10
+# Stays in a processor's cache between being read and being written, and is large enough that calls cost nothing.
+_PIECE: Final = 512 << 10
 _REMOTE_PIECE: Final = 16 << 20
+# The blocks of file systems.
+PAGE: Final = 4096
 # How much the kernel copies in one call: a progress bar and an interrupt wait for it.
 _AT_ONCE: Final = 64 << 20
 
@@ -87,30 +89,40 @@ class SourceRange(Stream):
             self.read_into(begin, piece)
             yield piece
 
-    def copy_to(self, sink: Sink, offset: int) -> None:
-        """Write all bytes to a sink: in the kernel where that can be, else piece by piece."""
-        done = self._copied(sink, offset) if isinstance(sink, FileSink) else 0
-        rest = self if not done else SourceRange(
-            self.source, self.offset + done, self.size - done, progress=self._progress
-        )  # fmt: skip
-        for piece in rest.pieces():
-            sink.write_at(offset + done, piece)
-            done += len(piece)
-
-    def _copied(self, sink: FileSink, offset: int) -> int:
-        """Return how many bytes the kernel has copied."""
-        done = 0
+    @property
+    def place(self) -> int | None:
+        """Where in a page of its file it begins; None where it is in no file of the system."""
         with _file_of(self.source, self.offset) as found:
-            if found is None:
-                return 0
-            descriptor, begin = found
-            while done < self.size:
-                count = sink.copy_at(offset + done, descriptor, begin + done, min(_AT_ONCE, self.size - done))
+            return None if found is None else found[1] % PAGE
+
+    def copy_to(self, sink: Sink, offset: int) -> None:
+        """Write all bytes to a sink: whole pages in the kernel where that can be, all else piece by piece."""
+        begin, end = self._copied(sink, offset) if isinstance(sink, FileSink) else (0, 0)
+        for low, high in ((0, begin), (end, self.size)):
+            part = SourceRange(self.source, self.offset + low, high - low, None, self._progress)
+            for piece in part.pieces():
+                sink.write_at(offset + low, piece)
+                low += len(piece)
+
+    def _copied(self, sink: FileSink, offset: int) -> tuple[int, int]:
+        """Return from where to where the kernel has copied.
+
+        Only pages that are whole on both sides: they are what file systems share, and to copy others takes the kernel
+        twice as long as it takes us.
+        """
+        with _file_of(self.source, self.offset) as found:
+            if found is None or (found[1] - offset) % PAGE or self.size < PAGE:
+                return 0, 0
+            descriptor, place = found
+            begin = done = -place % PAGE
+            end = begin + (self.size - begin) // PAGE * PAGE
+            while done < end:
+                count = sink.copy_at(offset + done, descriptor, place + done, min(_AT_ONCE, end - done))
                 if not count:  # not between these two files; or the source ends, which reading will say better
                     break
                 done += count
                 self._moved(count)
-        return done
+        return (begin, done) if done > begin else (0, 0)
 
     def _moved(self, count: int) -> None:
         if self._progress is not None:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Protocol
 
@@ -348,13 +348,17 @@ class StorageRecords:
         and writes none.
     any_thread : bool
         Whether `buffer` may be called by other threads, one at a time.
+    places : mapping of int to int
+        Where in a page of the file a storage had best begin, by its index.
     """
 
-    __slots__ = ("any_thread", "buffer", "sizes")
+    __slots__ = ("any_thread", "buffer", "places", "sizes")
 
     def __init__(
-        self, sizes: Sequence[int], buffer: Callable[[int], Buffer | Stream] | None, *, any_thread: bool = True
-    ) -> None:
+        self, sizes: Sequence[int], buffer: Callable[[int], Buffer | Stream] | None, *, any_thread: bool = True,
+        places: Mapping[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.sizes = sizes
         self.buffer = buffer
         self.any_thread = any_thread
+        self.places = places or {}
