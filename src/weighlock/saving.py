@@ -27,7 +27,7 @@ from weighlock.pickling.reductions import PID_TAIL, Describe
 from weighlock.storages.sinks import ObjectSink, Sink, StorageRecords
 from weighlock.storages.targets import Write, os_reason, write_path
 
-__all__ = ["Prepared", "form_of", "path_of_target", "prepare", "save"]
+__all__ = ["WRITTEN_FORMATS", "Prepared", "form_of", "path_of_target", "prepare", "save", "trail_path"]
 
 WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", "safetensors", "npz")
 
@@ -256,13 +256,13 @@ def _serialize(obj: Any, protocol: int, *, untyped: bool) -> tuple[bytes, Any]:
         try:
             pickle = pickler.dumps(obj)
         except SaveError as error:
-            error.locate(object_path=_object_path(pickler.trail))
+            error.locate(object_path=trail_path(pickler.trail))
             raise
         if describer.settle():
             return pickle, describer
 
 
-def _object_path(trail: list[Any]) -> str:
+def trail_path(trail: list[Any]) -> str:
     """Return where the last object of a trail of containers stands."""
     parts: list[Any] = []
     holder = trail[0] if trail else None

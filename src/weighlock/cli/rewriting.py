@@ -33,25 +33,37 @@ class Wish(NamedTuple):
     to: str | None = None
     aliases: str = "record"
     metadata: Sequence[str] = ()
+    verify: bool = True
+    durable: bool = False
+
+
+class Choice(NamedTuple):
+    """What `convert` takes beside `Common`."""
+
+    take: str = "all"
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    dtype: str | None = None
     max_shard_size: str | None = None
+    to: str | None = None
+    aliases: str = "record"
+    metadata: Sequence[str] = ()
     verify: bool = True
     durable: bool = False
 
 
 def convert_file(src: str, dst: str, **options: Any) -> int:
-    """Convert a file; return the exit code. The options are those of `Wish`, `Choice` and `Common`."""
-    from weighlock.converting.conversion import Choice, converting
+    """Convert a file; return the exit code. The options are those of `Choice` and `Common`."""
+    from weighlock.converting.conversion import Part, converting
     from weighlock.converting.jobs import format_for
 
-    common, wish = taken(options), _wish(options)
-    choice = Choice(
-        options.pop("take", "all"), tuple(options.pop("include", ())), tuple(options.pop("exclude", ())),
-        options.pop("dtype", None),
-    )  # fmt: skip
+    common, choice = taken(options), Choice(**options)
+    wish = Wish(*(getattr(choice, name) for name in Wish._fields))
+    part = Part(choice.take, tuple(choice.include), tuple(choice.exclude), choice.dtype)
     with writing(common, (src, dst)) as output:
-        target = _target(dst, wish, common)
+        target = _target(dst, wish, common)._replace(max_shard_size=choice.max_shard_size)
         target = target._replace(format=format_for(target.path, wish.to))
-        with converting(_opened(src, common), target, choice) as made:
+        with converting(_opened(src, common), target, part) as made:
             report = made.report(_run(made.job, common))
         if common.form == "json":
             output.document(_converted(report))
@@ -64,7 +76,8 @@ def edit_file(src: str, dst: str, **options: Any) -> int:
     """Edit a file; return the exit code. The options are those of `Wish`, `Changes` and `Common`."""
     from weighlock.converting.edits import Changes, editing
 
-    common, wish = taken(options), _wish(options)
+    common = taken(options)
+    wish = Wish(**{name: options.pop(name) for name in Wish._fields if name in options})
     changes = Changes(
         replace=_arrays(options.pop("replace", ())), cast=_casts(options.pop("cast", ())),
         rename=[_pair(text, "a rule is OLD=NEW") for text in options.pop("rename", ())], **options,
@@ -80,10 +93,6 @@ def edit_file(src: str, dst: str, **options: Any) -> int:
     return GOOD
 
 
-def _wish(options: dict[str, Any]) -> Wish:
-    return Wish(**{name: options.pop(name) for name in Wish._fields if name in options})
-
-
 def _opened(src: str, common: Common) -> "Checkpoint":
     return open_checkpoint(src, common.encoding)
 
@@ -93,7 +102,7 @@ def _target(dst: str, wish: Wish, common: Common) -> "Target":
 
     metadata = dict(_pair(text, "metadata are KEY=VALUE") for text in wish.metadata) or None
     path = target_of(dst, force=common.force)
-    return Target(path, wish.to or "", wish.max_shard_size, wish.aliases, metadata, wish.verify, wish.durable)
+    return Target(path, wish.to or "", None, wish.aliases, metadata, wish.verify, wish.durable)
 
 
 def _run(job: "Job", common: Common) -> "Outcome | None":

@@ -18,7 +18,7 @@ from weighlock.pickling.inert import ScriptClass, Stub
 from weighlock.storages.copying import Progress
 from weighlock.tensors.spec import NumpyArraySpec, TensorSpec
 
-__all__ = ["ConvertReport", "Conversion", "convert", "converting"]
+__all__ = ["Conversion", "ConvertReport", "Part", "convert", "converting"]
 
 TAKEN: Final = ("all", "tensors", "state_dict")
 
@@ -155,12 +155,12 @@ def convert(
     """
     path = target_of(dst, force=force)
     target = Target(path, format_for(path, format), max_shard_size, aliases, metadata, verify, durable)
-    choice = Choice(take, globs(include), globs(exclude), dtype)
-    with converting(src, target, choice, limits=limits, storage_options=storage_options) as made:
+    part = Part(take, globs(include), globs(exclude), dtype)
+    with converting(src, target, part, limits=limits, storage_options=storage_options) as made:
         return made.report(None if dry_run else made.job.run(progress))
 
 
-class Choice(NamedTuple):
+class Part(NamedTuple):
     """Which part of an object is converted."""
 
     take: str = "all"
@@ -177,18 +177,18 @@ class Conversion:
     job : Job
     """
 
-    def __init__(self, checkpoint: Checkpoint, target: Target, choice: Choice) -> None:
-        if choice.take not in TAKEN:
+    def __init__(self, checkpoint: Checkpoint, target: Target, part: Part) -> None:
+        if part.take not in TAKEN:
             raise ArgumentError("nothing of this name can be taken", expected=f"one of {', '.join(TAKEN)}",
-                                got=repr(choice.take)[:40])  # fmt: skip
+                                got=repr(part.take)[:40])  # fmt: skip
         self._checkpoint = checkpoint
         self._target = target
         tree = Tree(checkpoint.object)
-        test = unwanted(choice.include, choice.exclude)
+        test = unwanted(part.include, part.exclude)
         self._left_out = [] if test is None else [slot.key for slot in tree.prune(test)]
-        self._cast = cast_floats(tree, choice.dtype) if choice.dtype is not None else {}
-        root = self._taken(tree, choice.take)
-        keeps = choice.take == "all" and (target.format != "safetensors" or needs_description(checkpoint))
+        self._cast = cast_floats(tree, part.dtype) if part.dtype is not None else {}
+        root = self._taken(tree, part.take)
+        keeps = part.take == "all" and (target.format != "safetensors" or needs_description(checkpoint))
         self._tensors = count_tensors(checkpoint, root)
         self.job = Job(checkpoint, root, with_metadata(target, checkpoint), structure=keeps)
 
@@ -221,10 +221,10 @@ class Conversion:
 
 
 @contextmanager
-def converting(src: Any, target: Target, choice: Choice, **options: Any) -> Iterator[Conversion]:
+def converting(src: Any, target: Target, part: Part, **options: Any) -> Iterator[Conversion]:
     """Open a source and plan its conversion; the options are those of `read_checkpoint`."""
     with opened(src, **options) as checkpoint:
-        yield Conversion(checkpoint, target, choice)
+        yield Conversion(checkpoint, target, part)
 
 
 @contextmanager

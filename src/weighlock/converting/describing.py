@@ -9,8 +9,9 @@ from collections.abc import Callable
 from math import lcm
 from typing import Any, Final
 
+from weighlock.converting.streams import refused
 from weighlock.dtypes import VALUES_PER_UNIT, DType
-from weighlock.errors import UnsupportedTypeError
+from weighlock.errors import SaveError, UnsupportedTypeError
 from weighlock.formats.torch_objects import describe_torch
 from weighlock.formats.zip_writer import ALIGNMENT
 from weighlock.objects import walk
@@ -29,6 +30,7 @@ from weighlock.pickling.reductions import (
     tensor_arguments,
 )
 from weighlock.storages.refs import StorageRef
+from weighlock.saving import trail_path
 from weighlock.storages.copying import SourceRange
 from weighlock.storages.sinks import GATHER_UP_TO, Buffer, StorageRecords, Stream
 from weighlock.tensors.layout import contiguous_stride, reach
@@ -123,11 +125,7 @@ class SpecDescriber:
         self._inner: dict[int, TensorSpec] = {}
         self._places: dict[str, str] = {}
         self.stored: list[_Stored] = []
-        for _, value in walk(root):
-            if type(value) is TensorSpec:
-                self._of(value.ref).use(value)
-            elif type(value) is StorageRef:
-                self._of(value).bare = True
+        self._note(root)
         for stored in self._found.values():
             stored.settle()
 
@@ -135,6 +133,16 @@ class SpecDescriber:
     def unit_sizes(self) -> list[int]:
         """How many bytes each storage counts as one element."""
         return [(stored.dtype or stored.ref.dtype).itemsize for stored in self.stored]
+
+    def _note(self, root: Any) -> None:
+        """Note every storage that is needed, and what lies in it."""
+        for _, value in walk(root):
+            if type(value) is TensorSpec:
+                self._of(value.ref).use(value)
+            elif type(value) is StorageRef:
+                self._of(value).bare = True
+            elif type(value) is JaggedSpec:  # the walk knows its main parts only
+                self._note(value.fields)
 
     def _of(self, ref: StorageRef) -> _Stored:
         found = self._found.get(id(ref))
@@ -147,6 +155,8 @@ class SpecDescriber:
         row = _TABLE.get(kind)
         if row is not None:
             return lambda value: row(self, value)
+        if issubclass(kind, GlobalRef):
+            return lambda value: GlobalRef(value.module, value.name)
         return describe_torch(kind) or self._recorded(kind)
 
     def _recorded(self, kind: type) -> Describe | None:
@@ -270,7 +280,7 @@ class SpecDescriber:
         return Reduction(_SCALAR, (spec.dtype, spec.data))
 
     def opaque(self, spec: OpaqueSpec) -> Description:
-        raise spec.refused()
+        raise refused(spec)
 
 
 _RARE: Final = frozenset({JaggedSpec, MetaSpec, NestedSpec, SparseSpec, UninitializedSpec, WrapperSpec})
@@ -297,7 +307,10 @@ def pickled(root: Any, *, zipped: bool, protocol: int = 2) -> tuple[bytes, SpecD
     """
     describer = SpecDescriber(root, untyped=zipped)
     pickler = Pickler(protocol, describe=describer.describe, pid_tail=() if zipped else PID_TAIL)
-    return pickler.dumps(root), describer
+    try:
+        return pickler.dumps(root), describer
+    except SaveError as error:
+        raise error.locate(object_path=trail_path(pickler.trail)) from error.__cause__
 
 
 StreamOf = Callable[[StorageRef, int, int], Stream]

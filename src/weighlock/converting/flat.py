@@ -10,17 +10,30 @@ from typing import Any, Final
 from weighlock.errors import UnsupportedTypeError
 from weighlock.inspection.leaves import LEAVES, describe
 from weighlock.pickling.inert import GlobalRef, Stub
-from weighlock.converting.streams import tensor_stream
+from weighlock.converting.streams import refused, tensor_stream
 from weighlock.storages.copying import Progress
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.flat import FlatLeaf
-from weighlock.tensors.spec import NumpyArraySpec, NumpyDtypeSpec, NumpyScalarSpec, OpaqueSpec, TensorSpec
+from weighlock.tensors.spec import (
+    JaggedSpec,
+    MetaSpec,
+    NestedSpec,
+    NumpyArraySpec,
+    NumpyDtypeSpec,
+    NumpyScalarSpec,
+    OpaqueSpec,
+    SparseSpec,
+    TensorSpec,
+    UninitializedSpec,
+)
 
 __all__ = ["SpecLeaves"]
 
 _GAP: Final = 64
 # An array in a pickle (the state of a random generator) stands in the description of the structure up to this size.
 _NOTED: Final = 1 << 20
+# What has a node of its own in the description of the structure.
+_NODES: Final = frozenset({JaggedSpec, MetaSpec, NestedSpec, NumpyArraySpec, SparseSpec, UninitializedSpec})
 _HINT: Final = "Leave it out, convert to PyTorch's own format, or take the tensors alone."
 
 
@@ -52,8 +65,8 @@ class SpecLeaves:
         if kind is TensorSpec:
             return self._tensor(value)
         if kind is OpaqueSpec:
-            raise value.refused()
-        if kind in LEAVES and kind is not NumpyArraySpec:
+            raise refused(value)
+        if kind in LEAVES and kind not in _NODES:
             raise UnsupportedTypeError(f"this format has no form for a {describe(value).layout} tensor", hint=_HINT)
         return None
 

@@ -5,22 +5,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from weighlock.dtypes import UINT8
-from weighlock.errors import UnsupportedError
+from weighlock.errors import UnsupportedError, UnsupportedTypeError
 from weighlock.measuring.pieces import check_effort, pieces, stretch_of
 from weighlock.storages.assembled import AssembledSource, assembled
 from weighlock.storages.copying import Generated, Progress, SourceRange
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.sinks import Buffer, Stream
 from weighlock.tensors.layout import is_contiguous
-from weighlock.tensors.spec import TensorSpec
+from weighlock.tensors.spec import OpaqueSpec, TensorSpec
 
-__all__ = ["check_machine", "storage_stream", "tensor_stream"]
+__all__ = ["check_machine", "refused", "storage_stream", "tensor_stream"]
 
 
 def check_machine() -> None:
     """Refuse a big-endian machine: what is copied as it is would be little-endian in files that say otherwise."""
     if sys.byteorder != "little":
         raise UnsupportedError("checkpoints are not converted on big-endian machines", hint="Load and save instead.")
+
+
+def refused(spec: OpaqueSpec) -> UnsupportedTypeError:
+    """Return the error for a tensor of a type that only the format it stands in has."""
+    return UnsupportedTypeError(
+        f"no other format has a form for a tensor of type {spec.kind}", record=spec.ref.key, hint="Leave it out (exclude)."
+    )
 
 
 def tensor_stream(spec: TensorSpec, progress: Progress | None = None, *, verify: bool = True) -> Stream:

@@ -93,7 +93,7 @@ def flatten(
             return {"parameter": [name, leaf.requires_grad]}
         return {"requires_grad" if leaf.requires_grad else "tensor": name}
 
-    tree = encode(value, leaf_node)
+    tree = encode(value, leaf_node, found.clear)
     tensors, views = stored(list(found.values()))
     document: dict[str, Any] = {"version": _VERSION}
     if views:

@@ -80,6 +80,7 @@ def _meta(value: MetaSpec, path: Path, node: Node) -> Any:
 
 
 _ENCODERS: Final[dict[type, Callable[[Any, Path, Node], Any]]] = {
+    bytearray: lambda value, path, node: {"object": ["builtins.bytearray", [node(bytes(value), path)], None, [], []]},
     TorchName: lambda value, path, node: {"torch": value.name},
     ReturnType: lambda value, path, node: {"return_type": [value.type_name, node(tuple(value), path)]},
     SparseSpec: _sparse,
