@@ -25,6 +25,7 @@ Line = Sequence[Piece]
 _SHOWN: Final = 8
 _KEY_WIDTH: Final = 72
 _INDENT: Final = 12
+_TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
 class Wish(NamedTuple):
@@ -206,7 +207,7 @@ def _casts_line(cast: Mapping[str, tuple[str, str]]) -> Iterator[Line]:
     for kinds in cast.values():
         counts[kinds] = counts.get(kinds, 0) + 1
     for (old, new), count in counts.items():
-        yield [(f"{'cast':<{_INDENT}}", "note"), f"{count:,} × {old} → {new}"]
+        yield [(f"{'cast':<{_INDENT}}", "note"), f"{count:,} {_TIMES} {old} → {new}"]
 
 
 def _listing(what: str, names: Sequence[str], common: Common) -> Iterator[Line]:

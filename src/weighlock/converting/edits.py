@@ -186,6 +186,8 @@ class Edit:
         self._checkpoint, self._target = checkpoint, target
         self._tree = Tree(checkpoint.object)
         self._within = f"{changes.within}." if changes.within else ""
+        if next(self._slots(), None) is None and self._within:
+            raise MissingKeyError("nothing in the file has a key inside of this one", got=safe_text(changes.within))
         self._renamed: dict[str, str] = {}
         self._dropped = self._drop(globs(changes.drop), globs(changes.keep))
         self._replaced = self._replace(changes.replace)
@@ -197,14 +199,10 @@ class Edit:
     def _slots(self) -> Iterator[tuple[Slot, str]]:
         """Yield the places that are meant, each with its key inside of what is meant."""
         prefix = self._within
-        found = False
         for slot in self._tree.slots():
             key = slot.key
             if key.startswith(prefix):
-                found = True
                 yield slot, key[len(prefix) :]
-        if not found and prefix:
-            raise MissingKeyError("nothing in the file has a key inside of this one", got=prefix)
 
     def _replace(self, given: Mapping[str, Any]) -> list[str]:
         if not given:
