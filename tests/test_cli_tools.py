@@ -674,7 +674,9 @@ def test_convert_says_what_it_wrote(call, model, tmp_path):
     target = tmp_path / "x.safetensors"
     done = call("convert", model, target)
     assert (done.code, done.err) == (0, "")
-    assert re.match(rf"wrote +{re.escape(str(target))} +safetensors · .* · 4 tensors · read back and compared\n", done.out)
+    assert re.match(
+        rf"wrote +{re.escape(str(target))} +safetensors · .* · 4 tensors · read back and compared\n", done.out
+    )
     assert weighlock.digest(target) == weighlock.digest(model)
     back = tmp_path / "back.pt"
     assert call("convert", target, back, "-q") == Done(0, "", "")
@@ -695,7 +697,7 @@ def test_convert_refuses_to_overwrite(call, model, tmp_path):
     assert "epoch" not in weighlock.load(model)
 
 
-def test_a_dry_run_writes_nothing(call, model, tmp_path):
+def test_a_dry_run_of_a_conversion(call, model, tmp_path):
     before = sorted(os.listdir(tmp_path))
     done = call("convert", model, tmp_path / "x.npz", "--take", "tensors", "--dry-run")
     assert done.out.startswith("would write")
@@ -710,7 +712,18 @@ def test_convert_as_json(call, model, tmp_path):
     obj = weighlock.load(model)
     obj["tied"] = obj["fc.weight"]
     weighlock.save(obj, model)
-    line = ("convert", model, tmp_path / "x.safetensors", "--dtype", "float16", "-x", "epoch", "--metadata", "a=b", "--json")
+    line = (
+        "convert",
+        model,
+        tmp_path / "x.safetensors",
+        "--dtype",
+        "float16",
+        "-x",
+        "epoch",
+        "--metadata",
+        "a=b",
+        "--json",
+    )
     found = document(call(*line), "convert")
     assert found["aliases"] == {"tied": "fc.weight"}
     assert {"key": "fc.weight", "from": "float32", "to": "float16"} in found["cast"]
@@ -732,8 +745,8 @@ def test_convert_in_other_forms(call, model, tmp_path):
     assert call("convert", model, tmp_path / "x.pt", "--to", "gguf").code == 2
     assert call("convert", model, tmp_path / "x.pt", "--metadata", "a=b").code == 2
     assert call("convert", model).code == 2
-    line = [sys.executable, "-m", "weighlock", "convert", "-", tmp_path / "piped.pt", "-q"]
-    subprocess.run(line, input=model.read_bytes(), check=True)
+    command = [sys.executable, "-m", "weighlock", "convert", "-", tmp_path / "piped.pt", "-q"]
+    subprocess.run(command, input=model.read_bytes(), check=True)
     assert weighlock.digest(tmp_path / "piped.pt") == weighlock.digest(model)
 
 

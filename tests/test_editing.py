@@ -20,6 +20,7 @@ from weighlock.errors import (
     TargetError,
     UnsupportedError,
 )
+from weighlock.storages.refs import Extent
 
 
 def state() -> dict:
@@ -28,9 +29,10 @@ def state() -> dict:
 
 
 def checkpoint() -> dict:
+    groups = [{"lr": 0.1, "params": [0, 1]}]
     return {
         "state_dict": collections.OrderedDict(state()),
-        "optimizer": {"state": {0: {"exp": np.zeros(3, "f4"), "step": np.array(1.0)}}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]},
+        "optimizer": {"state": {0: {"exp": np.zeros(3, "f4"), "step": np.array(1.0)}}, "param_groups": groups},
         "epoch": 3, "hparams": {"model.name": "x", "layers": [1, 2]},
     }  # fmt: skip
 
@@ -45,6 +47,13 @@ def plain(tmp_path) -> Path:
 def nested(tmp_path) -> Path:
     wl.save(checkpoint(), tmp_path / "nested.pt")
     return tmp_path / "nested.pt"
+
+
+def extent_of(path: Path, key: str) -> Extent:
+    with wl.open_checkpoint(path) as ckpt:
+        found = ckpt[key].extent
+    assert found is not None
+    return found
 
 
 def keys(path: Path) -> list[str]:
@@ -220,11 +229,16 @@ class TestData:
     def test_checksums_are_taken_over(self, tmp_path, monkeypatch):
         """The new directory has the old sums, and nothing was computed for them."""
         from weighlock.formats import zip_writer
+        from weighlock.storages.checksum import crc32
 
         wl.save({"a": np.arange(300_000.0), "b": np.arange(200_000.0)}, tmp_path / "a.pt")
         seen: list[int] = []
-        real = zip_writer.crc32
-        monkeypatch.setattr(zip_writer, "crc32", lambda data, crc=0: (seen.append(len(data)), real(data, crc))[1])
+
+        def noted(data: bytes, crc: int = 0) -> int:
+            seen.append(len(data))
+            return crc32(data, crc)
+
+        monkeypatch.setattr(zip_writer, "crc32", noted)
         wl.edit(tmp_path / "a.pt", tmp_path / "b.pt", add_prefix="x.", verify=False)
         assert max(seen) < 10_000
         monkeypatch.undo()
@@ -244,10 +258,8 @@ class TestTheRest:
         assert os.listdir(plain.parent) == ["plain.pt"]
 
     def test_in_place_of_a_damaged_file(self, plain):
-        with wl.open_checkpoint(plain) as ckpt:
-            extent = ckpt["module.fc.bias"].extent
         data = bytearray(plain.read_bytes())
-        data[extent.offset] ^= 1
+        data[extent_of(plain, "module.fc.bias").offset] ^= 1
         plain.write_bytes(data)
         with pytest.raises(ChecksumError):
             wl.edit(plain, plain, strip_prefix="module.", force=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import weighlock as wl
+from weighlock.backends.numpy_flat import flat_leaf
 from weighlock.errors import (
     ArgumentError,
     CheckpointError,
@@ -18,7 +19,6 @@ from weighlock.errors import (
     UnsupportedTypeError,
 )
 from weighlock.inspection.values import read_values
-from weighlock.backends.numpy_flat import flat_leaf
 from weighlock.sharding import size_in_bytes, split
 from weighlock.storages.folders import FolderSource, LocalFolder, check_name
 

@@ -26,9 +26,7 @@ def describer(framework: str) -> tuple[Callable[[Any], FlatLeaf | None], Callabl
     return numpy_flat.flat_leaf, numpy_flat.flat_note
 
 
-def named_leaves(
-    obj: Any, describe: Callable[[Any], FlatLeaf | None], what: str, hint: str
-) -> dict[str, FlatLeaf]:
+def named_leaves(obj: Any, describe: Callable[[Any], FlatLeaf | None], what: str, hint: str) -> dict[str, FlatLeaf]:
     """Return the tensors of a dictionary by name.
 
     Parameters

@@ -316,7 +316,7 @@ def _rewritten(command: _F) -> _F:
 def convert(**options: Any) -> int:
     r"""Write the checkpoint SRC in another format to DST, a piece at a time.
 
-    
+    \b
     weighlock convert model.pt model.safetensors
     weighlock convert model.safetensors model.pt
     weighlock convert checkpoint.pt small.safetensors --take state_dict --dtype bfloat16
@@ -345,7 +345,7 @@ def convert(**options: Any) -> int:
 def edit(**options: Any) -> int:
     r"""Change names, types or single tensors of the checkpoint SRC, and write it to DST.
 
-    
+    \b
     weighlock edit model.pt clean.pt --strip-prefix module.
     weighlock edit model.pt model.pt --force --rename 'block*.w=layers.*.weight'
     weighlock edit checkpoint.pt weights.pt --keep model --strip-prefix model. --cast float16

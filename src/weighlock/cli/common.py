@@ -9,7 +9,19 @@ from typing import Any, Final, NamedTuple
 from weighlock.cli.output import Output, note
 from weighlock.errors import ArgumentError
 
-__all__ = ["ALIASES", "FORMATS", "STDIN", "TAKEN", "WRITTEN_FORMATS", "Common", "check_target", "chosen_files", "taken", "write_result", "writing"]
+__all__ = [
+    "ALIASES",
+    "FORMATS",
+    "STDIN",
+    "TAKEN",
+    "WRITTEN_FORMATS",
+    "Common",
+    "check_target",
+    "chosen_files",
+    "taken",
+    "write_result",
+    "writing",
+]
 
 FORMATS: Final = ("text", "json", "jsonl", "csv", "tsv", "markdown")
 STDIN: Final = "-"

@@ -61,7 +61,8 @@ _WITH_VALUES: Final = frozenset({
     "--format", "-f", "--color", "--encoding", "--output", "-o", "--files-from", "--include", "-i", "--exclude", "-x",
     "--dtype", "--depth", "--bins", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b", "--rename",
     "--to", "--aliases", "--metadata", "--take", "--max-shard-size", "--drop", "--keep", "--strip-prefix",
-    "--add-prefix", "--cast", "--replace", "--within", "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
+    "--add-prefix", "--cast", "--replace", "--within",
+    "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
 })  # fmt: skip
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "--color": COLORS, "--to": WRITTEN_FORMATS, "--take": TAKEN, "--aliases": ALIASES,

@@ -199,7 +199,11 @@ def _headline(report: "ConvertReport | EditReport") -> Line:
     tensors = f"{report.tensors:,} tensor{'' if report.tensors == 1 else 's'}"
     size = wording.size(report.nbytes) + ("" if report.written else " of data")
     checked = " · read back and compared" if report.verified else ""
-    return [(f"{verb:<{_INDENT}}", "note"), (report.target, "name"), f"   {kind} · {size}{several} · {tensors}{checked}"]
+    return [
+        (f"{verb:<{_INDENT}}", "note"),
+        (report.target, "name"),
+        f"   {kind} · {size}{several} · {tensors}{checked}",
+    ]
 
 
 def _casts_line(cast: Mapping[str, tuple[str, str]]) -> Iterator[Line]:
@@ -222,4 +226,3 @@ def _listing(what: str, names: Sequence[str], common: Common) -> Iterator[Line]:
 
 def _unknown(names: Sequence[str], common: Common) -> Iterator[Line]:
     yield from _listing("unknown", [f"{name}: kept, not built" for name in names], common)
-

@@ -107,7 +107,9 @@ def _pairs(old: list[TensorRow], new: list[TensorRow], *, exact: bool) -> Iterat
             raise _fault("a tensor is missing", row.key)
         _check_leaf(row, other, exact=exact)
         if exact:
-            firsts = [None if one.alias_of is None else rows[one.alias_of].path for one, rows in ((row, old), (other, new))]
+            firsts = [
+                None if one.alias_of is None else rows[one.alias_of].path for one, rows in ((row, old), (other, new))
+            ]
             if firsts[0] != firsts[1]:
                 raise _fault("a tensor shares its memory with another one than before", row.key)
         for (_, one), (_, two) in zip(row.leaf.parts, other.leaf.parts, strict=True):

@@ -43,7 +43,7 @@ class _CastReader:
         for begin in range(first, last, _AT_ONCE):
             part = self._caster.elements(self._whole, begin, min(begin + _AT_ONCE, last))
             with np.errstate(over="ignore", invalid="ignore"):
-                made = memoryview(np.ascontiguousarray(part.astype(ref.dtype.numpy)).view("u1")).cast("B")
+                made = memoryview(np.ascontiguousarray(part.astype(ref.dtype.numpy)).view("u1").data).cast("B")
             low = max(start - begin * item, 0)
             count = min(len(made) - low, len(target) - done)
             target[done : done + count] = made[low : low + count]

@@ -1,4 +1,4 @@
-"""Descriptions in a pickle again: what a reading kept of each tensor becomes the call that makes it, in PyTorch's words.
+"""Descriptions in a pickle again: what a reading kept of a tensor becomes the call that makes it, in PyTorch's words.
 
 Storages get their keys in the order in which the pickle names them. Those of which no tensor uses the first or the
 last bytes are cut to what is used, unless they stand in the object by themselves.
@@ -29,9 +29,9 @@ from weighlock.pickling.reductions import (
     TensorPattern,
     tensor_arguments,
 )
-from weighlock.storages.refs import StorageRef
 from weighlock.saving import trail_path
 from weighlock.storages.copying import SourceRange
+from weighlock.storages.refs import StorageRef
 from weighlock.storages.sinks import GATHER_UP_TO, Buffer, StorageRecords, Stream
 from weighlock.tensors.layout import contiguous_stride, reach
 from weighlock.tensors.spec import (

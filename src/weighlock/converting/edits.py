@@ -350,5 +350,5 @@ def editing(src: Any, target: Target, changes: Changes, **options: Any) -> Itera
     The options are those of `read_checkpoint`.
     """
     with opened(src, **options) as checkpoint:
-        format = format_for(target.path, target.format or None, checkpoint.format)
-        yield Edit(checkpoint, target._replace(format=format), changes)
+        kind = format_for(target.path, target.format or None, checkpoint.format)
+        yield Edit(checkpoint, target._replace(format=kind), changes)

@@ -7,10 +7,10 @@ a range of numbers of its own, in which its tensors lie as they lie in the stora
 import base64
 from typing import Any, Final
 
+from weighlock.converting.streams import refused, tensor_stream
 from weighlock.errors import UnsupportedTypeError
 from weighlock.inspection.leaves import LEAVES, describe
 from weighlock.pickling.inert import GlobalRef, Stub
-from weighlock.converting.streams import refused, tensor_stream
 from weighlock.storages.copying import Progress
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.flat import FlatLeaf

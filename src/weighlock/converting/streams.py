@@ -1,4 +1,4 @@
-"""The bytes of tensors and storages on their way to a file: little-endian, row-major, as ranges wherever they lie so."""
+"""The bytes of tensors and storages on their way to a file: little-endian, row-major, as ranges where they lie so."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,9 @@ def check_machine() -> None:
 def refused(spec: OpaqueSpec) -> UnsupportedTypeError:
     """Return the error for a tensor of a type that only the format it stands in has."""
     return UnsupportedTypeError(
-        f"no other format has a form for a tensor of type {spec.kind}", record=spec.ref.key, hint="Leave it out (exclude)."
+        f"no other format has a form for a tensor of type {spec.kind}",
+        record=spec.ref.key,
+        hint="Leave it out (exclude).",
     )
 
 
@@ -75,4 +77,4 @@ def _checksum(ref: StorageRef) -> int | None:
 
 def _made(spec: TensorSpec, progress: Progress | None, *, verify: bool) -> Iterator[Buffer]:
     for piece in pieces(spec, verify=verify, progress=progress):
-        yield memoryview(piece.view("u1")).cast("B")
+        yield memoryview(piece.view("u1").data).cast("B")

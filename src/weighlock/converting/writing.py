@@ -128,7 +128,9 @@ def _npz(root: Any, form: Form) -> Written:
     views = views_of_others(named)
     if form.aliases == "error":
         _refuse(views)
-    return Written(lambda sink: write_npz(sink, named), sum(leaf.nbytes for leaf in named.values()), {}, list(views), {})
+    return Written(
+        lambda sink: write_npz(sink, named), sum(leaf.nbytes for leaf in named.values()), {}, list(views), {}
+    )
 
 
 def _refuse(views: Mapping[str, Any]) -> None:

@@ -97,8 +97,8 @@ def local_header(name: bytes, offset: int, size: int, start: int) -> bytes:
     zip64 = _local_zip64(offset, size)
     padding = start - (offset + 30 + len(name) + len(zip64) + 4)
     # Sizes and checksum stand in the directory alone.
-    start = _LOCAL_START if size else _EMPTY_LOCAL_START
-    return start + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _padding(padding)
+    first = _LOCAL_START if size else _EMPTY_LOCAL_START
+    return first + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _padding(padding)
 
 
 @cache

@@ -155,15 +155,14 @@ class _Archive:
             else:
                 small.append(local_header(name, offset, size, start))
             if data is not None and size <= GATHER_UP_TO:
-                if isinstance(data, Stream):
-                    data = data.read()
-                crc = checksums[index] = crc_of(data)
+                held = data.read() if isinstance(data, Stream) else data
+                crc = checksums[index] = crc_of(held)
                 if size > _WORTH_NO_COPY:
-                    run.add(data)
+                    run.add(held)
                     small = run.small
                     small.append(trailer(offset, size, crc))
                 else:
-                    small += (data, trailer(offset, size, crc))
+                    small += (held, trailer(offset, size, crc))
                 if layout.offsets[index + 1] - begin > RUN:
                     yield begin, self._write(begin, run.parts())
                     run, begin = _Run(), layout.offsets[index + 1]

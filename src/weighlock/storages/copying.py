@@ -4,11 +4,10 @@ Where both are files, the kernel copies ranges from one to the other (`os.copy_f
 this process, and a file system that can shares its blocks instead of copying them.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Final
+from typing import Any, Final
 
 from weighlock.storages.assembled import AssembledSource
 from weighlock.storages.folders import PartSource, SliceSource
@@ -100,9 +99,10 @@ class SourceRange(Stream):
         begin, end = self._copied(sink, offset) if isinstance(sink, FileSink) else (0, 0)
         for low, high in ((0, begin), (end, self.size)):
             part = SourceRange(self.source, self.offset + low, high - low, None, self._progress)
+            place = offset + low
             for piece in part.pieces():
-                sink.write_at(offset + low, piece)
-                low += len(piece)
+                sink.write_at(place, piece)
+                place += len(piece)
 
     def _copied(self, sink: FileSink, offset: int) -> tuple[int, int]:
         """Return from where to where the kernel has copied.
@@ -132,9 +132,10 @@ class SourceRange(Stream):
 @contextmanager
 def _file_of(source: ByteSource, offset: int) -> Iterator[tuple[int, int] | None]:
     """Give the descriptor of the file that a source reads, and the place in it; None where it is no file."""
-    while isinstance(source, SliceSource):
-        source, offset = source.source, offset + source.offset
-    with source.opened() if isinstance(source, PartSource) else nullcontext(source) as held:
+    inner: Any = source
+    while isinstance(inner, SliceSource):
+        inner, offset = inner.source, offset + inner.offset
+    with inner.opened() if isinstance(inner, PartSource) else nullcontext(inner) as held:
         yield (held.descriptor, offset) if isinstance(held, PathSource) else None
 
 
