@@ -138,6 +138,13 @@ class TestMatrix:
             wl.convert(f"{server.url}/m.pt", tmp_path / "x.safetensors")
         assert wl.digest(tmp_path / "x.safetensors") == wl.digest(source)
 
+    def test_of_an_address_only_what_is_taken_is_fetched(self, tmp_path):
+        wl.save({"a": np.zeros(300_000), "b": np.ones(40_000)}, tmp_path / "m.pt")
+        with RangeServer(**{"m.pt": (tmp_path / "m.pt").read_bytes()}) as server:
+            wl.convert(f"{server.url}/m.pt", tmp_path / "b.pt", include="b")
+            assert 320_000 < server.sent < 600_000
+        assert wl.load(tmp_path / "b.pt")["b"].all()
+
     def test_a_path_that_says_no_format(self, tmp_path, source):
         with pytest.raises(ArgumentError, match="does not say its format"):
             wl.convert(source, tmp_path / "x.onnx")
@@ -395,6 +402,9 @@ class TestParts:
         assert "optimizer.state.0.step" in report.left_out
         wl.convert(source, tmp_path / "y.pt", exclude="optimizer")
         assert list(wl.load(tmp_path / "y.pt")) == [key for key in tree() if key != "optimizer"]
+        wl.save({"model": {"fc.0.weight": np.ones(2), "fc.10.weight": np.ones(2), "x": 1}}, tmp_path / "flat.pt")
+        wl.convert(tmp_path / "flat.pt", tmp_path / "w.pt", include="model.fc.?")  # a part of a name, up to a dot
+        assert list(wl.load(tmp_path / "w.pt")["model"]) == ["fc.0.weight"]
         wl.convert(source, tmp_path / "z.pt", include="nothing.of.this")
         assert wl.load(tmp_path / "z.pt") == {}
 

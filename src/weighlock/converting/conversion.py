@@ -11,7 +11,6 @@ from weighlock.dtypes import DType
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection.globs import glob
 from weighlock.inspection.inventory import take_inventory
-from weighlock.inspection.paths import key_text
 from weighlock.limits import Limits
 from weighlock.opening.naming import spell
 from weighlock.pickling.inert import ScriptClass, Stub
@@ -102,7 +101,8 @@ def convert(
         classes of containers, plain values. ``"tensors"``: a flat dictionary of all tensors by key.
         ``"state_dict"``: what `weighlock.state_dict` draws from the object.
     include, exclude : str or iterable of str
-        Globs over keys, of values and of what holds them: what is left of the object. ``*`` and ``?`` stop at dots.
+        Globs over keys, or over what keys begin with up to a dot: what is left of the object, tensors and plain values.
+        ``*`` and ``?`` stop at dots.
     dtype : str or DType, optional
         Cast floating-point tensors to this type.
     aliases : {"record", "clone", "error"}
@@ -186,8 +186,8 @@ class Conversion:
         tree = Tree(checkpoint.object)
         test = unwanted(part.include, part.exclude)
         self._left_out = [] if test is None else [slot.key for slot in tree.prune(test)]
-        self._cast = cast_floats(tree, part.dtype) if part.dtype is not None else {}
         root = self._taken(tree, part.take)
+        self._cast = cast_floats(Tree(root), part.dtype) if part.dtype is not None else {}
         keeps = part.take == "all" and (target.format != "safetensors" or needs_description(checkpoint))
         self._tensors = count_tensors(checkpoint, root)
         self.job = Job(checkpoint, root, with_metadata(target, checkpoint), structure=keeps)
@@ -248,7 +248,7 @@ def globs(given: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def unwanted(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[Slot], bool] | None:
-    """Return what says whether a place is left out: by the globs that its key, or that of a container of it, fits.
+    """Return what says whether a place is left out: by the globs that fit its key, or the start of it up to a dot.
 
     None where nothing is.
     """
@@ -258,11 +258,23 @@ def unwanted(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[Sl
     refused = [glob(pattern).fullmatch for pattern in exclude]
 
     def test(slot: Slot) -> bool:
-        keys = [key_text(slot.path[:size]) for size in range(1, len(slot.path) + 1)]
+        keys = prefixes(slot.key)
         taken = not wanted or any(match(key) for match in wanted for key in keys)
         return not taken or any(match(key) for match in refused for key in keys)
 
     return test
+
+
+def prefixes(key: str) -> list[str]:
+    """Return a key and what it begins with, up to each dot: what a glob may name to mean all inside.
+
+    Examples
+    --------
+    >>> prefixes("model.fc.weight")
+    ['model', 'model.fc', 'model.fc.weight']
+    """
+    ends = [at for at, letter in enumerate(key) if letter == "."]
+    return [*(key[:end] for end in ends), key]
 
 
 def cast_floats(tree: Tree, dtype: Any) -> dict[str, tuple[str, str]]:

@@ -10,6 +10,7 @@ from weighlock.converting.conversion import (
     globs,
     needs_description,
     opened,
+    prefixes,
     refuse_program,
     with_metadata,
 )
@@ -18,7 +19,6 @@ from weighlock.converting.jobs import Job, Outcome, Target, format_for, target_o
 from weighlock.converting.trees import Slot, Tree
 from weighlock.errors import ArgumentError, MissingKeyError, StateDictError, UnsupportedError
 from weighlock.inspection.globs import glob
-from weighlock.inspection.paths import key_text
 from weighlock.limits import Limits
 from weighlock.state_dicts.casting import element_type
 from weighlock.state_dicts.editing import compile_rule
@@ -124,7 +124,7 @@ def edit(
     rename : mapping, or iterable of pairs
         ``{old: new}``, as for `weighlock.state_dicts.rename`: ``*`` stands for any text.
     drop, keep : str or iterable of str
-        Globs over keys, of values and of what holds them. With `keep`, everything else is dropped.
+        Globs over keys, or over what keys begin with up to a dot. With `keep`, everything else is dropped.
     strip_prefix, add_prefix : str
         With their dots. Where a prefix is the name of a dictionary that holds all that is left, that becomes the
         object itself.
@@ -264,8 +264,7 @@ class Edit:
         def unwanted(slot: Slot) -> bool:
             if not slot.key.startswith(prefix):
                 return False
-            keys = [key_text(slot.path[:size])[len(prefix) :] for size in range(1, len(slot.path) + 1)]
-            keys = [key for key in keys if key]
+            keys = prefixes(slot.key[len(prefix) :])
             found = [pattern for pattern, match in refused.items() if any(match(key) for key in keys)]
             taken = [pattern for pattern, match in wanted.items() if any(match(key) for key in keys)]
             unused.difference_update(found, taken)
