@@ -155,6 +155,10 @@ class TestMatrix:
 
 
 class TestThereAndBack:
+    def test_the_bytes_that_we_promise(self, tmp_path, source, check_golden):
+        wl.convert(source, tmp_path / "x.safetensors")
+        check_golden("converted/training.safetensors", (tmp_path / "x.safetensors").read_bytes())
+
     def test_the_structure_comes_back(self, tmp_path, source):
         report = wl.convert(source, tmp_path / "x.safetensors")
         assert report.aliases == {"model.tied": "model.w", "model.row": "model.w", "model.t": "model.w"}
