@@ -15,6 +15,7 @@ from tests.torch_compare import same
 from weighlock.errors import (
     ArgumentError,
     ChecksumError,
+    LimitError,
     MissingKeyError,
     StateDictError,
     TargetError,
@@ -304,3 +305,34 @@ class TestTheRest:
         assert set(wl.load(tmp_path / "x.safetensors")) == set(state())
         wl.edit(tmp_path / "x.safetensors", tmp_path / "y.safetensors", drop="steps")
         assert list(wl.load(tmp_path / "y.safetensors")) == [key for key in state() if key != "steps"]
+
+
+class TestHostile:
+    def test_a_very_deep_object(self, tmp_path):
+        """A hundred thousand levels: what is looked at grows with the file, and no faster."""
+        depth = 100_000
+        data = (
+            b"\x80\x02}X\x01\x00\x00\x00a"
+            + b"]" * depth
+            + b"K\x01a"
+            + b"a" * (depth - 1)
+            + b"sX\x01\x00\x00\x00bK\x02s."
+        )
+        (tmp_path / "a.pkl").write_bytes(data)
+        wl.edit(tmp_path / "a.pkl", tmp_path / "b.pt", format="torch-zip", drop="b")
+        assert list(wl.read_checkpoint(tmp_path / "b.pt").object) == ["a"]
+        wl.edit(tmp_path / "a.pkl", tmp_path / "c.pt", format="torch-zip", drop="a")
+        assert wl.load(tmp_path / "c.pt") == {"b": 2}
+
+    def test_a_key_of_many_dots(self, tmp_path):
+        wl.save({"." * 200_000: np.ones(1), "x": np.ones(1)}, tmp_path / "a.pt")
+        wl.edit(tmp_path / "a.pt", tmp_path / "b.pt", keep="x")
+        assert list(wl.load(tmp_path / "b.pt")) == ["x"]
+
+    def test_paths_out_of_all_proportion(self, tmp_path):
+        """One key of a megabyte above a hundred values: named by few bytes, spelled in many."""
+        inner = dict.fromkeys(range(70), 0)
+        obj = {"k" * 1_000_000: {n: dict(inner) for n in range(3)}}
+        wl.save(obj, tmp_path / "a.pt")
+        with pytest.raises(LimitError, match="proportion"):
+            wl.edit(tmp_path / "a.pt", tmp_path / "b.pt", drop="nothing")

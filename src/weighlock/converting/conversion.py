@@ -1,5 +1,6 @@
 """`weighlock.convert`: a checkpoint in another format, streamed."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
@@ -183,11 +184,11 @@ class Conversion:
                                 got=repr(part.take)[:40])  # fmt: skip
         self._checkpoint = checkpoint
         self._target = target
-        tree = Tree(checkpoint.object)
+        tree = Tree(checkpoint.object, checkpoint.size)
         test = unwanted(part.include, part.exclude)
         self._left_out = [] if test is None else [slot.key for slot in tree.prune(test)]
         root = self._taken(tree, part.take)
-        self._cast = cast_floats(Tree(root), part.dtype) if part.dtype is not None else {}
+        self._cast = cast_floats(Tree(root, checkpoint.size), part.dtype) if part.dtype is not None else {}
         keeps = part.take == "all" and (target.format != "safetensors" or needs_description(checkpoint))
         self._tensors = count_tensors(checkpoint, root)
         self.job = Job(checkpoint, root, with_metadata(target, checkpoint), structure=keeps)
@@ -254,27 +255,25 @@ def unwanted(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[Sl
     """
     if not include and not exclude:
         return None
-    wanted = [glob(pattern).fullmatch for pattern in include]
-    refused = [glob(pattern).fullmatch for pattern in exclude]
+    wanted, refused = [inside(pattern) for pattern in include], [inside(pattern) for pattern in exclude]
 
     def test(slot: Slot) -> bool:
-        keys = prefixes(slot.key)
-        taken = not wanted or any(match(key) for match in wanted for key in keys)
-        return not taken or any(match(key) for match in refused for key in keys)
+        key = slot.key
+        taken = not wanted or any(match(key) for match in wanted)
+        return not taken or any(match(key) for match in refused)
 
     return test
 
 
-def prefixes(key: str) -> list[str]:
-    """Return a key and what it begins with, up to each dot: what a glob may name to mean all inside.
+def inside(pattern: str) -> Callable[[str], object]:
+    """Return whether a glob fits a key, or what a key begins with up to a dot: who names a container means all in it.
 
     Examples
     --------
-    >>> prefixes("model.fc.weight")
-    ['model', 'model.fc', 'model.fc.weight']
+    >>> [bool(inside("model.*")(key)) for key in ("model.fc", "model.fc.weight", "model", "models.fc")]
+    [True, True, False, False]
     """
-    ends = [at for at, letter in enumerate(key) if letter == "."]
-    return [*(key[:end] for end in ends), key]
+    return re.compile(rf"(?:{glob(pattern).pattern})(?:\..*)?", re.DOTALL).fullmatch
 
 
 def cast_floats(tree: Tree, dtype: Any) -> dict[str, tuple[str, str]]:

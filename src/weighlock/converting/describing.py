@@ -92,7 +92,7 @@ class _Stored:
         self.low = min(self.low, self.high)
         unit = lcm(*(kind.itemsize for kind in self.kinds), self.ref.elements.itemsize)
         self.low -= self.low % unit
-        self.high += -(self.high - self.low) % self.ref.elements.itemsize
+        self.high = min(self.high + -(self.high - self.low) % self.ref.elements.itemsize, self.ref.nbytes)
 
     @property
     def nbytes(self) -> int:

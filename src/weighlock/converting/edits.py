@@ -8,9 +8,9 @@ from weighlock.checkpoint import Checkpoint
 from weighlock.converting.conversion import (
     count_tensors,
     globs,
+    inside,
     needs_description,
     opened,
-    prefixes,
     refuse_program,
     with_metadata,
 )
@@ -184,7 +184,7 @@ class Edit:
         refuse_program(checkpoint.object)
         structure = target.format != "safetensors" or needs_description(checkpoint)
         self._checkpoint, self._target = checkpoint, target
-        self._tree = Tree(checkpoint.object)
+        self._tree = Tree(checkpoint.object, checkpoint.size)
         self._within = f"{changes.within}." if changes.within else ""
         if next(self._slots(), None) is None and self._within:
             raise MissingKeyError("nothing in the file has a key inside of this one", got=safe_text(changes.within))
@@ -214,7 +214,7 @@ class Edit:
                 continue
             if type(slot.value) is not TensorSpec:
                 raise UnsupportedError("only a strided tensor can be replaced", object_path=slot.key)
-            holder, name = slot.chain[-1] if slot.chain else (None, None)
+            holder, name = slot.holder
             if holder is None:
                 raise UnsupportedError("a tensor that stands in no dictionary cannot be replaced", object_path=slot.key)
             holder[name] = stored_array(left.pop(key), key, slot.value)
@@ -256,17 +256,18 @@ class Edit:
     def _drop(self, drop: tuple[str, ...], keep: tuple[str, ...]) -> list[str]:
         if not drop and not keep:
             return []
-        refused = {pattern: glob(pattern).fullmatch for pattern in drop}
-        wanted = {pattern: glob(pattern).fullmatch for pattern in keep}
+        refused = {pattern: inside(pattern) for pattern in drop}
+        wanted = {pattern: inside(pattern) for pattern in keep}
         unused = {*drop, *keep}
         prefix = self._within
 
         def unwanted(slot: Slot) -> bool:
-            if not slot.key.startswith(prefix):
+            key = slot.key
+            if not key.startswith(prefix):
                 return False
-            keys = prefixes(slot.key[len(prefix) :])
-            found = [pattern for pattern, match in refused.items() if any(match(key) for key in keys)]
-            taken = [pattern for pattern, match in wanted.items() if any(match(key) for key in keys)]
+            key = key[len(prefix) :]
+            found = [pattern for pattern, match in refused.items() if match(key)]
+            taken = [pattern for pattern, match in wanted.items() if match(key)]
             unused.difference_update(found, taken)
             return bool(found) or (bool(wanted) and not taken)
 

@@ -134,8 +134,14 @@ class Job:
         self._target = target
         self._structure = structure and target.max_shard_size is None
         self._progress: Progress | None = None
-        self._written: Written | None = None if target.max_shard_size is not None else self._prepared(root)
-        self.nbytes = self._written.nbytes if self._written is not None else _bytes_of(root)
+        self._written: Written | None = None
+        if target.max_shard_size is None:
+            self._written = self._prepared(root)
+            self.nbytes = self._written.nbytes
+        else:
+            from weighlock.sharding import size_in_bytes, split
+
+            self.nbytes = split(root, size_in_bytes(target.max_shard_size), SpecLeaves().leaf).total_size
 
     def _moved(self, count: int) -> None:
         if self._progress is not None:
@@ -212,8 +218,3 @@ def _size_of(path: str) -> int:
         return os.stat(path).st_size
     except OSError:  # a device, or gone already
         return 0
-
-
-def _bytes_of(root: Any) -> int:
-    values = root.values() if isinstance(root, Mapping) else ()
-    return sum(getattr(value, "nbytes", 0) for value in values)

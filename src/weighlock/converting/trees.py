@@ -5,9 +5,9 @@ one, and dictionaries keep their order, their class and their attributes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from weighlock.errors import StateDictError, UnsupportedError
+from weighlock.errors import LimitError, StateDictError, UnsupportedError
 from weighlock.inspection.leaves import LEAVES
 from weighlock.inspection.paths import key_text, part_text
 from weighlock.objects import children
@@ -20,25 +20,66 @@ __all__ = ["Slot", "Tree"]
 _PLAIN: Final = frozenset({str, bytes, bytearray, int, float, complex, bool, type(None)})
 
 
-class Slot(NamedTuple):
+# A megabyte of pickle can name one value a hundred thousand times below a key of a megabyte: so much text of keys per
+# byte of the file, and so much for free, as in a listing.
+_TEXT_PER_BYTE: Final = 4
+_FREE_TEXT: Final = 64 << 20
+
+
+class Node:
+    """A step of a path, and the dictionary that it leads out of."""
+
+    __slots__ = ("cost", "holder", "key", "parent", "part")
+
+    cost: int
+
+    def __init__(self, parent: "Node | None", part: Any, holder: Any, key: Any) -> None:
+        self.parent = parent
+        self.part = part
+        self.holder = holder
+        self.key = key
+        self.cost = (len(part) if type(part) is str else 8) + 1 + (parent.cost if parent is not None else 0)
+
+    def line(self) -> "list[Node]":
+        """Return the steps from the outside in."""
+        found: list[Node] = []
+        here: Node | None = self
+        while here is not None:
+            found.append(here)
+            here = here.parent
+        return found[::-1]
+
+
+class Slot:
     """One place of a tree: a tensor, or a value that holds nothing.
 
     Attributes
     ----------
-    path : tuple
+    node : Node or None
+        Where it stands; None for the whole object.
     value : object
-    chain : tuple of (holder, key)
-        What holds it, from the outside in: the dictionary and the key in it; None for both where it is none.
     """
 
-    path: Path
-    value: Any
-    chain: tuple[tuple[Any, Any], ...]
+    __slots__ = ("node", "value")
+
+    def __init__(self, node: Node | None, value: Any) -> None:
+        self.node = node
+        self.value = value
+
+    @property
+    def path(self) -> Path:
+        """The keys, indices and attribute names that lead to it."""
+        return tuple(step.part for step in self.node.line()) if self.node is not None else ()
 
     @property
     def key(self) -> str:
         """The path as people write it."""
         return key_text(self.path)
+
+    @property
+    def holder(self) -> tuple[Any, Any]:
+        """The dictionary that holds it, and its key there; None for both where there is none."""
+        return (self.node.holder, self.node.key) if self.node is not None else (None, None)
 
     @property
     def is_tensor(self) -> bool:
@@ -49,35 +90,47 @@ class Slot(NamedTuple):
 class Tree:
     """The object of a checkpoint.
 
-    Attributes
+    Parameters
     ----------
     root : object
+    size : int
+        The file's length in bytes, which bounds how much of its paths is looked at.
     """
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, root: Any, size: int) -> None:
         self.root = root
+        self._budget = _FREE_TEXT + _TEXT_PER_BYTE * size
 
     def slots(self) -> list[Slot]:
         """Return every tensor and every value that holds nothing, in the file's order.
 
         A container that stands at several places is entered once. Attributes of dictionaries (`_metadata`) are not
         among them: they stay with their dictionary.
+
+        Raises
+        ------
+        LimitError
+            If the paths are out of all proportion to the file.
         """
         found: list[Slot] = []
         seen: set[int] = set()
-        pending: list[Iterator[tuple[Path, Any, tuple[tuple[Any, Any], ...]]]] = [iter([((), self.root, ())])]
+        left = self._budget
+        pending: list[Iterator[tuple[Node | None, Any]]] = [iter([(None, self.root)])]
         while pending:
             step = next(pending[-1], None)
             if step is None:
                 pending.pop()
                 continue
-            path, value, chain = step
+            node, value = step
             held = [] if type(value) in _PLAIN or type(value) in LEAVES else list(_held(value))
             if not held:
-                found.append(Slot(path, value, chain))
+                found.append(Slot(node, value))
+                left -= node.cost if node is not None else 0
+                if left < 0:
+                    raise LimitError("the paths in this file are out of all proportion to its size")
             elif id(value) not in seen:
                 seen.add(id(value))
-                pending.append(_below(path, chain, held))
+                pending.append(_below(node, held))
         return found
 
     def prune(self, unwanted: Callable[[Slot], bool]) -> list[Slot]:
@@ -88,23 +141,26 @@ class Tree:
         UnsupportedError
             If it is an element of a list or tuple whose other elements stay.
         """
-        slots = self.slots()
-        dropped = [slot for slot in slots if unwanted(slot)]
-        left = {id(slot) for slot in dropped}
-        kept: set[Path] = set()
-        for slot in slots:
-            if id(slot) not in left:
-                kept.update(slot.path[:size] for size in range(len(slot.path) + 1))
-        gone: set[Path] = set()
+        dropped: list[Slot] = []
+        kept: set[int] = set()
+        for slot in self.slots():
+            if unwanted(slot):
+                dropped.append(slot)
+                continue
+            here = slot.node
+            while here is not None and id(here) not in kept:
+                kept.add(id(here))
+                here = here.parent
+            kept.add(0)  # the root
+        if dropped and not kept:
+            self.root = {}
+            return dropped
+        gone: set[int] = set()
         for slot in dropped:
-            size = next((size for size in range(len(slot.path) + 1) if slot.path[:size] not in kept), len(slot.path))
-            if not size:
-                self.root = {}
-                break
-            top = slot.path[:size]
-            if top not in gone:
-                gone.add(top)
-                _remove(slot, size)
+            top = next(step for step in slot.node.line() if id(step) not in kept) if slot.node is not None else None
+            if top is not None and id(top) not in gone:
+                gone.add(id(top))
+                _remove(top)
         return dropped
 
     def rename(self, new_key: Callable[[Slot], str]) -> dict[str, str]:
@@ -127,7 +183,7 @@ class Tree:
             if not new:
                 raise StateDictError("a name would be empty", got=slot.key)
             target = _target(slot, new)
-            holder, key = slot.chain[-1] if slot.chain else (None, None)
+            holder, key = slot.holder
             if holder is None:
                 raise UnsupportedError("what stands in no dictionary has no name to change", object_path=slot.key)
             if target[:-1] == slot.path[:-1]:
@@ -135,7 +191,8 @@ class Tree:
             else:
                 others.append((slot, target))
         for slot, _ in others:
-            _remove(slot, len(slot.path))
+            if slot.node is not None:
+                _remove(slot.node)
         for holder, names in within.values():
             _rename_in(holder, names)
         for slot, target in others:
@@ -172,13 +229,9 @@ class Tree:
         holder[path[-1]] = value
 
 
-_Held = list[tuple[Any, Any, tuple[Any, Any]]]
-_Chain = tuple[tuple[Any, Any], ...]
-
-
-def _below(path: Path, chain: _Chain, held: _Held) -> Iterator[tuple[Path, Any, _Chain]]:
-    for part, child, slot in held:
-        yield (*path, part), child, (*chain, slot)
+def _below(node: Node | None, held: list[tuple[Any, Any, tuple[Any, Any]]]) -> Iterator[tuple[Node, Any]]:
+    for part, child, (holder, key) in held:
+        yield Node(node, part, holder, key), child
 
 
 def _steps(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -207,25 +260,25 @@ def _states(value: Any) -> list[dict[Any, Any]]:
     return [attributes] if isinstance(attributes, dict) else []
 
 
-def _remove(slot: Slot, size: int) -> None:
-    """Remove what stands at the first `size` elements of a place's path."""
-    holder, key = slot.chain[size - 1]
-    if holder is None:
+def _remove(node: Node) -> None:
+    """Remove what stands at a place."""
+    if node.holder is None:
         raise UnsupportedError(
             "an element of a list, tuple or set cannot be left out by itself: those behind it would move",
-            object_path=key_text(slot.path[:size]), hint="Leave out all of it, or nothing.",
+            object_path=key_text(tuple(step.part for step in node.line())), hint="Leave out all of it, or nothing.",
         )  # fmt: skip
-    holder.pop(key, None)
+    node.holder.pop(node.key, None)
 
 
 def _remove_empty(slot: Slot) -> None:
     """Remove the dictionaries that are empty since a place was moved out of them."""
-    for size in range(len(slot.chain) - 1, 0, -1):
-        inner = slot.chain[size][0]
-        holder, key = slot.chain[size - 1]
-        if inner is None or inner or holder is None:
+    here = slot.node
+    while here is not None and here.parent is not None:
+        above = here.parent
+        if here.holder is None or here.holder or above.holder is None:
             return
-        holder.pop(key, None)
+        above.holder.pop(above.key, None)
+        here = above
 
 
 def _target(slot: Slot, new: str) -> Path:
