@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import weighlock as wl
+from tests import old_writers
 from tests.cases import CASES
 from tests.conftest import GOLDENS
 from tests.goldens.make_gguf_goldens import tensors as gguf_tensors
 from tests.range_server import RangeServer
+from tests.test_deepspeed import write_stage_2, write_stage_3
 from tests.test_editing import extent_of
 from tests.torch_compare import same
 from weighlock.errors import (
@@ -132,6 +134,22 @@ class TestMatrix:
                 assert wl.digest(tmp_path / NAMES[target]).tensors == expected.tensors
             else:
                 assert wl.digest(tmp_path / NAMES[target]) == expected
+
+    @pytest.mark.parametrize("stage", [2, 3])
+    @pytest.mark.parametrize("target", ["torch-zip", "torch-legacy", "safetensors", "npz"])
+    def test_deepspeed_folders(self, tmp_path, stage, target):
+        (write_stage_3 if stage == 3 else write_stage_2)(tmp_path / "step", 3)
+        report = wl.convert(tmp_path / "step", tmp_path / NAMES[target], format=target)
+        assert report.source_format == "deepspeed"
+        expected, made = wl.load(tmp_path / "step"), wl.load(tmp_path / NAMES[target])
+        assert set(made) == set(expected)
+        assert all(np.array_equal(made[key], array) for key, array in expected.items())
+
+    @pytest.mark.parametrize("make", [old_writers.tar, old_writers.legacy_v1, old_writers.legacy_storage_views])
+    def test_old_forms(self, tmp_path, make):
+        for target in ("torch-zip", "torch-legacy", "safetensors"):
+            wl.convert(make(), tmp_path / NAMES[target], format=target)
+            assert wl.digest(tmp_path / NAMES[target]) == wl.digest(make())
 
     def test_an_address(self, tmp_path, source):
         with RangeServer(**{"m.pt": source.read_bytes()}) as server:
