@@ -18,8 +18,14 @@ from weighlock.objects import walk
 from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import (
+    FROM_TYPE,
+    NUMPY_DTYPE,
+    NUMPY_SCALAR,
     PID_TAIL,
+    REBUILD_V2,
+    REBUILD_V3,
     STORAGE,
+    UNTYPED_STORAGE,
     Describe,
     Description,
     Persistent,
@@ -52,15 +58,9 @@ from weighlock.tensors.spec import (
 
 __all__ = ["SpecDescriber", "pickled", "records"]
 
-_REBUILD_V2: Final = GlobalRef("torch._utils", "_rebuild_tensor_v2")
-_REBUILD_V3: Final = GlobalRef("torch._utils", "_rebuild_tensor_v3")
 _PARAMETER: Final = GlobalRef("torch._utils", "_rebuild_parameter")
 _STATEFUL: Final = GlobalRef("torch._utils", "_rebuild_parameter_with_state")
-_FROM_TYPE: Final = GlobalRef("torch._tensor", "_rebuild_from_type_v2")
 _TENSOR: Final = GlobalRef("torch", "Tensor")
-_UNTYPED: Final = GlobalRef("torch.storage", "UntypedStorage")
-_DTYPE: Final = GlobalRef("numpy", "dtype")
-_SCALAR: Final = GlobalRef("numpy._core.multiarray", "scalar")
 _ARRAY: Final = (GlobalRef("numpy._core.multiarray", "_reconstruct"), GlobalRef("numpy", "ndarray"))
 
 
@@ -178,7 +178,7 @@ class SpecDescriber:
             return Reduction(_PARAMETER, (inner, spec.requires_grad, OrderedDict()))
         call = self.call(spec)
         if spec.attributes is not None:
-            return Reduction(_FROM_TYPE, (call[0].form.function, _TENSOR, self._arguments(call, spec), spec.attributes))
+            return Reduction(FROM_TYPE, (call[0].form.function, _TENSOR, self._arguments(call, spec), spec.attributes))
         if spec.conj or spec.neg:
             return Reduction(call[0].form.function, self._arguments(call, spec))
         return call
@@ -222,9 +222,9 @@ class SpecDescriber:
                                        record=stored.ref.record)  # fmt: skip
         form = self._forms.get((typed, dtype))
         if form is None:
-            form = TensorForm(_REBUILD_V3, _UNTYPED, GlobalRef("torch", dtype.name))
+            form = TensorForm(REBUILD_V3, UNTYPED_STORAGE, GlobalRef("torch", dtype.name))
             if typed is not None:
-                form = TensorForm(_REBUILD_V2, GlobalRef("torch", str(typed.storage_class)))
+                form = TensorForm(REBUILD_V2, GlobalRef("torch", str(typed.storage_class)))
             self._forms[typed, dtype] = form
         return form, 1 if typed is None else typed.itemsize
 
@@ -242,7 +242,7 @@ class SpecDescriber:
         untyped = ref.untyped or kind.storage_class is None or len(stored.kinds | {kind}) > 1
         if untyped and not self._untyped:
             raise UnsupportedTypeError("the legacy format has no storages without a type", record=ref.record)
-        cls = _UNTYPED if untyped else GlobalRef("torch", str(kind.storage_class))
+        cls = UNTYPED_STORAGE if untyped else GlobalRef("torch", str(kind.storage_class))
         unit = 1 if untyped else kind.itemsize
         location = self._places.setdefault(ref.location, ref.location)
         return Persistent((STORAGE, cls, self.key_of(stored), location, stored.nbytes // unit))
@@ -260,15 +260,15 @@ class SpecDescriber:
         found = self.describe(type(spec.data))
         made = found(spec.data) if found is not None else None
         if isinstance(made, tuple):
-            return Reduction(_FROM_TYPE, (made[0].form.function, spec.cls, tensor_arguments(made), spec.state))
+            return Reduction(FROM_TYPE, (made[0].form.function, spec.cls, tensor_arguments(made), spec.state))
         if isinstance(made, Reduction):
-            return Reduction(_FROM_TYPE, (made.function, spec.cls, made.args, spec.state))
+            return Reduction(FROM_TYPE, (made.function, spec.cls, made.args, spec.state))
         raise UnsupportedTypeError("a tensor of another class has no data that can be written")
 
     # Values of NumPy
 
     def numpy_dtype(self, spec: NumpyDtypeSpec) -> Reduction:
-        return Reduction(_DTYPE, (spec.code, False, True), state=spec.state)
+        return Reduction(NUMPY_DTYPE, (spec.code, False, True), state=spec.state)
 
     def numpy_array(self, spec: NumpyArraySpec) -> Reduction:
         function, cls = _ARRAY
@@ -277,7 +277,7 @@ class SpecDescriber:
         )  # fmt: skip
 
     def numpy_scalar(self, spec: NumpyScalarSpec) -> Reduction:
-        return Reduction(_SCALAR, (spec.dtype, spec.data))
+        return Reduction(NUMPY_SCALAR, (spec.dtype, spec.data))
 
     def opaque(self, spec: OpaqueSpec) -> Description:
         raise refused(spec)
