@@ -185,7 +185,7 @@ def ls(**options: Any) -> int:
 @_form("text", "json", "csv", "tsv")
 @_written
 def show(**options: Any) -> int:
-    r"""Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
+    """Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
 
     \b
     weighlock show model.pth fc.weight
@@ -195,7 +195,7 @@ def show(**options: Any) -> int:
 
     Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a
     path as a JSON array. With -o NAME.npy the tensor is saved as an array of NumPy.
-    """
+    """  # noqa: D301 - click takes the character itself for "as it is written"
     from weighlock.cli.showing import show_place
 
     return show_place(**options)
@@ -314,7 +314,7 @@ def _rewritten(command: _F) -> _F:
 @click.option("--max-shard-size", metavar="SIZE", help="Cut it into files of so much, with an index: 5GB.")
 @_rewritten
 def convert(**options: Any) -> int:
-    r"""Write the checkpoint SRC in another format to DST, a piece at a time.
+    """Write the checkpoint SRC in another format to DST, a piece at a time.
 
     \b
     weighlock convert model.pt model.safetensors
@@ -324,7 +324,7 @@ def convert(**options: Any) -> int:
     Names that end with .pt, .pth, .bin, .ckpt, .safetensors or .npz say the format. A safetensors file describes in its
     metadata what is no tensor, so that the way back restores it. The result is read back and compared before it gets
     its name. The report goes to standard output, or to the FILE of -o; --force is for both files.
-    """
+    """  # noqa: D301 - click takes the character itself for "as it is written"
     from weighlock.cli.rewriting import convert_file
 
     return convert_file(**options)
@@ -343,7 +343,7 @@ def convert(**options: Any) -> int:
 @click.option("--within", default="", metavar="KEY", help="All names are meant inside of this one.")
 @_rewritten
 def edit(**options: Any) -> int:
-    r"""Change names, types or single tensors of the checkpoint SRC, and write it to DST.
+    """Change names, types or single tensors of the checkpoint SRC, and write it to DST.
 
     \b
     weighlock edit model.pt clean.pt --strip-prefix module.
@@ -352,7 +352,7 @@ def edit(**options: Any) -> int:
 
     In this order: places are left out, tensors replaced and cast, then names lose a prefix, are renamed, get a prefix.
     Patterns of --drop, --keep, --cast and --replace are names in SRC. What does not change is copied by the system.
-    """
+    """  # noqa: D301 - click takes the character itself for "as it is written"
     from weighlock.cli.rewriting import edit_file
 
     return edit_file(**options)
