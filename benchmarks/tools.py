@@ -1,4 +1,4 @@
-"""Measures diff, stats and digest beside what moves the same bytes: cmp, cat and a SHA-256 of the whole file.
+"""Measures diff, stats, digest, convert and edit beside what moves the same bytes: cmp, cat, sha256sum and cp.
 
 Everything is interleaved, in whole processes, files in the page cache; the best round counts, and the ratio is that of
 the best rounds.
@@ -61,21 +61,48 @@ def changed(source: Path, target: Path) -> None:
                 file.write(bytes([byte[0] ^ 1]))
 
 
-def compare(label: str, commands: dict[str, Command], rounds: int, nbytes: int) -> None:
-    """Time commands in turns; the first is what the others are measured by."""
+def compare(label: str, commands: dict[str, Command], rounds: int, nbytes: int, *, written: bool = False) -> None:
+    """Time commands in turns; the first is what the others are measured by.
+
+    With `written` the last word of each is a file that it makes. It is removed before, and what others have left to be
+    written to the disk is written first, so that nobody waits for it.
+    """
     best = dict.fromkeys(commands, float("inf"))
     for _ in range(rounds):
         for name, command in commands.items():
+            if written:
+                Path(command[-1]).unlink(missing_ok=True)
+                os.sync()
             best[name] = min(best[name], seconds(command))
     base = next(iter(best.values()))
     for name, took in best.items():
+        if written:
+            Path(commands[name][-1]).unlink(missing_ok=True)
         print(f"{label:16} {name:22} {took * 1e3:9.1f} ms  {nbytes / took / 1e9:6.2f} GB/s  {base / took:6.2f} x"
               f"  peak {peak(commands[name]):5.0f} MiB", flush=True)  # fmt: skip
 
 
+def rewrite(source: Path, folder: Path, rounds: int) -> None:
+    """Time what writes a checkpoint again beside a copy of the file."""
+    path, st, out = str(source), str(folder / "x.safetensors"), str(folder / "out")
+    convert, edit, quiet = (*WEIGHLOCK, "convert"), (*WEIGHLOCK, "edit"), ("--no-verify",)
+    subprocess.run((*convert, "-q", path, st), check=True)
+    commands = {
+        "cp": ("cp", path, out),
+        "to safetensors": (*convert, path, f"{out}.safetensors"),
+        "  unchecked": (*convert, *quiet, path, f"{out}.safetensors"),
+        "back to .pt": (*convert, st, f"{out}.pt"),
+        "  unchecked ": (*convert, *quiet, st, f"{out}.pt"),
+        "edit --add-prefix": (*edit, "--add-prefix", "net.", path, f"{out}.pt"),
+        "  unchecked  ": (*edit, "--add-prefix", "net.", *quiet, path, f"{out}.pt"),
+    }
+    compare("written again", commands, rounds, source.stat().st_size, written=True)
+    Path(st).unlink()
+
+
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="diff, stats and digest beside cmp, cat and sha256.")
+    parser = argparse.ArgumentParser(description="diff, stats, digest, convert and edit beside cmp, cat and cp.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--file", type=Path, default=WORK / "big.pt")
     options = parser.parse_args()
@@ -92,6 +119,9 @@ def main() -> None:
         compare("the same", same, options.rounds, 2 * nbytes)
         apart = {"cat": ("cat", path, str(other)), "weighlock diff": (*WEIGHLOCK, "diff", path, str(other))}
         compare("all different", apart, options.rounds, 2 * nbytes)
+        other.unlink()
+        copy.unlink()
+        rewrite(options.file, Path(folder), options.rounds)
     whole = {
         "cat": ("cat", path), "sha256sum": ("sha256sum", path), "weighlock digest": (*WEIGHLOCK, "digest", path),
         "weighlock stats": (*WEIGHLOCK, "stats", path), "weighlock stats --hist": (*WEIGHLOCK, "stats", "--hist", path),

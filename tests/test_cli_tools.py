@@ -701,3 +701,180 @@ def test_addresses_are_files_too(call, model, monkeypatch):
         before = len(server.requests)
         assert completed(call, "show", address, "fc.") == []
         assert len(server.requests) == before
+
+
+# ------------------------------------------------------------------------------------------------ convert and edit
+
+
+def test_convert_says_what_it_wrote(call, model, tmp_path):
+    target = tmp_path / "x.safetensors"
+    done = call("convert", model, target)
+    assert (done.code, done.err) == (0, "")
+    assert re.match(
+        rf"wrote +{re.escape(str(target))} +safetensors · .* · 4 tensors · read back and compared\n", done.out
+    )
+    assert weighlock.digest(target) == weighlock.digest(model)
+    back = tmp_path / "back.pt"
+    assert call("convert", target, back, "-q") == Done(0, "", "")
+    assert weighlock.digest(back) == weighlock.digest(model)
+
+
+def test_convert_refuses_to_overwrite(call, model, tmp_path):
+    target = tmp_path / "x.pt"
+    target.write_bytes(b"mine")
+    done = call("convert", model, target)
+    assert (done.code, done.out) == (2, "")
+    assert "--force" in done.err
+    assert call("convert", model, target, "--json").code == 2
+    assert call("edit", model, model, "--drop", "epoch").code == 2
+    assert target.read_bytes() == b"mine"
+    assert call("convert", model, target, "--force", "-q").code == 0
+    assert call("edit", model, model, "--drop", "epoch", "--force", "-q").code == 0
+    assert "epoch" not in weighlock.load(model)
+
+
+def test_a_dry_run_of_a_conversion(call, model, tmp_path):
+    before = sorted(os.listdir(tmp_path))
+    done = call("convert", model, tmp_path / "x.npz", "--take", "tensors", "--dry-run")
+    assert done.out.startswith("would write")
+    done = call("edit", model, tmp_path / "x.pth", "--rename", "fc.*=head.*", "--dry-run", "--json")
+    found = document(done, "edit")
+    assert found["written"] is found["verified"] is False
+    assert {"from": "fc.weight", "to": "head.weight"} in found["renamed"]
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_convert_as_json(call, model, tmp_path):
+    obj = weighlock.load(model)
+    obj["tied"] = obj["fc.weight"]
+    weighlock.save(obj, model)
+    line = (
+        "convert",
+        model,
+        tmp_path / "x.safetensors",
+        "--dtype",
+        "float16",
+        "-x",
+        "epoch",
+        "--metadata",
+        "a=b",
+        "--json",
+    )
+    found = document(call(*line), "convert")
+    assert found["aliases"] == {"tied": "fc.weight"}
+    assert {"key": "fc.weight", "from": "float32", "to": "float16"} in found["cast"]
+    assert found["left_out"] == ["epoch"]
+    assert (found["written"], found["verified"], found["target"]["format"]) == (True, True, "safetensors")
+    assert found["nbytes"] == (tmp_path / "x.safetensors").stat().st_size
+    with weighlock.open_checkpoint(tmp_path / "x.safetensors") as ckpt:
+        assert ckpt.metadata["metadata"]["a"] == "b"
+
+
+def test_convert_in_other_forms(call, model, tmp_path):
+    assert call("convert", model, tmp_path / "x", "--to", "torch-legacy", "--no-verify", "--durable", "-q").code == 0
+    with weighlock.read_checkpoint(tmp_path / "x") as checkpoint:
+        assert checkpoint.format == "torch-legacy"
+    line = ("convert", model, tmp_path / "m.safetensors", "--take", "tensors", "--max-shard-size", "20", "--json")
+    found = document(call(*line), "convert")
+    assert found["files"][-1].endswith("m.safetensors.index.json")
+    assert call("convert", model, tmp_path / "no.format").code == 2
+    assert call("convert", model, tmp_path / "x.pt", "--to", "gguf").code == 2
+    assert call("convert", model, tmp_path / "x.pt", "--metadata", "a=b").code == 2
+    assert call("convert", model).code == 2
+    command = [sys.executable, "-m", "weighlock", "convert", "-", tmp_path / "piped.pt", "-q"]
+    subprocess.run(command, input=model.read_bytes(), check=True)
+    assert weighlock.digest(tmp_path / "piped.pt") == weighlock.digest(model)
+
+
+def test_edit_changes_names_types_and_tensors(call, model, tmp_path):
+    np.save(tmp_path / "b.npy", np.array([7, 8], "f4"))
+    done = call(
+        "edit", model, tmp_path / "x.pt", "--drop", "special", "--strip-prefix", "fc.", "--cast", "float16:fc.weight",
+        "--replace", f"fc.bias={tmp_path / 'b.npy'}", "--add-prefix", "net.", "--rename", "weight=w",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    made = weighlock.load(tmp_path / "x.pt")
+    assert made["net.w"].dtype == "f2"
+    assert made["net.bias"].tolist() == [7, 8]
+    assert "special" not in made
+    for line in ("fc.weight → net.w", "2 \N{MULTIPLICATION SIGN} float32 → float16", "fc.bias", "special"):
+        assert line in done.out
+    assert call("edit", model, tmp_path / "k.pt", "--keep", "fc.*", "-q").code == 0
+    assert sorted(weighlock.load(tmp_path / "k.pt")) == ["fc.bias", "fc.weight"]
+    for wrong in (
+        ("--rename", "fc"), ("--replace", "fc.bias"), ("--replace", f"fc.bias={model}"), ("--drop", "nothing"),
+        ("--cast", "float16", "--cast", "float32:fc.*"), ("--within", "nothing"), ("--cast", "nothing"),
+    ):  # fmt: skip
+        assert call("edit", model, tmp_path / "y.pt", *wrong).code == 2
+    assert not (tmp_path / "y.pt").exists()
+
+
+def test_the_report_goes_to_a_file(call, model, tmp_path):
+    report = tmp_path / "report.json"
+    assert call("convert", model, tmp_path / "x.pt", "--json", "-o", report) == Done(0, "", "")
+    assert not violations(json.loads(report.read_text()), schema("convert"))
+    assert call("convert", model, tmp_path / "y.pt", "-o", report).code == 2
+    assert not (tmp_path / "y.pt").exists()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_hostile_names_in_reports(call, two_hostile, tmp_path, form):
+    for number, line in enumerate((
+        ("convert", two_hostile[1], tmp_path / "\x1b[31m.safetensors"),
+        ("convert", two_hostile[1], tmp_path / "x.npz", "--take", "tensors"),
+        ("edit", two_hostile[1], tmp_path / "y.pt", "--add-prefix", "\x1b[2J.", "--cast", "float16"),
+        ("edit", two_hostile[1], tmp_path / "z.pt", "--drop", "\x1b[2J*"),
+    )):  # fmt: skip
+        for extra in ((), ("--no-truncate",)):
+            done = call(*line, "-f", form, "--force", *extra)
+            assert done.code == (0, 0, 0, 2)[number] or "zip archive cannot have" in done.out + done.err
+            checked(done, form)
+
+
+def test_the_lists_of_the_grammar_are_those_of_the_library():
+    from weighlock.cli import common
+    from weighlock.converting.conversion import TAKEN
+    from weighlock.converting.writing import ALIASES
+    from weighlock.saving import WRITTEN_FORMATS
+
+    assert (common.TAKEN, common.ALIASES, common.WRITTEN_FORMATS) == (TAKEN, ALIASES, WRITTEN_FORMATS)
+
+
+def test_names_of_tensors_are_completed_for_an_edit(capsys, model):
+    def found(*words: str) -> list[str]:
+        completing.complete(words)
+        return capsys.readouterr().out.split()
+
+    assert found("edit", str(model), "x.pt", "--drop", "fc.") == ["fc.weight", "fc.bias"]
+    assert found("edit", str(model), "--replace", "fc.b") == ["fc.bias"]
+    assert found("convert", str(model), "--include", "fc.w") == ["fc.weight"]
+    assert found("convert", str(model), "--take", "s") == ["state_dict"]
+    assert found("convert", "--to", "torch-") == ["torch-zip", "torch-legacy"]
+    assert "bfloat16" in found("convert", "--dtype", "b")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no terminals of this kind")
+def test_a_bar_on_a_terminal(tmp_path):
+    weighlock.save({f"w{n}": np.zeros(9_000_000) for n in range(8)}, tmp_path / "a.pt")
+    script = (
+        "import weighlock.cli.progress as p, sys; p._FIRST = 0.0; p._EVERY = 0.0\n"
+        "from weighlock.cli import run; sys.exit(run(sys.argv[1:]))"
+    )
+    parent, child = pty.openpty()
+    command = [sys.executable, "-c", script, "convert", str(tmp_path / "a.pt"), str(tmp_path / "b.pt")]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=child)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 1 << 16)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(parent)
+    assert running.wait() == 0
+    assert "█".encode() in shown
+    assert b"100%" in shown
+    assert shown.endswith(b"\r\x1b[K")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import weighlock as wl
+from weighlock.backends.numpy_flat import flat_leaf
 from weighlock.errors import (
     ArgumentError,
     CheckpointError,
@@ -66,7 +67,7 @@ class TestSizes:
     )
     def test_as_huggingface_hub(self, sizes, most, shards):
         made = {str(number): np.zeros(size, "uint8") for number, size in enumerate(sizes)}
-        found = split(made, most, "numpy")
+        found = split(made, most, flat_leaf)
         assert found.names == [[str(number) for number in shard] for shard in shards]
         assert found.total_size == sum(sizes)
 

@@ -34,6 +34,8 @@ ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
     "weighlock.cli.hub_commands.prefetch": "one parameter an option of the command",
     "weighlock.cli.scanning.scan_paths": "one parameter an option of the command",
     "weighlock.comparing.diffing.diff": "each is one way in which checkpoints may differ without being different",
+    "weighlock.converting.conversion.convert": "each is a separate wish about the one new file",
+    "weighlock.converting.edits.edit": "each is a separate wish about the one new file",
     "weighlock.hub.surface.help": "torch.hub's own parameters come first, then ours, keyword-only",
     "weighlock.hub.surface.list": "torch.hub's own parameters come first, then ours, keyword-only",
     "weighlock.hub.surface.load": "torch.hub's own parameters come first, then ours, keyword-only",

@@ -56,6 +56,10 @@ if TYPE_CHECKING:
     from weighlock.comparing.diffing import TensorDiff as TensorDiff
     from weighlock.comparing.diffing import diff as diff
     from weighlock.comparing.values import ValueDiff as ValueDiff
+    from weighlock.converting.conversion import ConvertReport as ConvertReport
+    from weighlock.converting.conversion import convert as convert
+    from weighlock.converting.edits import EditReport as EditReport
+    from weighlock.converting.edits import edit as edit
     from weighlock.dtypes import DType as DType
     from weighlock.dtypes import dtype as dtype
     from weighlock.errors import *  # noqa: F403
@@ -113,6 +117,8 @@ _ROOMS = {
     "checkpointer": "Checkpointer LoadedStep SavedStep",
     "comparing.diffing": "Diff ObjectDiff TensorDiff diff",
     "comparing.values": "ValueDiff",
+    "converting.conversion": "ConvertReport convert",
+    "converting.edits": "EditReport edit",
     "dtypes": "DType dtype",
     "errors": "ArchiveError ArgumentError ArgumentTypeError AuthenticationError ChangedFileError CheckpointError "
     "ChecksumError ConflictError DamagedError DeviceError DirectoryError DownloadError EntryPointError "

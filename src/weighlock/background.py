@@ -215,7 +215,7 @@ class _Snapshot:
 
         target, buffer = np.frombuffer(self._memory or b"\0", np.uint8), storages.buffer
         for index, start in enumerate(self._starts if buffer is not None else ()):
-            data = buffer(index)  # type: ignore[misc]
+            data: Any = buffer(index)  # type: ignore[misc]
             if len(data) != self._sizes[index]:
                 raise AssertionError(f"storage {index} has {len(data)} bytes instead of {self._sizes[index]}")
             if not data:

@@ -26,11 +26,13 @@ def describer(framework: str) -> tuple[Callable[[Any], FlatLeaf | None], Callabl
     return numpy_flat.flat_leaf, numpy_flat.flat_note
 
 
-def named_leaves(obj: Any, framework: str, what: str, hint: str) -> dict[str, FlatLeaf]:
+def named_leaves(obj: Any, describe: Callable[[Any], FlatLeaf | None], what: str, hint: str) -> dict[str, FlatLeaf]:
     """Return the tensors of a dictionary by name.
 
     Parameters
     ----------
+    describe : callable
+        Given a value, returns the tensor that it is; None where it is none.
     what, hint : str
         What is said where it is no dictionary of tensors, and what to do then.
 
@@ -41,7 +43,6 @@ def named_leaves(obj: Any, framework: str, what: str, hint: str) -> dict[str, Fl
     """
     if not isinstance(obj, Mapping):
         raise UnsupportedTypeError(what, got=type(obj).__name__, hint=hint)
-    describe, _ = describer(framework)
     found: dict[str, FlatLeaf] = {}
     for name, value in obj.items():
         try:
@@ -73,6 +74,6 @@ def flat_writer(
 
 def _npz_writer(obj: Any, framework: str) -> Callable[[Sink], None]:
     hint = "Save it in PyTorch's own format, or as safetensors."
-    leaves = named_leaves(obj, framework, "an .npz archive holds arrays by name, and nothing else", hint)
+    leaves = named_leaves(obj, describer(framework)[0], "an .npz archive holds arrays by name, and nothing else", hint)
     check_npz_names(list(leaves))
     return lambda sink: write_npz(sink, leaves)

@@ -27,7 +27,7 @@ from weighlock.pickling.reductions import PID_TAIL, Describe
 from weighlock.storages.sinks import ObjectSink, Sink, StorageRecords
 from weighlock.storages.targets import Write, os_reason, write_path
 
-__all__ = ["Prepared", "form_of", "path_of_target", "prepare", "save"]
+__all__ = ["WRITTEN_FORMATS", "Prepared", "form_of", "path_of_target", "prepare", "save", "trail_path"]
 
 WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", "safetensors", "npz")
 
@@ -112,6 +112,7 @@ def save(
     if max_shard_size is None:
         prepared(obj).write(target, f, durable=durable)
         return
+    from weighlock.flattening import describer
     from weighlock.sharding import save_shards
 
     check_framework(framework)
@@ -121,7 +122,7 @@ def save(
     def save_part(part: Any, path: str) -> None:
         prepared(part, metadata).write(path, None, durable=durable)
 
-    save_shards(obj, target, max_shard_size, kind, framework, save_part, durable=durable)
+    save_shards(obj, target, max_shard_size, kind, describer(framework)[0], save_part, durable=durable)
 
 
 class Prepared(NamedTuple):
@@ -136,7 +137,7 @@ class Prepared(NamedTuple):
     """
 
     storages: StorageRecords
-    write_to: Callable[[Sink, StorageRecords], None]
+    write_to: Callable[[Sink, StorageRecords], object]
 
     def write(self, target: str | None, f: Any, *, durable: bool) -> None:
         """Write it to a path, or to the file object `f` where that is None."""
@@ -255,13 +256,13 @@ def _serialize(obj: Any, protocol: int, *, untyped: bool) -> tuple[bytes, Any]:
         try:
             pickle = pickler.dumps(obj)
         except SaveError as error:
-            error.locate(object_path=_object_path(pickler.trail))
+            error.locate(object_path=trail_path(pickler.trail))
             raise
         if describer.settle():
             return pickle, describer
 
 
-def _object_path(trail: list[Any]) -> str:
+def trail_path(trail: list[Any]) -> str:
     """Return where the last object of a trail of containers stands."""
     parts: list[Any] = []
     holder = trail[0] if trail else None

@@ -15,6 +15,7 @@ from weighlock.errors import ArgumentError, SaveError
 from weighlock.flattening import named_leaves
 from weighlock.formats.flat import shared_storages, views_of_others
 from weighlock.storages.targets import sync_folder
+from weighlock.tensors.flat import FlatLeaf
 
 __all__ = ["Shards", "save_shards", "size_in_bytes", "split"]
 
@@ -69,7 +70,7 @@ def size_in_bytes(size: int | str) -> int:
     return made
 
 
-def split(obj: Mapping[str, Any], most: int, framework: str) -> Shards:
+def split(obj: Mapping[str, Any], most: int, describe: Callable[[Any], FlatLeaf | None]) -> Shards:
     """Cut a state_dict: in its order, tensors that share a storage together, as huggingface_hub does.
 
     Raises
@@ -78,7 +79,7 @@ def split(obj: Mapping[str, Any], most: int, framework: str) -> Shards:
         If it is no dictionary of tensors.
     """
     hint = "Save the state_dict by itself, and the rest without max_shard_size."
-    leaves = named_leaves(obj, framework, "only a dictionary of tensors can be cut into files", hint)
+    leaves = named_leaves(obj, describe, "only a dictionary of tensors can be cut into files", hint)
     storages = shared_storages(list(leaves.values()))
     first: dict[int, str] = {}
     shards: list[list[str]] = []
@@ -111,21 +112,28 @@ def save_shards(
     path: str | None,
     max_shard_size: int | str,
     format: str,
-    framework: str,
+    describe: Callable[[Any], FlatLeaf | None],
     save: Save,
     *,
     durable: bool,
-) -> None:
+) -> list[str]:
     """Write a state_dict as a set of files.
 
     Parameters
     ----------
     path : str
         Of the undivided file, or of a folder that is there.
+    describe : callable
+        Given a value, returns the tensor that it is; None where it is none.
     save : callable
         Given an object and a path, writes it there.
     durable : bool
         Wait until the names are on the disk.
+
+    Returns
+    -------
+    list of str
+        The paths of the files, that of the index last.
 
     Raises
     ------
@@ -142,12 +150,12 @@ def save_shards(
         raise ArgumentError("a set of files needs a path, not a file object")
     if os.path.isdir(path):
         path = os.path.join(path, _DEFAULT_NAMES[format])
-    shards = split(obj, size_in_bytes(max_shard_size), framework)
+    shards = split(obj, size_in_bytes(max_shard_size), describe)
     target = _Target(os.path.realpath(path), len(shards.names))
     if len(shards.names) < 2:
         save(dict(obj), target.whole)
         target.clean({os.path.basename(target.whole)})
-        return
+        return [target.whole]
     files = target.files()
     # A safetensors file holds no tensor under a second name, so that the index lists none: others look for it there.
     unlisted = shards.views if format == "safetensors" else {}
@@ -174,6 +182,7 @@ def save_shards(
     if durable:
         sync_folder(target.folder)
     target.clean({*files, target.index})
+    return [os.path.join(target.folder, name) for name in (*files, target.index)]
 
 
 class _Target:

@@ -16,7 +16,18 @@ from weighlock.backends.numpy_sharing import Group, sharing
 from weighlock.dtypes import DType
 from weighlock.errors import UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef
-from weighlock.pickling.reductions import Describe, Reduction, TensorCall, TensorForm, TensorPattern
+from weighlock.pickling.reductions import (
+    NUMPY_DTYPE,
+    NUMPY_SCALAR,
+    REBUILD_V2,
+    REBUILD_V3,
+    UNTYPED_STORAGE,
+    Describe,
+    Reduction,
+    TensorCall,
+    TensorForm,
+    TensorPattern,
+)
 
 __all__ = ["Kind", "NumpyDescriber"]
 
@@ -26,12 +37,6 @@ Array = np.ndarray[Any, Any]
 _CPU: Final = "cpu"
 # Up to this size a copy is cheaper than a view.
 _SMALL: Final = 4 << 10
-
-_REBUILD_V2: Final = GlobalRef("torch._utils", "_rebuild_tensor_v2")
-_REBUILD_V3: Final = GlobalRef("torch._utils", "_rebuild_tensor_v3")
-_UNTYPED_STORAGE: Final = GlobalRef("torch.storage", "UntypedStorage")
-_SCALAR: Final = GlobalRef("numpy._core.multiarray", "scalar")
-_DTYPE: Final = GlobalRef("numpy", "dtype")
 
 
 class Kind:
@@ -57,11 +62,11 @@ class Kind:
         self.itemsize = numpy_dtype.itemsize
         self.native = numpy_dtype.isnative
         self.typed = dtype.kind == "q"
-        self.untyped = TensorForm(_REBUILD_V3, _UNTYPED_STORAGE, GlobalRef("torch", dtype.name))
+        self.untyped = TensorForm(REBUILD_V3, UNTYPED_STORAGE, GlobalRef("torch", dtype.name))
         if dtype.storage_class is None:
             self.form, self.unit = self.untyped, 1
         else:
-            self.form, self.unit = TensorForm(_REBUILD_V2, GlobalRef("torch", dtype.storage_class)), self.itemsize
+            self.form, self.unit = TensorForm(REBUILD_V2, GlobalRef("torch", dtype.storage_class)), self.itemsize
         self.layouts: dict[Any, Layout] = {}
 
     def layout(self, array: Array) -> Layout:
@@ -261,7 +266,7 @@ def _scalar(value: Any) -> Reduction:
     if kind.hasobject or kind.char in "gG":
         what = f"a NumPy scalar of type {kind} has no form that is the same on every machine"
         raise UnsupportedTypeError(what, hint="Convert it to a number of Python first: value.item().")
-    return Reduction(_SCALAR, (kind, value.tobytes()))
+    return Reduction(NUMPY_SCALAR, (kind, value.tobytes()))
 
 
 def _dtype(value: "np.dtype[Any]") -> Reduction:
@@ -271,4 +276,4 @@ def _dtype(value: "np.dtype[Any]") -> Reduction:
     _, (code, *rest), state = reduced
     if isinstance(code, type):  # a type that another package added to NumPy, such as ml_dtypes.bfloat16
         code = GlobalRef(code.__module__, code.__qualname__)
-    return Reduction(_DTYPE, (code, *rest), state=state)
+    return Reduction(NUMPY_DTYPE, (code, *rest), state=state)

@@ -22,7 +22,9 @@ from weighlock.backends.numpy_types import (
 from weighlock.errors import UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.reductions import (
+    FROM_TYPE,
     STORAGE,
+    UNTYPED_STORAGE,
     Description,
     Persistent,
     Reduction,
@@ -33,7 +35,7 @@ from weighlock.storages.storage import Storage
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.values import Size
 
-__all__ = ["add_records"]
+__all__ = ["QTENSOR", "add_records", "record_row"]
 
 
 def _torch(name: str) -> GlobalRef:
@@ -41,15 +43,13 @@ def _torch(name: str) -> GlobalRef:
     return GlobalRef(module, short)
 
 
-_QTENSOR: Final = _torch("torch._utils._rebuild_qtensor")
+QTENSOR: Final = _torch("torch._utils._rebuild_qtensor")
 _SPARSE: Final = _torch("torch._utils._rebuild_sparse_tensor")
 _NESTED: Final = _torch("torch._utils._rebuild_nested_tensor")
 _META: Final = _torch("torch._utils._rebuild_meta_tensor_no_storage")
 _WRAPPER: Final = _torch("torch._utils._rebuild_wrapper_subclass")
-_FROM_TYPE: Final = _torch("torch._tensor._rebuild_from_type_v2")
 _NJT: Final = _torch("torch.nested._internal.nested_tensor._rebuild_njt")
 _NJT_CLASS: Final = _torch("torch.nested._internal.nested_tensor.NestedTensor")
-_UNTYPED_STORAGE: Final = _torch("torch.storage.UntypedStorage")
 _UNINITIALIZED: Final = {
     "parameter": _torch("torch.nn.parameter.UninitializedParameter"),
     "buffer": _torch("torch.nn.parameter.UninitializedBuffer"),
@@ -75,7 +75,7 @@ def _quantized(describer: NumpyDescriber, value: QuantizedTensor) -> Reduction:
         quantizer: tuple[Any, ...] = (value.scheme, value.scale, value.zero_point)
     else:
         quantizer = (value.scheme, value.scale, value.zero_point, value.axis)
-    return Reduction(_QTENSOR, (storage, offset, shape, stride, quantizer, False, OrderedDict()))
+    return Reduction(QTENSOR, (storage, offset, shape, stride, quantizer, False, OrderedDict()))
 
 
 def _sparse(_: NumpyDescriber, value: SparseTensor) -> Reduction:
@@ -94,7 +94,7 @@ def _nested(_: NumpyDescriber, value: NestedTensor) -> Reduction:
 def _jagged(_: NumpyDescriber, value: JaggedTensor) -> Reduction:
     fields = dict(value.fields)
     fields.update(values=value.values, offsets=value.offsets, lengths=value.lengths, _ragged_idx=value.ragged_index)
-    return Reduction(_FROM_TYPE, (_NJT, _NJT_CLASS, (fields,), {}))
+    return Reduction(FROM_TYPE, (_NJT, _NJT_CLASS, (fields,), {}))
 
 
 def _meta(_: NumpyDescriber, value: MetaTensor) -> Reduction:
@@ -121,7 +121,7 @@ def _subclass(describer: NumpyDescriber, value: TensorSubclass) -> Reduction:
         function, args = description.function, description.args
     else:
         raise UnsupportedTypeError("the data of a TensorSubclass is no tensor", got=type(value.data).__name__)
-    return Reduction(_FROM_TYPE, (function, value.cls, args, value.state))
+    return Reduction(FROM_TYPE, (function, value.cls, args, value.state))
 
 
 def _storage(describer: NumpyDescriber, value: Storage) -> Persistent:
@@ -130,9 +130,9 @@ def _storage(describer: NumpyDescriber, value: Storage) -> Persistent:
         raise UnsupportedTypeError("a storage on the meta device has no data to save", hint=hint)
     units = np.frombuffer(value.memory, value.dtype.numpy) if value.nbytes else np.empty(0, value.dtype.numpy)
     pattern, key = describer.place(units, describer.kind(units.dtype, value.dtype))
-    storage_class = _UNTYPED_STORAGE if value.ref.untyped else pattern.form.storage
+    storage_class = UNTYPED_STORAGE if value.ref.untyped else pattern.form.storage
     numel = pattern.numel
-    if pattern.offset or numel * (1 if storage_class == _UNTYPED_STORAGE else value.dtype.itemsize) != value.nbytes:
+    if pattern.offset or numel * (1 if storage_class == UNTYPED_STORAGE else value.dtype.itemsize) != value.nbytes:
         raise UnsupportedTypeError("a storage that is part of another has no form", hint="Save a copy of it.")
     return Persistent((STORAGE, storage_class, key, pattern.location, numel))
 
@@ -149,3 +149,17 @@ _TABLE: Final[dict[type, Callable[[NumpyDescriber, Any], Description]]] = {
     UninitializedTensor: _uninitialized,
     WrapperTensor: _wrapper,
 }
+
+_BY_FIELDS: Final[dict[str, Callable[[Any, Any], Description]]] = {
+    "JaggedSpec": _jagged,
+    "MetaSpec": _meta,
+    "NestedSpec": _nested,
+    "SparseSpec": _sparse,
+    "UninitializedSpec": _uninitialized,
+    "WrapperSpec": _wrapper,
+}
+
+
+def record_row(kind: type) -> Callable[[Any, Any], Description] | None:
+    """Return how a description of `tensors.spec` is written that has the fields of one of the records."""
+    return _BY_FIELDS.get(kind.__name__)

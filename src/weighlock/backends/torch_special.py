@@ -99,6 +99,9 @@ class SpecialLeaves(Leaves):
         _check_tensor(data)
         return _with_state(torch.nn.Parameter(data, requires_grad), state)
 
+    def requiring(self, data: Any) -> Any:
+        return data.requires_grad_(True) if isinstance(data, torch.Tensor) else data
+
     # Tensors of other kinds
 
     def quantized(self, spec: QuantizedSpec) -> Any:

@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from weighlock.cli.common import FORMATS
+from weighlock.cli.common import ALIASES, FORMATS, TAKEN, WRITTEN_FORMATS
 from weighlock.cli.hub_grammar import cache, hub
 from weighlock.cli.output import COLORS, Output
 from weighlock.cli.scan_grammar import explain, scan
@@ -24,6 +24,8 @@ Examples:
   weighlock scan models/                  what would loading run, is it whole
   weighlock stats model.pth --check       minima, means, NaN; ends with 1 where there are any
   weighlock diff before.pth after.pth     what has changed
+  weighlock convert model.pth model.safetensors
+  weighlock edit model.pth clean.pth --strip-prefix module.
   weighlock model.pth --json              for programs
 
 `weighlock FILE...` is short for `weighlock inspect FILE...`; a file that is called like a command is opened with
@@ -184,7 +186,7 @@ def ls(**options: Any) -> int:
 @_form("text", "json", "csv", "tsv")
 @_written
 def show(**options: Any) -> int:
-    r"""Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
+    """Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
 
     \b
     weighlock show model.pth fc.weight
@@ -194,7 +196,7 @@ def show(**options: Any) -> int:
 
     Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a
     path as a JSON array. With -o NAME.npy the tensor is saved as an array of NumPy.
-    """
+    """  # noqa: D301 - click takes the character itself for "as it is written"
     from weighlock.cli.showing import show_place
 
     return show_place(**options)
@@ -282,6 +284,79 @@ def diff(**options: Any) -> int:
     from weighlock.cli.comparing import diff_files
 
     return diff_files(**options)
+
+
+def _rewritten(command: _F) -> _F:
+    """Add what the commands have in common that write a checkpoint again."""
+    return _options(
+        command,
+        click.option("--to", type=click.Choice(WRITTEN_FORMATS), help="The format, where the name does not say it."),
+        click.option(
+            "--aliases", type=click.Choice(ALIASES), default="record", show_default=True,
+            help="Of tensors that share memory in a safetensors file: noted, stored each, refused.",
+        ),
+        click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Of a safetensors file."),
+        click.option("--no-verify", "verify", flag_value=False, default=True, help="Do not read it back and compare."),
+        click.option("--durable", is_flag=True, help="Wait until it is on the disk."),
+        _form("text", "json"),
+        _written,
+    )  # fmt: skip
+
+
+@application.command(short_help=VERBS["convert"])
+@click.argument("src", metavar="SRC")
+@click.argument("dst", metavar="DST")
+@_chosen
+@click.option(
+    "--take", type=click.Choice(TAKEN), default="all", show_default=True,
+    help="The whole object, all tensors by key, or the state_dict in it.",
+)  # fmt: skip
+@click.option("--dtype", metavar="NAME", help="Cast floating-point tensors.")
+@click.option("--max-shard-size", metavar="SIZE", help="Cut it into files of so much, with an index: 5GB.")
+@_rewritten
+def convert(**options: Any) -> int:
+    """Write the checkpoint SRC in another format to DST, a piece at a time.
+
+    \b
+    weighlock convert model.pt model.safetensors
+    weighlock convert model.safetensors model.pt
+    weighlock convert checkpoint.pt small.safetensors --take state_dict --dtype bfloat16
+
+    Names that end with .pt, .pth, .bin, .ckpt, .safetensors or .npz say the format. A safetensors file describes in its
+    metadata what is no tensor, so that the way back restores it. The result is read back and compared before it gets
+    its name. The report goes to standard output, or to the FILE of -o; --force is for both files.
+    """  # noqa: D301 - click takes the character itself for "as it is written"
+    from weighlock.cli.rewriting import convert_file
+
+    return convert_file(**options)
+
+
+@application.command(short_help=VERBS["edit"])
+@click.argument("src", metavar="SRC")
+@click.argument("dst", metavar="DST")
+@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Another name; * is any text.")
+@click.option("--drop", multiple=True, metavar="GLOB", help="Leave out matching keys, or what is inside of them.")
+@click.option("--keep", multiple=True, metavar="GLOB", help="Leave out all others.")
+@click.option("--strip-prefix", default="", metavar="TEXT", help="What names lose, with its dot.")
+@click.option("--add-prefix", default="", metavar="TEXT", help="What names of tensors get, with its dot.")
+@click.option("--cast", multiple=True, metavar="DTYPE[:GLOB]", help="Another element type.")
+@click.option("--replace", multiple=True, metavar="KEY=FILE", help="The array in FILE.npy instead of a tensor.")
+@click.option("--within", default="", metavar="KEY", help="All names are meant inside of this one.")
+@_rewritten
+def edit(**options: Any) -> int:
+    """Change names, types or single tensors of the checkpoint SRC, and write it to DST.
+
+    \b
+    weighlock edit model.pt clean.pt --strip-prefix module.
+    weighlock edit model.pt model.pt --force --rename 'block*.w=layers.*.weight'
+    weighlock edit checkpoint.pt weights.pt --keep model --strip-prefix model. --cast float16
+
+    In this order: places are left out, tensors replaced and cast, then names lose a prefix, are renamed, get a prefix.
+    Patterns of --drop, --keep, --cast and --replace are names in SRC. What does not change is copied by the system.
+    """  # noqa: D301 - click takes the character itself for "as it is written"
+    from weighlock.cli.rewriting import edit_file
+
+    return edit_file(**options)
 
 
 for tool in (scan, explain, completion, schema, env, git):

@@ -9,10 +9,26 @@ from typing import Any, Final, NamedTuple
 from weighlock.cli.output import Output, note
 from weighlock.errors import ArgumentError
 
-__all__ = ["FORMATS", "STDIN", "Common", "check_target", "chosen_files", "taken", "write_result", "writing"]
+__all__ = [
+    "ALIASES",
+    "FORMATS",
+    "STDIN",
+    "TAKEN",
+    "WRITTEN_FORMATS",
+    "Common",
+    "check_target",
+    "chosen_files",
+    "taken",
+    "write_result",
+    "writing",
+]
 
 FORMATS: Final = ("text", "json", "jsonl", "csv", "tsv", "markdown")
 STDIN: Final = "-"
+# What `weighlock.convert` knows, for the grammar and completion, which import no more than they must. A test compares.
+ALIASES: Final = ("record", "clone", "error")
+TAKEN: Final = ("all", "tensors", "state_dict")
+WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", "safetensors", "npz")
 
 
 class Common(NamedTuple):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from weighlock.cli.common import FORMATS
+from weighlock.cli.common import ALIASES, FORMATS, TAKEN, WRITTEN_FORMATS
 from weighlock.cli.output import COLORS
 from weighlock.cli.verbs import VERBS
 
@@ -21,6 +21,7 @@ _WRITTEN: Final = ("--output", "--force", "--dry-run", "--quiet", "--no-progress
 _LISTED: Final = ("--files-from", "--null")
 _CHOSEN: Final = ("--include", "--exclude")
 _FORM: Final = ("--format", "--json")
+_REWRITTEN: Final = ("--to", "--aliases", "--metadata", "--no-verify", "--durable", *_FORM, *_WRITTEN)
 
 OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "inspect": (*_LISTED, *_FORM, *_WRITTEN),
@@ -35,6 +36,9 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "explain": ("--json", "--color", "--help"),
     "diff": (*_CHOSEN, "--values", "--no-values", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b",
              "--rename", "--all", *_FORM, *_WRITTEN),
+    "convert": (*_CHOSEN, "--take", "--dtype", "--max-shard-size", *_REWRITTEN),
+    "edit": ("--rename", "--drop", "--keep", "--strip-prefix", "--add-prefix", "--cast", "--replace", "--within",
+             *_REWRITTEN),
 }  # fmt: skip
 """The options of the commands that read checkpoints."""
 
@@ -47,14 +51,22 @@ _SUBCOMMANDS: Final = {
 _FORMATS_OF: Final[dict[str, tuple[str, ...]]] = {
     "inspect": ("text", "json", "jsonl"),
     "show": ("text", "json", "csv", "tsv"),
+    "convert": ("text", "json"),
+    "edit": ("text", "json"),
     "scan": ("text", "json", "jsonl", "html", "sarif"),
 }
-_GLOBS: Final = ("--include", "--exclude", "-i", "-x")
+_GLOBS: Final = ("--include", "--exclude", "-i", "-x", "--drop", "--keep", "--rename", "--replace", "--within",
+                 "--strip-prefix")  # fmt: skip
 _WITH_VALUES: Final = frozenset({
     "--format", "-f", "--color", "--encoding", "--output", "-o", "--files-from", "--include", "-i", "--exclude", "-x",
     "--dtype", "--depth", "--bins", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b", "--rename",
+    "--to", "--aliases", "--metadata", "--take", "--max-shard-size", "--drop", "--keep", "--strip-prefix",
+    "--add-prefix", "--cast", "--replace", "--within",
     "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
 })  # fmt: skip
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "--color": COLORS, "--to": WRITTEN_FORMATS, "--take": TAKEN, "--aliases": ALIASES,
+}  # fmt: skip
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_.,:@%+/-]+")
 _MOST: Final = 1000
 
@@ -77,8 +89,9 @@ def _candidates(words: list[str]) -> Iterator[str]:
         yield from _starting(word, VERBS)
     elif choices := _choices(verb or "inspect", previous):
         yield from _starting(word, choices)
-    elif previous in _GLOBS and verb is not None and "--include" in OPTIONS.get(verb, ()):
-        yield from _parts(word, _keys(_files(before[1:])))
+    elif previous in _GLOBS and verb is not None and (verb == "edit" or "--include" in OPTIONS.get(verb, ())):
+        files = _files(before[1:])
+        yield from _parts(word, _keys(files[:1] if verb in ("convert", "edit") else files))
     elif word.startswith("-"):
         yield from _starting(word, OPTIONS.get(verb or "inspect", ("--help",)))
     elif verb in _SUBCOMMANDS and len(before) == 1:
@@ -97,7 +110,11 @@ def _choices(verb: str, option: str) -> Sequence[str]:
         return _FORMATS_OF.get(verb, FORMATS)
     if option == "--fail-on":
         return ("low", "medium", "high", "critical", "never")
-    return COLORS if option == "--color" else ()
+    if option in ("--dtype", "--cast"):
+        from weighlock.dtypes import DTYPES
+
+        return [name for name, row in DTYPES.items() if row.kind in "fiubc"]
+    return _CHOICES.get(option, ())
 
 
 def _starting(word: str, texts: Sequence[str] | dict[str, str]) -> Iterator[str]:

@@ -33,6 +33,8 @@ SCHEMAS: Final = (
     "weighlock/layout",
     "weighlock/diff",
     "weighlock/digest",
+    "weighlock/convert",
+    "weighlock/edit",
     "weighlock/error",
     "weighlock/hub",
     "weighlock/cache",

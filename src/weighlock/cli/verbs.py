@@ -20,6 +20,8 @@ VERBS: Final = {
     "digest": "One hash of the content, the same for every format.",
     "layout": "What each byte of a file is there for.",
     "diff": "What two checkpoints differ in.",
+    "convert": "The same checkpoint in another format.",
+    "edit": "The same checkpoint under other names, or in other types.",
     "completion": "The script that completes commands and tensor names in a shell.",
     "schema": "The JSON Schema of a document.",
     "env": "What Weighlock runs on here, for a report.",
@@ -38,10 +40,11 @@ _FLAGS: Final[dict[str, dict[str, str]]] = {
     "digest": {"--json": "as_json", "--tensors": "tensors", "--weights": "weights"},
     "layout": {"--json": "as_json"},
     "diff": {"--json": "as_json", "--all": "everything", "--quiet": "quiet", "-q": "quiet"},
+    "convert": {"--json": "as_json", "--force": "force", "--dry-run": "dry_run", "--quiet": "quiet", "-q": "quiet"},
 }
 
 
-_PAIRS: Final = {"show": ("file", "key"), "diff": ("a", "b")}
+_PAIRS: Final = {"show": ("file", "key"), "diff": ("a", "b"), "convert": ("src", "dst")}
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]] | None:
@@ -100,6 +103,10 @@ def _function(verb: str) -> Callable[..., int]:
         from weighlock.cli.comparing import diff_files
 
         return diff_files
+    if verb == "convert":
+        from weighlock.cli.rewriting import convert_file
+
+        return convert_file
     from weighlock.cli.inspecting import inspect_files
 
     return inspect_files

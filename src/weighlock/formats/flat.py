@@ -53,7 +53,10 @@ def is_flat(value: Any, describe: Describe) -> bool:
     return all(type(key) is str and _described(describe, held, (key,)) is not None for key, held in value.items())
 
 
-def flatten(value: Any, describe: Describe, note: Callable[[Any], Any] = lambda _: None) -> Flattened:
+def flatten(
+    value: Any, describe: Describe, note: Callable[[Any], Any] = lambda _: None, *, exact: bool = False,
+    aliases: bool = True,
+) -> Flattened:  # fmt: skip
     """Take an object apart.
 
     Parameters
@@ -63,16 +66,21 @@ def flatten(value: Any, describe: Describe, note: Callable[[Any], Any] = lambda 
     note : callable
         Given a value, returns the node that stands for it in the description of the structure; None where it is a
         container or value of Python's own.
+    exact : bool
+        Describe the structure of a dictionary of tensors too: its class, its order, what its tensors require.
+    aliases : bool
+        Find out which tensors are the same memory. Otherwise each is stored.
 
     Raises
     ------
     UnsupportedTypeError
         If it holds something that is neither.
     """
-    if is_flat(value, describe):
+    stored = _stored if aliases else _each
+    if not exact and is_flat(value, describe):
         named = [(key, describe(held)) for key, held in value.items()]
-        tensors, aliases = _stored([FlatTensor(key, leaf) for key, leaf in named if leaf is not None])
-        return Flattened(tensors, {"version": _VERSION, "aliases": aliases} if aliases else None)
+        tensors, views = stored([FlatTensor(key, leaf) for key, leaf in named if leaf is not None])
+        return Flattened(tensors, {"version": _VERSION, "aliases": views} if views else None)
     found: dict[str, FlatTensor] = {}
 
     def leaf_node(held: Any, path: Path) -> Any:
@@ -81,13 +89,15 @@ def flatten(value: Any, describe: Describe, note: Callable[[Any], Any] = lambda 
             return note(held)
         name = _unused(name_of(path), found)
         found[name] = FlatTensor(name, leaf)
-        return {"tensor": name}
+        if leaf.parameter:
+            return {"parameter": [name, leaf.requires_grad]}
+        return {"requires_grad" if leaf.requires_grad else "tensor": name}
 
-    tree = encode(value, leaf_node)
-    tensors, aliases = _stored(list(found.values()))
+    tree = encode(value, leaf_node, found.clear)
+    tensors, views = stored(list(found.values()))
     document: dict[str, Any] = {"version": _VERSION}
-    if aliases:
-        document["aliases"] = aliases
+    if views:
+        document["aliases"] = views
     return Flattened(tensors, {**document, "tree": tree})
 
 
@@ -107,6 +117,10 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------- aliases
+
+
+def _each(tensors: list[FlatTensor]) -> tuple[list[FlatTensor], dict[str, Any]]:
+    return tensors, {}
 
 
 def _stored(tensors: list[FlatTensor]) -> tuple[list[FlatTensor], dict[str, Any]]:

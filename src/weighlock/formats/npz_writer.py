@@ -11,7 +11,7 @@ from typing import Final
 from weighlock.dtypes import DType
 from weighlock.errors import SaveError
 from weighlock.storages.checksum import crc32
-from weighlock.storages.sinks import GatheringSink, Sink
+from weighlock.storages.sinks import GatheringSink, Sink, Stream
 from weighlock.tensors.flat import FlatLeaf
 
 __all__ = ["check_npz_names", "npy_header", "write_npz"]
@@ -82,8 +82,9 @@ def write_npz(sink: Sink, leaves: Mapping[str, FlatLeaf]) -> None:
         archive.write(_LOCAL(b"PK\3\4", 20, _FLAGS, 0, 0, _DATE, 0, 0, 0, len(name), len(extra)) + name + extra + head)
         crc = crc32(head)
         for piece in leaf.pieces():
-            crc = crc32(piece, crc)
-            archive.write(piece)
+            for part in piece.pieces() if isinstance(piece, Stream) else (piece,):
+                crc = crc32(part, crc)
+                archive.write(bytes(part) if part is not piece else part)
         wide = size >= _FULL or offset >= _FULL
         tail = (_DESCRIPTOR if wide else _SHORT_DESCRIPTOR)(b"PK\7\x08", crc, size, size)
         archive.write(tail)

@@ -84,6 +84,7 @@ def _metadata(metadata: Mapping[str, str] | None, flattened: Flattened) -> dict[
 
 def write_safetensors(sink: Sink, header: bytes, tensors: Sequence[FlatTensor]) -> None:
     """Write a file: what `safetensors_header` returned."""
+    sink.reserve(len(header) + sum(leaf.nbytes for _, leaf in tensors))
     gathering = GatheringSink(sink)
     gathering.write(header)
     for name, leaf in tensors:

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import DamagedError, LimitError, SaveError, UnsupportedTypeError, WeighlockError
+from weighlock.formats.structure_objects import DECODERS, encode_object, has_attributes
 from weighlock.tensors.leaves import Leaves
-from weighlock.tensors.values import Device, Size
+from weighlock.tensors.values import Device, Size, TorchName
 
 __all__ = ["Path", "decode", "encode", "name_of"]
 
@@ -38,14 +39,16 @@ def name_of(path: Path) -> str:
     return ".".join(map(str, path)) or "tensor"
 
 
-def encode(value: Any, leaf: Callable[[Any, Path], Any]) -> Any:
-    """Return the node that says what `value` is.
+def encode(value: Any, leaf: Callable[[Any, Path], Any], restart: Callable[[], None] = lambda: None) -> Any:
+    """Return the node that says what `value` is; a container that stands at several places is one again afterwards.
 
     Parameters
     ----------
     value : object
     leaf : callable
         Given a value and its path, returns the node of a leaf (a tensor by name, say), or None where it is none.
+    restart : callable
+        Called where everything is asked for once more, from the start.
 
     Raises
     ------
@@ -54,13 +57,23 @@ def encode(value: Any, leaf: Callable[[Any, Path], Any]) -> Any:
     SaveError
         If it contains itself, or is too deep or too large.
     """
-    return _Encoder(leaf).node(value, ())
+    encoder = _Encoder(leaf)
+    made = encoder.node(value, ())
+    if encoder.repeated:
+        restart()
+        made = _Encoder(leaf, frozenset(encoder.repeated)).node(value, ())
+    return made
 
 
 class _Encoder:
-    def __init__(self, leaf: Callable[[Any, Path], Any]) -> None:
+    def __init__(self, leaf: Callable[[Any, Path], Any], shared: frozenset[int] = frozenset()) -> None:
         self._leaf = leaf
         self._left = _MOST_NODES
+        self._shared = shared
+        self._numbers: dict[int, int] = {}
+        self._seen: set[int] = set()
+        self.repeated: set[int] = set()
+        """After a first pass: the containers that stand at several places."""
 
     def node(self, value: Any, path: Path) -> Any:
         self._left -= 1
@@ -75,7 +88,28 @@ class _Encoder:
         found = self._leaf(value, path)
         if found is not None:
             return found
+        if kind in _VALUES or not value:
+            return self._new_node(value, path)
+        key = id(value)
+        if key in self._numbers:
+            return {"again": self._numbers[key]}
+        if key in self._seen and not self._shared:
+            self.repeated.add(key)
+            return None
+        self._seen.add(key)
+        made = self._new_node(value, path)
+        if key not in self._shared:
+            return made
+        number = self._numbers[key] = len(self._numbers)
+        return {"shared": [number, made]}
+
+    def _new_node(self, value: Any, path: Path) -> Any:
+        kind = type(value)
         make = _ENCODERS.get(kind)
+        if make is None or (kind is OrderedDict and has_attributes(value)):
+            found = encode_object(value, path, self.node)
+            if found is not None:
+                return found
         if make is None:
             raise UnsupportedTypeError(
                 "only plain containers and values can stand beside the tensors of this format",
@@ -113,6 +147,10 @@ _ENCODERS: Final[dict[type, Callable[[_Encoder, Any, Path], Any]]] = {
 }
 
 
+# Of these, two that are equal are as good as one.
+_VALUES: Final = frozenset({bytes, complex, Size, Device, DType, TorchName, type})
+
+
 def decode(document: Any, tensors: Mapping[str, Any], leaves: Leaves) -> Any:
     """Return the object that a document of `encode` describes.
 
@@ -142,6 +180,7 @@ class _Decoder:
     def __init__(self, tensors: Mapping[str, Any], leaves: Leaves) -> None:
         self.tensors = tensors
         self.leaves = leaves
+        self._shared: dict[int, Any] = {}
 
     def value(self, node: Any, depth: int) -> Any:
         kind = type(node)
@@ -152,7 +191,11 @@ class _Decoder:
         if len(node) != 1 or depth > 2 * _DEPTH:
             raise DamagedError("a node of the description of the object's structure is malformed")
         ((tag, held),) = node.items()
-        return _DECODERS[tag](self, held, depth + 1)
+        turn = _DECODERS.get(tag)
+        if turn is None:
+            raise DamagedError("the description of the object's structure has an unknown node", got=repr(tag)[:40],
+                               hint="A newer release of Weighlock may read it.")  # fmt: skip
+        return turn(self, held, depth + 1)
 
     def values(self, nodes: Any, depth: int) -> list[Any]:
         if type(nodes) is not list:
@@ -168,13 +211,28 @@ class _Decoder:
     def key(self, node: Any) -> Any:
         """Return a dictionary's key: only what hashes in bounded time."""
         made = self.value(node, 2 * _DEPTH - 8)
+        self.check_key(made)
+        return made
+
+    def check_key(self, made: Any) -> None:
+        """Refuse a key that would take unbounded time to hash."""
         parts = made if type(made) is tuple else (made,)
         for part in parts:
             if type(part) not in (str, int, float, bool, bytes, type(None)) or (
                 type(part) is int and abs(part) >= _LARGE_KEY
             ):
                 raise LimitError("a key in the description of the object's structure is no plain value")
+
+    def shared(self, held: Any, depth: int) -> Any:
+        number, node = held
+        made = self.value(node, depth)
+        if type(number) is not int or number in self._shared:
+            raise DamagedError("two objects of the structure have one number", got=repr(number)[:40])
+        self._shared[number] = made
         return made
+
+    def again(self, held: Any, depth: int) -> Any:
+        return self._shared[held]
 
     def tensor(self, name: Any, depth: int) -> Any:
         found = self.tensors.get(name, self)
@@ -186,6 +244,14 @@ class _Decoder:
     def scalar(self, held: Any, depth: int) -> Any:
         code, data = held
         return self.leaves.numpy_scalar(self.leaves.numpy_dtype(_checked_code(code)), base64.b64decode(data))
+
+    def code(self, code: Any) -> str:
+        """Return the code of a NumPy type; `DamagedError` where it is none of numbers."""
+        return _checked_code(code)
+
+    def raw(self, text: Any) -> bytes:
+        """Return the bytes that stand in a document."""
+        return base64.b64decode(text, validate=True)
 
     def device(self, held: Any, depth: int) -> Any:
         kind, _, index = held.partition(":")
@@ -209,6 +275,8 @@ _DECODERS: Final[dict[str, Callable[[_Decoder, Any, int], Any]]] = {
     "set": lambda decoder, held, depth: {decoder.key(node) for node in held},
     "frozenset": lambda decoder, held, depth: frozenset(decoder.key(node) for node in held),
     "tensor": _Decoder.tensor,
+    "shared": _Decoder.shared,
+    "again": _Decoder.again,
     "numpy": _Decoder.scalar,
     "float": lambda decoder, held, depth: {"nan": float("nan"), "inf": float("inf"), "-inf": -float("inf")}[held],
     "bytes": lambda decoder, held, depth: base64.b64decode(held, validate=True),
@@ -216,6 +284,7 @@ _DECODERS: Final[dict[str, Callable[[_Decoder, Any, int], Any]]] = {
     "Size": lambda decoder, held, depth: decoder.leaves.size(Size(map(int, held))),
     "device": _Decoder.device,
     "dtype": _Decoder.dtype,
+    **DECODERS,
 }
 
 

@@ -134,6 +134,11 @@ class ZipArchive:
             return None
         return Extent(data_offset(self.source, record), ref.nbytes)
 
+    def checksum(self, ref: StorageRef) -> int | None:
+        """Return the CRC-32 of a storage as the directory has it; None where it was not computed."""
+        record: ZipRecord | None = ref.handle
+        return record.crc or None if record is not None else None
+
     def extents(self, refs: Sequence[StorageRef]) -> list[Extent | None]:
         """Return where some storages lie: of a remote archive, the headers that say so are fetched together."""
         if isinstance(self.source, RangedSource):

@@ -3,10 +3,12 @@
 All of it but the checksums follows from the names and sizes of the records alone. The forms are those of PyTorch 2.13.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from struct import Struct
 from typing import Final
+
+from weighlock.storages.copying import PAGE
 
 __all__ = ["LIMIT", "Layout", "directory", "ending", "local_header", "short_head", "trailer"]
 
@@ -39,6 +41,9 @@ class Layout:
     sizes : sequence of int
     alignment : int
         The data of every record begin at a multiple of so many bytes.
+    places : mapping of int to int
+        By index, where in a page of the file the data of a record begin, at the cost of less than a page: a file system
+        that shares blocks shares whole ones only. A multiple of the alignment.
 
     Attributes
     ----------
@@ -58,21 +63,28 @@ class Layout:
 
     __slots__ = ("end", "names", "offsets", "sizes", "starts", "total")
 
-    def __init__(self, names: Sequence[bytes], sizes: Sequence[int], alignment: int) -> None:
+    def __init__(
+        self, names: Sequence[bytes], sizes: Sequence[int], alignment: int, places: Mapping[int, int] | None = None
+    ) -> None:
         self.names, self.sizes = names, sizes
         self.offsets: list[int] = []
         self.starts: list[int] = []
         offset = 0
         central = 46 * len(names) + sum(map(len, names))
-        for name, size in zip(names, sizes, strict=True):
+        wanted = places or {}
+        for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
             self.offsets.append(offset)
             start = offset + 34 + len(name)
             if size < LIMIT and offset < LIMIT:
                 start += -start % alignment
+                if index in wanted:
+                    start += (wanted[index] - start) % PAGE
                 offset = start + size + (16 if size else 0)
             else:
                 start += len(_local_zip64(offset, size))
                 start += -start % alignment
+                if index in wanted:
+                    start += (wanted[index] - start) % PAGE
                 central += len(_central_zip64(offset, size))
                 offset = start + size + len(trailer(offset, size, 0))
             self.starts.append(start)
@@ -80,13 +92,13 @@ class Layout:
         self.total = offset + central + _END_SIZE
 
 
-def local_header(name: bytes, offset: int, size: int, alignment: int) -> bytes:
-    """Return what stands before the data of a record that begins at `offset`, so that the data are aligned."""
+def local_header(name: bytes, offset: int, size: int, start: int) -> bytes:
+    """Return what stands before the data of a record that begins at `offset`, up to the data at `start`."""
     zip64 = _local_zip64(offset, size)
-    padding = -(offset + 30 + len(name) + len(zip64) + 4) % alignment
+    padding = start - (offset + 30 + len(name) + len(zip64) + 4)
     # Sizes and checksum stand in the directory alone.
-    start = _LOCAL_START if size else _EMPTY_LOCAL_START
-    return start + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _padding(padding)
+    first = _LOCAL_START if size else _EMPTY_LOCAL_START
+    return first + _U2_PAIR(len(name), len(zip64) + 4 + padding) + name + zip64 + _padding(padding)
 
 
 @cache

@@ -16,8 +16,9 @@ from typing import Final, NamedTuple
 
 from weighlock.formats.zip_layout import LIMIT, Layout, directory, ending, local_header, short_head, trailer
 from weighlock.storages.checksum import crc32, crc32_combine
+from weighlock.storages.copying import PAGE, SourceRange, scratch
 from weighlock.storages.plan import Task, run_in_order
-from weighlock.storages.sinks import GATHER_UP_TO, RUN, Buffer, Sink, StorageRecords
+from weighlock.storages.sinks import GATHER_UP_TO, RUN, Buffer, Sink, StorageRecords, Stream
 
 __all__ = ["ALIGNMENT", "ZipForm", "write_zip"]
 
@@ -27,7 +28,6 @@ _ROOT: Final = b"archive/"
 # Large records are written in pieces that are still in the processor's cache after their checksum was computed, and
 # that end where a page of the file ends.
 _PIECE: Final = 1 << 20
-_PAGE: Final = 4096
 # One thread writes at a time, as file systems have it; the other checks. A third has nothing to do.
 _THREADS: Final = 2
 _WORTH_THREADS: Final = 8 << 20
@@ -57,7 +57,7 @@ class ZipForm(NamedTuple):
 _USUAL_FORM: Final = ZipForm()
 
 
-def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm = _USUAL_FORM) -> None:
+def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm = _USUAL_FORM) -> list[int]:
     """Write a checkpoint: its pickle and its storages.
 
     Parameters
@@ -68,6 +68,11 @@ def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm
     storages : StorageRecords
         The records ``data/0``, ``data/1`` ...
     form : ZipForm
+
+    Returns
+    -------
+    list of int
+        The CRC-32 of each storage, as it was read; 0 where none was computed.
     """
     byteorder = (b"byteorder", sys.byteorder.encode())
     before = [
@@ -78,7 +83,9 @@ def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm
         (b"version", b"3\n"), *([] if form.byteorder_record else [byteorder]),
         (b".data/serialization_id", bytes(_ID_SIZE)),
     ]  # fmt: skip
-    _Archive(sink, before, storages, behind, form).write()
+    archive = _Archive(sink, before, storages, behind, form)
+    archive.write()
+    return archive.checksums[len(before) : len(before) + len(storages.sizes)]
 
 
 Records = list[tuple[bytes, bytes]]
@@ -95,8 +102,9 @@ class _Archive:
         names += [b"archive/data/%d" % index for index in range(len(storages.sizes))]
         names += [_ROOT + name for name, _ in behind]
         sizes = [*(len(data) for _, data in before), *storages.sizes, *(len(data) for _, data in behind)]
-        self._layout = Layout(names, sizes, form.alignment)
-        self._checksums = [0] * len(names)
+        places = {len(before) + index: place for index, place in storages.places.items()}
+        self._layout = Layout(names, sizes, form.alignment, places)
+        self.checksums = [0] * len(names)
         self._pieces: dict[int, list[tuple[int, int]]] = {}  # of each large record: checksum and length of its pieces
 
     def write(self) -> None:
@@ -105,7 +113,7 @@ class _Archive:
             self._sink.reserve(self._layout.total)
         run_in_order(self._tasks(), self._threads())
         for index in self._pieces:
-            self._checksums[index] = self._combined(index)
+            self.checksums[index] = self._combined(index)
             if self._sink.at_random:
                 end = self._layout.starts[index] + self._layout.sizes[index]
                 self._sink.write_at(end, self._trailer(index))
@@ -118,7 +126,7 @@ class _Archive:
         large = sum(size for size in storages.sizes if size > GATHER_UP_TO)
         return min(_THREADS, os.cpu_count() or 1) if large > _WORTH_THREADS else 1
 
-    def _data(self) -> Iterator[Buffer | None]:
+    def _data(self) -> Iterator[Buffer | Stream | None]:
         """Yield the data of each record but the last, when it is its turn; None where room is left for them."""
         for _, data in self._before:
             yield data
@@ -134,7 +142,7 @@ class _Archive:
     # Reason for the length: the one loop over all records; a call per record would double its time.
     def _tasks(self) -> Iterator[tuple[int, Task]]:
         """Yield what is to be written, in the order of the file: runs of small records, pieces of large ones."""
-        layout, checksums = self._layout, self._checksums
+        layout, checksums = self._layout, self.checksums
         crc_of = crc32 if self._form.checksums else _no_crc
         run, begin = _Run(), 0
         for index, data in enumerate(self._data()):
@@ -145,15 +153,16 @@ class _Archive:
                 first, last = short_head(len(name), start - offset)
                 small += (first, name, last)
             else:
-                small.append(local_header(name, offset, size, self._form.alignment))
+                small.append(local_header(name, offset, size, start))
             if data is not None and size <= GATHER_UP_TO:
-                crc = checksums[index] = crc_of(data)
+                held = data.read() if isinstance(data, Stream) else data
+                crc = checksums[index] = crc_of(held)
                 if size > _WORTH_NO_COPY:
-                    run.add(data)
+                    run.add(held)
                     small = run.small
                     small.append(trailer(offset, size, crc))
                 else:
-                    small += (data, trailer(offset, size, crc))
+                    small += (held, trailer(offset, size, crc))
                 if layout.offsets[index + 1] - begin > RUN:
                     yield begin, self._write(begin, run.parts())
                     run, begin = _Run(), layout.offsets[index + 1]
@@ -164,7 +173,7 @@ class _Archive:
                 end = start + size
                 yield end, self._write(end, [trailer(offset, size, 0)])
                 continue
-            yield from self._large(index, data)
+            yield from self._large(index, data) if not isinstance(data, Stream) else self._streamed(index, data)
             if not self._sink.at_random:  # all its pieces are written by now
                 checksums[index] = self._combined(index)
                 run.small.append(self._trailer(index))
@@ -179,7 +188,7 @@ class _Archive:
         pieces = self._pieces[index] = []
         begin = 0
         while begin < size:
-            end = min(begin + _PIECE - (start + begin) % _PAGE, size)
+            end = min(begin + _PIECE - (start + begin) % PAGE, size)
             pieces.append((0, end - begin))
             yield start + begin, self._piece(pieces, start + begin, view[begin:end])
             begin = end
@@ -194,6 +203,50 @@ class _Archive:
 
         return task
 
+    def _streamed(self, index: int, data: Stream) -> Iterator[tuple[int, Task]]:
+        """Yield what writes a large record that is not in memory."""
+        start, pieces = self._layout.starts[index], self._pieces.setdefault(index, [])
+        known = not self._form.checksums or data.crc is not None
+        if known or not isinstance(data, SourceRange):
+            yield start, self._copied(pieces, start, data)
+            return
+        step = max(data.piece_size, _PIECE)
+        for begin in range(0, len(data), step):
+            pieces.append((0, min(step, len(data) - begin)))
+            yield start + begin, self._moved(pieces, start, begin, data)
+
+    def _moved(self, pieces: list[tuple[int, int]], start: int, begin: int, data: SourceRange) -> Task:
+        """Return what reads a piece, checks it, and writes it."""
+        place, step = len(pieces) - 1, data.piece_size
+
+        def task() -> None:
+            crc, end = 0, begin + pieces[place][1]
+            for low in range(begin, end, step):
+                bite = scratch(min(step, end - low))
+                data.read_into(low, bite)
+                crc = crc32(bite, crc)
+                self._sink.write_at(start + low, bite)
+            pieces[place] = (crc, end - begin)
+
+        return task
+
+    def _copied(self, pieces: list[tuple[int, int]], start: int, data: Stream) -> Task:
+        """Return what writes a record whose checksum is known, or that can be made from its start only."""
+
+        def task() -> None:
+            if data.crc is not None or not self._form.checksums:
+                data.copy_to(self._sink, start)
+                pieces.append((data.crc or 0, len(data)))
+                return
+            crc = done = 0
+            for piece in data.pieces():
+                crc = crc32(piece, crc)
+                self._sink.write_at(start + done, piece)
+                done += len(piece)
+            pieces.append((crc, done))
+
+        return task
+
     def _combined(self, index: int) -> int:
         """Return the checksum of a large record whose pieces are written."""
         crc = 0
@@ -202,17 +255,17 @@ class _Archive:
         return crc
 
     def _trailer(self, index: int) -> bytes:
-        return trailer(self._layout.offsets[index], self._layout.sizes[index], self._checksums[index])
+        return trailer(self._layout.offsets[index], self._layout.sizes[index], self.checksums[index])
 
     def _finish(self) -> None:
         """Write what follows from the checksums: the last record, the directory and its end."""
-        layout, checksums = self._layout, self._checksums
+        layout, checksums = self._layout, self.checksums
         name, offset = layout.names[-1], layout.offsets[-1]
         data = _serialization_id(layout.names[:-1], checksums[:-1])
         checksums[-1] = crc = crc32(data) if self._form.checksums else 0
         entries = directory(layout, checksums)
         self._sink.write_at(offset, b"".join((
-            local_header(name, offset, len(data), self._form.alignment), data, trailer(offset, len(data), crc),
+            local_header(name, offset, len(data), layout.starts[-1]), data, trailer(offset, len(data), crc),
             entries, ending(len(layout.names), len(entries), layout.end),
         )))  # fmt: skip
 

@@ -8,7 +8,6 @@ whose record is compressed or assembled from several is read as a whole.
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -18,7 +17,6 @@ from weighlock.errors import LimitError, TensorBoundsError
 from weighlock.inspection.leaves import describe
 from weighlock.inspection.slicing import Index
 from weighlock.opening.making import make_part, make_whole
-from weighlock.opening.opened import open_checkpoint
 from weighlock.opening.tensors import LazyTensor, LazyTensors
 from weighlock.storages.ranges import RangedSource
 from weighlock.tensors.layout import is_contiguous, reach
@@ -97,6 +95,8 @@ def looking_into(f: Any) -> Iterator[LazyTensors]:
     if isinstance(f, LazyTensors):
         yield f
         return
+    from weighlock.opening.opened import open_checkpoint
+
     with open_checkpoint(f) as ckpt:
         yield ckpt
 
@@ -111,6 +111,8 @@ def in_threads(work: Callable[[_T], _R], items: Iterable[_T], size: Callable[[_T
     size : callable
         How many bytes an item is: small ones are handed out many at a time.
     """
+    from concurrent.futures import ThreadPoolExecutor  # it brings logging with it
+
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)
     try:

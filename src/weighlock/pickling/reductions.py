@@ -15,7 +15,14 @@ from weighlock.errors import UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef, Stub
 
 __all__ = [
+    "FROM_TYPE",
+    "NUMPY_DTYPE",
+    "NUMPY_SCALAR",
     "PID_TAIL",
+    "REBUILD_V2",
+    "REBUILD_V3",
+    "STORAGE",
+    "UNTYPED_STORAGE",
     "Describe",
     "Describer",
     "Description",
@@ -142,6 +149,14 @@ Description = GlobalRef | Reduction | Persistent | TensorCall
 Describe = Callable[[Any], Description]
 # Asked once per type: how its objects are described, or None for "not mine".
 Describer = Callable[[type], Describe | None]
+
+# Names that stand in nearly every checkpoint of tensors.
+REBUILD_V2: Final = GlobalRef("torch._utils", "_rebuild_tensor_v2")
+REBUILD_V3: Final = GlobalRef("torch._utils", "_rebuild_tensor_v3")
+FROM_TYPE: Final = GlobalRef("torch._tensor", "_rebuild_from_type_v2")
+UNTYPED_STORAGE: Final = GlobalRef("torch.storage", "UntypedStorage")
+NUMPY_SCALAR: Final = GlobalRef("numpy._core.multiarray", "scalar")
+NUMPY_DTYPE: Final = GlobalRef("numpy", "dtype")
 
 # What every persistent id begins with. One object, since the pickler's memo goes by identity.
 STORAGE: Final = "storage"

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from weighlock.errors import ArgumentError, ArgumentTypeError, StateDictError
 
-__all__ = ["add_prefix", "check_mapping", "merge", "rename", "select", "strip_prefix", "with_metadata"]
+__all__ = ["add_prefix", "check_mapping", "compile_rule", "merge", "rename", "select", "strip_prefix", "with_metadata"]
 
 Rule = tuple[Any, Any]
 Pattern = str | re.Pattern[str] | Callable[[str], bool]
@@ -123,7 +123,7 @@ def rename(mapping: Mapping[str, Any], rules: Mapping[str, str] | Iterable[Rule]
     """
     check_mapping(mapping)
     listed = list(rules.items() if isinstance(rules, Mapping) else rules)
-    compiled = [_rule(old, new) for old, new in listed]
+    compiled = [compile_rule(old, new) for old, new in listed]
     used = [False] * len(compiled)
     paths: dict[str, str] = {}
 
@@ -144,7 +144,8 @@ def rename(mapping: Mapping[str, Any], rules: Mapping[str, str] | Iterable[Rule]
     return made  # type: ignore[no-any-return]
 
 
-def _rule(old: Any, new: Any) -> tuple[re.Pattern[str], Any]:
+def compile_rule(old: Any, new: Any) -> tuple[re.Pattern[str], Any]:
+    """Return what a rule of `rename` looks for, and what takes its place, as `re.sub` takes both."""
     if isinstance(old, re.Pattern):
         return old, new
     if not isinstance(old, str) or not isinstance(new, str):

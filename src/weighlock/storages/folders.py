@@ -245,7 +245,8 @@ class PartSource:
             self.size = source.size
 
     @contextmanager
-    def _opened(self) -> Iterator[ByteSource]:
+    def opened(self) -> Iterator[ByteSource]:
+        """Give the open file; it may be closed afterwards."""
         with self.whole.borrowed(self.part_name) as source:
             if source.size != self.size:
                 raise SourceError("the file was changed while it was read", path=self.name,
@@ -253,19 +254,19 @@ class PartSource:
             yield source
 
     def read_at(self, offset: int, count: int) -> bytes:
-        with self._opened() as source:
+        with self.opened() as source:
             return source.read_at(offset, count)
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        with self._opened() as source:
+        with self.opened() as source:
             source.read_into(offset, target)
 
     def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
-        with self._opened() as source:
+        with self.opened() as source:
             source.read_scattered(offset, targets)
 
     def map(self, access: int) -> memoryview:
-        with self._opened() as source:
+        with self.opened() as source:
             return source.map(access)
 
     def finish(self, end: int) -> None:

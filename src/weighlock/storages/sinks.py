@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, Protocol
 
@@ -18,9 +18,42 @@ __all__ = [
     "ObjectSink",
     "Sink",
     "StorageRecords",
+    "Stream",
 ]
 
 Buffer = bytes | bytearray | memoryview
+
+
+class Stream:
+    """Bytes that are not in memory, and come piece by piece; `storages.copying` has the kinds.
+
+    Attributes
+    ----------
+    crc : int or None
+        Their CRC-32, where it is known without looking at them.
+    """
+
+    __slots__ = ()
+
+    crc: int | None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self) -> bytes:
+        """Return all bytes, of a stream that is known to be short."""
+        raise NotImplementedError
+
+    def pieces(self) -> Iterator[Buffer]:
+        """Yield the bytes piece by piece, each in memory that the next one may take again."""
+        raise NotImplementedError
+
+    def copy_to(self, sink: "Sink", offset: int) -> None:
+        """Write all bytes to a sink."""
+        for piece in self.pieces():
+            sink.write_at(offset, piece)
+            offset += len(piece)
+
 
 # Linux writes at most 0x7FFFF000 bytes in one call, other systems refuse more than INT_MAX.
 _MOST_AT_ONCE: Final = 1 << 30
@@ -37,6 +70,10 @@ _FULL: Final = {
     errno.ENOSPC: "there is not enough space for the file",
     getattr(errno, "EDQUOT", errno.ENOSPC): "the disk quota is too small for the file",
 }
+
+# What the kernel says where it copies nothing between two files: of different systems, or of one that cannot.
+_UNCOPIED: Final = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM,
+                              errno.ETXTBSY})  # fmt: skip
 
 
 class Sink(Protocol):
@@ -125,6 +162,20 @@ class FileSink:
             if written != size:
                 self.write_at(offset + written, memoryview(b"".join(some))[written:])
             offset += size
+
+    def copy_at(self, offset: int, descriptor: int, source_offset: int, size: int) -> int:
+        """Let the kernel copy up to `size` bytes from another file; return how many, 0 where it does not."""
+        copy = getattr(os, "copy_file_range", None)
+        if copy is None:
+            return 0
+        try:
+            return int(copy(descriptor, self._descriptor, size, source_offset, offset))
+        except OSError as error:
+            if error.errno in _FULL:
+                raise self._refused(error) from error
+            if error.errno in _UNCOPIED:
+                return 0
+            raise
 
     def _refused(self, error: OSError) -> OSError:
         """Return the error that says how much is missing."""
@@ -260,13 +311,18 @@ class GatheringSink:
         self._offset = 0
         self._size = 0
 
-    def write(self, data: Buffer) -> None:
+    def write(self, data: Buffer | Stream) -> None:
         size = len(data)
         if size > GATHER_UP_TO:
             self.flush()
-            self._sink.write_at(self._offset, data)
+            if isinstance(data, Stream):
+                data.copy_to(self._sink, self._offset)
+            else:
+                self._sink.write_at(self._offset, data)
             self._offset += size
             return
+        if isinstance(data, Stream):
+            data = data.read()
         self._gathered.append(data)
         self._size += size
         if self._size >= RUN:
@@ -288,16 +344,21 @@ class StorageRecords:
     sizes : sequence of int
         Bytes of each storage, in the order of their keys.
     buffer : callable or None
-        Given a storage's index, returns exactly so many bytes. None leaves room for the bytes and writes none.
+        Given a storage's index, returns exactly so many bytes, or a `Stream` of them. None leaves room for the bytes
+        and writes none.
     any_thread : bool
         Whether `buffer` may be called by other threads, one at a time.
+    places : mapping of int to int
+        Where in a page of the file a storage had best begin, by its index.
     """
 
-    __slots__ = ("any_thread", "buffer", "sizes")
+    __slots__ = ("any_thread", "buffer", "places", "sizes")
 
     def __init__(
-        self, sizes: Sequence[int], buffer: Callable[[int], Buffer] | None, *, any_thread: bool = True
-    ) -> None:
+        self, sizes: Sequence[int], buffer: Callable[[int], Buffer | Stream] | None, *, any_thread: bool = True,
+        places: Mapping[int, int] | None = None,
+    ) -> None:  # fmt: skip
         self.sizes = sizes
         self.buffer = buffer
         self.any_thread = any_thread
+        self.places = places or {}

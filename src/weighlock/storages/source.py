@@ -81,6 +81,11 @@ class PathSource:
                 hint="Read it into memory first: weighlock.load(io.BytesIO(sys.stdin.buffer.read())).",
             )  # fmt: skip
 
+    @property
+    def descriptor(self) -> int:
+        """The open file, for the kernel to copy from."""
+        return self._fd
+
     def read_at(self, offset: int, count: int) -> bytes:
         try:
             data = os.pread(self._fd, count, offset)

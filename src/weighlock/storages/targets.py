@@ -39,7 +39,7 @@ def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
     write_path(path, lambda sink: sink.write_at(0, data), durable=durable)
 
 
-def write_path(path: str, write: Write, *, durable: bool) -> None:
+def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str], None] | None = None) -> None:
     """Write a file, so that what was there before stays until the new one is whole.
 
     Devices, pipes and open descriptors (``/dev/stdout``) are written to directly, for want of a name to replace.
@@ -52,6 +52,8 @@ def write_path(path: str, write: Write, *, durable: bool) -> None:
         Writes everything to the sink that it is given.
     durable : bool
         Wait until the file and its name are on the disk.
+    check : callable, optional
+        Given the path of the file that is written and has not got its name yet; what it raises leaves the old one.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def write_path(path: str, write: Write, *, durable: bool) -> None:
         if (held is None or stat.S_ISREG(held.st_mode)) and not path.startswith(_OPEN_FILES):
             # Not for every path: the folders above the current one need not be open to us.
             target = os.path.realpath(path) if os.path.islink(path) else path
-            _replace(target, write, held, durable=durable)
+            _replace(target, write, held, check, durable=durable)
         else:
             _write_directly(path, write, durable=durable)
 
@@ -116,7 +118,9 @@ def _write_directly(path: str, write: Write, *, durable: bool) -> None:
         os.close(descriptor)
 
 
-def _replace(target: str, write: Write, held: os.stat_result | None, *, durable: bool) -> None:
+def _replace(
+    target: str, write: Write, held: os.stat_result | None, check: Callable[[str], None] | None, *, durable: bool
+) -> None:
     if held is not None and not os.access(target, os.W_OK):
         # The rename would need the folder's permission only, and take a file that was protected on purpose.
         raise TargetError("the file is read-only", path=target, hint="Save under another name, or make it writable.")
@@ -128,6 +132,8 @@ def _replace(target: str, write: Write, held: os.stat_result | None, *, durable:
             if held is not None:
                 _keep_attributes(target, held, descriptor)
             write(FileSink(descriptor) if hasattr(os, "pwrite") else DescriptorSink(descriptor))
+            if check is not None:
+                check(temporary)
             _settle(descriptor, durable=durable, replacing=held is not None)
             if not _WINDOWS:  # there, open files cannot be renamed; here, the lock must be held until it is done
                 os.replace(temporary, target)

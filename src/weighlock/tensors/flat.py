@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from weighlock.dtypes import DType
-from weighlock.storages.sinks import Buffer
+from weighlock.storages.sinks import Buffer, Stream
 
 __all__ = ["FlatLeaf"]
 
@@ -20,17 +20,21 @@ class FlatLeaf(NamedTuple):
     start : int
         The address of its first element.
     pieces : callable
-        Returns its bytes in row-major order, little-endian, piece by piece.
+        Returns its bytes in row-major order, little-endian, piece by piece; or one `Stream` of them.
     storage : object
         What identifies the memory that it is a view of.
+    requires_grad, parameter : bool
+        What is noted of it, where the structure is.
     """
 
     dtype: DType
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None
     start: int
-    pieces: Callable[[], Iterator[Buffer]]
+    pieces: Callable[[], Iterator[Buffer | Stream]]
     storage: Any = None
+    requires_grad: bool = False
+    parameter: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -175,6 +175,12 @@ class Leaves:
             data.attributes = state
         return data
 
+    def requiring(self, data: Any) -> Any:
+        """Return a leaf that requires a gradient, as far as the framework has that."""
+        if type(data) is TensorSpec:
+            data.requires_grad = True
+        return data
+
     def quantized(self, spec: QuantizedSpec) -> Any:
         return spec
 
