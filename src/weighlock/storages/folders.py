@@ -126,6 +126,11 @@ class FolderSource:
             self.size += found.size
         return found
 
+    @property
+    def parts(self) -> "list[PartSource]":
+        """The files that were asked for so far."""
+        return list(self._parts.values())
+
     @contextmanager
     def borrowed(self, name: str) -> Iterator[ByteSource]:
         """Hold a file open."""
