@@ -33,6 +33,10 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "scan": (*_FORM, "--output", "--fail-on", "--allow", "--exclude", "--files-from", "--policy", "--baseline",
              "--write-baseline", "--deep", "--allow-incomplete", "--jobs", "--quiet", "--color", "--help"),
     "explain": ("--json", "--color", "--help"),
+    "verify": (*_LISTED, "--manifest", "--lock", "--jobs", "--allow-incomplete", *_FORM, *_WRITTEN),
+    "manifest": (*_LISTED, *_WRITTEN),
+    "salvage": ("--require-crc", "--raw", "--all", "--force", "--dry-run", "--quiet", "--no-truncate", *_FORM,
+                "--color", "--help"),
     "diff": (*_CHOSEN, "--values", "--no-values", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b",
              "--rename", "--all", *_FORM, *_WRITTEN),
 }  # fmt: skip
@@ -48,12 +52,15 @@ _FORMATS_OF: Final[dict[str, tuple[str, ...]]] = {
     "inspect": ("text", "json", "jsonl"),
     "show": ("text", "json", "csv", "tsv"),
     "scan": ("text", "json", "jsonl", "html", "sarif"),
+    "verify": ("text", "json", "jsonl"),
+    "salvage": ("text", "json"),
 }
 _GLOBS: Final = ("--include", "--exclude", "-i", "-x")
 _WITH_VALUES: Final = frozenset({
     "--format", "-f", "--color", "--encoding", "--output", "-o", "--files-from", "--include", "-i", "--exclude", "-x",
     "--dtype", "--depth", "--bins", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b", "--rename",
     "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
+    "--manifest", "--lock",
 })  # fmt: skip
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_.,:@%+/-]+")
 _MOST: Final = 1000

@@ -40,6 +40,10 @@ SCHEMAS: Final = (
     "weighlock/scan-file",
     "weighlock/explain",
     "weighlock/baseline",
+    "weighlock/verify",
+    "weighlock/verify-file",
+    "weighlock/manifest",
+    "weighlock/salvage",
 )
 SCHEMA_VERSION: Final = 1
 

@@ -301,7 +301,7 @@ class Prover:
 
     def _beyond(self, name: bytes, size: int, before: int | None) -> bool:
         """Whether the record would begin, or end, behind the end of the file."""
-        if name in self._carving.headers and self._carving.headers[name]:
+        if self._carving.headers.get(name):
             return False
         return before is not None and before + LOCAL_SIZE + len(name) + size > self.high
 

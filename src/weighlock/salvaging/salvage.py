@@ -93,14 +93,18 @@ def check_target(f: Any, target: str, *, force: bool) -> None:
     ------
     ArgumentError
     """
-    if isinstance(f, str | bytes | os.PathLike) and os.path.exists(target) and os.path.exists(f):
-        if os.path.samefile(f, target):
+    for name in (f, getattr(f, "name", None)):
+        if isinstance(name, str | bytes | os.PathLike) and _is_same(name, target):
             raise ArgumentError("the result would be written over the damaged file", got=target)
-    name = getattr(f, "name", None)
-    if isinstance(name, str) and os.path.exists(name) and os.path.exists(target) and os.path.samefile(name, target):
-        raise ArgumentError("the result would be written over the damaged file", got=target)
     if os.path.isfile(target) and not force:
         raise ArgumentError("the file is there already", got=target, hint="force=True (--force) overwrites it.")
+
+
+def _is_same(one: Any, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
 
 
 # Reason for the parameter count: all of them come from the one call above.
@@ -148,7 +152,8 @@ def _planned(source: ByteSource, limits: Limits, options: Mapping[str, bool], ra
     if isinstance(found, NotACheckpointError):
         raise found
     raise UnsupportedError(
-        "nothing can be saved from a file of this kind", expected="a zip archive or a stream of torch.save, or safetensors"
+        "nothing can be saved from a file of this kind",
+        expected="a zip archive or a stream of torch.save, or safetensors",
     )  # fmt: skip
 
 

@@ -35,9 +35,8 @@ def plan_stream(source: ByteSource, limits: Limits, *, require_crc: bool) -> Pla
     """
     notes: list[str] = ["this format has no checksums: what is kept is where it should be, and as long"]
     structure, keys, position = _pickles(source, limits)
-    storages = {
-        key: decide(found, require_crc=require_crc) for key, found in _located(source, structure, keys, position).items()
-    }  # fmt: skip
+    located = _located(source, structure, keys, position)
+    storages = {key: decide(found, require_crc=require_crc) for key, found in located.items()}
     tensors = fates(structure.leaves(), storages, lambda key: f"storage {key}")
     places = structure.places
     made, kept = settled(structure, storages)

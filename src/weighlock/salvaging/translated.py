@@ -1,7 +1,7 @@
-r"""Files whose line ends were translated on their way: every ``\n`` has become ``\r\n``, as a transfer of text does it.
+r"""Files whose line ends were translated on their way: every ``\n`` has become ``\r\n``, as transfers of text do it.
 
-The translation is undone exactly: it put one ``\r`` before each ``\n``, so that no ``\n`` is without one, which in a file
-of other bytes hardly happens by chance.
+The translation is undone exactly: it put one ``\r`` before each ``\n``, so that no ``\n`` is without one, which in a
+file of other bytes hardly happens by chance.
 """
 
 import tempfile
@@ -26,8 +26,8 @@ def is_translated(source: ByteSource) -> bool:
 
 def untranslated(source: ByteSource) -> BinaryIO | None:
     r"""Return the file as it was, in a temporary file without a name; None where one ``\n`` stands alone."""
-    made = tempfile.TemporaryFile()
-    held, before = b"", b""
+    made = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last reference
+    held = b""
     for position in range(0, source.size, _CHUNK):
         data = held + source.read_at(position, min(_CHUNK, source.size - position))
         held = data[-1:] if data.endswith(b"\r") and position + _CHUNK < source.size else b""
@@ -36,7 +36,5 @@ def untranslated(source: ByteSource) -> BinaryIO | None:
             made.close()
             return None
         made.write(data.replace(b"\r\n", b"\n"))
-        before = data
-    del before
     made.seek(0)
     return made

@@ -234,9 +234,9 @@ class _Flat(NamedTuple):
     """A flat array of bytes, as the pickler is given it."""
 
     pattern: TensorPattern
-    index: int
+    number: int
 
     @staticmethod
     def call(value: "_Flat") -> TensorCall:
         """Describe it to the pickler."""
-        return value.pattern, str(value.index)
+        return value.pattern, str(value.number)

@@ -307,6 +307,8 @@ def _examine_loosely(source: ByteSource, examiner: Examiner, *, cut: bool = Fals
 def _report(problems: Iterable[Problem], examiner: Examiner) -> None:
     for problem in problems:
         member = examiner.reading.member(problem.record)
-        examiner.notes.add(SURVEY_RULES[problem.kind], problem.what, member=member, offset=0 if problem.record else None)
+        examiner.notes.add(
+            SURVEY_RULES[problem.kind], problem.what, member=member, offset=0 if problem.record else None
+        )
         if problem.kind == "unreadable":
             examiner.notes.gap("WL903", problem.what, member)

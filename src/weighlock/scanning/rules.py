@@ -268,8 +268,8 @@ _ROWS: Final = (
          "have.",
          "3 scales for 4 channels", _GET_AGAIN, 354),
     Rule("WL604", "Indices contradict what is said of them", "medium",
-         "A sparse tensor is said to be coalesced and its indices are not sorted and unique, or the offsets of a nested "
-         "tensor lead outside of its values. Programs that rely on it compute wrong results.",
+         "A sparse tensor is said to be coalesced and its indices are not sorted and unique, or the offsets of a "
+         "nested tensor lead outside of its values. Programs that rely on it compute wrong results.",
          "`coalesced=True`, and an index twice", _GET_AGAIN, 354),
     Rule("WL605", "A set of files is not whole", "medium",
          "The index of a checkpoint of several files names a file, or a tensor, that is not there.",

@@ -1,8 +1,8 @@
-"""Every byte of a zip archive: data by their checksums, and all around them by what stands twice, or by the writer's form.
+"""Every byte of a zip archive: data by their checksums, all around them by what stands twice, or the writer's form.
 
-An archive that PyTorch wrote is predictable: all that is not data follows from names, sizes, checksums and alignment. So
-each of its bytes is compared with the one that its writer put there. Of other archives the fields are held against each
-other: directory against local header against descriptor.
+An archive that PyTorch wrote is predictable: all that is not data follows from names, sizes, checksums and alignment.
+So each of its bytes is compared with the one that its writer put there. Of other archives the fields are held against
+each other: directory against local header against descriptor.
 """
 
 import zlib
@@ -43,7 +43,7 @@ _SHOWN: Final = 16
 class _Task(NamedTuple):
     """One piece of one record's data, as it lies in the file."""
 
-    index: int
+    record: int
     start: int
     size: int
 
@@ -106,14 +106,14 @@ def _data_crcs(
     records = listed.records
 
     def work(task: _Task) -> tuple[_Task, int | None]:
-        record = records[task.index]
+        record = records[task.record]
         if record.method:
             return task, _inflated_crc(source, record, task.start, progress)
         return task, _stored_crc(source, task.start, task.size, progress)
 
     found: list[int | None] = [None] * len(records)
     results = in_threads(work, _tasks(records, starts), lambda task: task.size)
-    for index, group in groupby(results, key=lambda result: result[0].index):
+    for index, group in groupby(results, key=lambda result: result[0].record):
         crc: int | None = 0
         for task, piece in group:
             crc = None if crc is None or piece is None else crc32_combine(crc, piece, task.size) if crc else piece
@@ -214,8 +214,9 @@ def _compare_crcs(
             continue
         facts = {"record": record.name, "path": notes.places.get(record.name)}
         if crc not in stated:
-            notes.add("WL207", "the bytes are not the ones that were written", offset=start, length=record.compressed_size,
-                      expected=f"CRC-32 {record.crc:08x}", got=f"{crc:08x}", hint=_SALVAGE, **facts)  # fmt: skip
+            notes.add("WL207", "the bytes are not the ones that were written", offset=start,
+                      length=record.compressed_size, expected=f"CRC-32 {record.crc:08x}", got=f"{crc:08x}",
+                      hint=_SALVAGE, **facts)  # fmt: skip
         else:
             at = "directory" if record.crc != crc else "descriptor"
             other = record.crc if record.crc != crc else behind or 0
@@ -223,7 +224,7 @@ def _compare_crcs(
                       expected=f"{crc:08x}", got=f"{other:08x}", offset=record.header_offset, **facts)  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------- the bytes around the data
+# ------------------------------------------------------------------------------------------ the bytes around the data
 
 
 def _compare_form(source: ByteSource, listed: ZipDirectory, crcs: list[int], notes: Notebook) -> bool:

@@ -12,6 +12,7 @@ from weighlock.formats.torch_legacy import matches
 from weighlock.inspection.inventory import take_inventory
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.salvaging.translated import is_translated
+from weighlock.scanning.dcp_parts import parts_of
 from weighlock.storages.folders import FolderSource, PartSource, SliceSource
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
@@ -62,9 +63,13 @@ def check_file(
         notes.gap("WL901", str(error.what))
         return notes.done(str(f), None, None)
     try:
+        options = Options(limits=bounds, encoding=encoding, verify=False, stubs_allowed=True)
         with collector_paused():
-            kind = _checked(source, Options(limits=bounds, encoding=encoding, verify=False, stubs_allowed=True), notes,
-                            progress)  # fmt: skip
+            parts = parts_of(f, bounds)
+            if parts is None:
+                kind = _checked(source, options, notes, progress)
+            else:
+                kind = _checked_parts(source, parts, options, notes, progress)
         return notes.done(source.name, source.size, kind)
     except SourceError as error:
         notes.gap("WL901", error.what)
@@ -99,6 +104,28 @@ def _checked(source: ByteSource, options: Options, notes: Notebook, progress: Pr
         check_rows(rows, notes)
         _behind(source, contents, reading, notes)
     return None if contents is None else contents.format
+
+
+def _checked_parts(
+    source: ByteSource, parts: list[tuple[int, int]], options: Options, notes: Notebook, progress: Progress
+) -> str:
+    """Check a file of a distributed checkpoint: small checkpoints one behind the other."""
+    for offset, length in parts:
+        own = Notebook()
+        try:
+            part = SliceSource(source, offset, length, source.name)
+            _checked(part, options, own, progress)
+        except WeighlockError as error:
+            own.error(error, salvage=False)
+        for problem in own.problems:
+            facts = problem.to_dict()
+            place = offset if problem.offset is None else offset + problem.offset
+            notes.add(facts.pop("code"), facts.pop("message"), **{**facts, "offset": place})
+        for gap in own.gaps:
+            notes.gap(gap.rule, gap.message, gap.member)
+        notes.records, notes.tensors = notes.records + own.records, notes.tensors + own.tensors
+        notes.checked, notes.unchecked = notes.checked + own.checked, notes.unchecked + own.unchecked
+    return "dcp"
 
 
 def _failed(error: WeighlockError, source: ByteSource, notes: Notebook, *, archived: bool) -> None:
@@ -169,7 +196,9 @@ def _behind(source: ByteSource, contents: Contents, reading: _Reading, notes: No
         head = rest.read_at(0, min(rest.size, 32))
         if contents.format != "torch-legacy" or not matches(head):
             if contents.format == "torch-legacy" or head[:1] != b"\x80":
-                notes.add("WL302", f"{rest.size:,} bytes follow the last pickle or storage", offset=end, length=rest.size)
+                notes.add(
+                    "WL302", f"{rest.size:,} bytes follow the last pickle or storage", offset=end, length=rest.size
+                )
             return
         try:
             found = read_file(rest, _Reading(reading.options, notes))
@@ -219,7 +248,7 @@ def _read(ref: StorageRef, key: str, notes: Notebook, progress: Progress, *, arc
         notes.checked += ref.nbytes
         progress(ref.nbytes)
     except CheckpointError as error:
-        notes.error(error.locate(object_path=key))  # type: ignore[arg-type]
+        notes.error(error.locate(object_path=key))
     finally:
         memory.close()
 
