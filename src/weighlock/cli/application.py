@@ -362,3 +362,14 @@ for tool in (scan, explain, completion, schema, git):
     application.add_command(tool)
 application.add_command(hub)
 application.add_command(cache)
+
+
+def _keep_lines(command: click.Command) -> None:
+    r"""Have the paragraphs behind a line ``\b`` keep their lines: docstrings are raw, and click wants the character."""
+    if command.help is not None:
+        command.help = command.help.replace("\\b\n", "\b\n")
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _keep_lines(inner)
+
+
+_keep_lines(application)

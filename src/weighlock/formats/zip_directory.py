@@ -20,7 +20,7 @@ from operator import add, le
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
+from weighlock.errors import SALVAGE, ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
 from weighlock.formats.zip_end import EndRecord, find_end, read_tail
 from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
 from weighlock.limits import Limits
@@ -494,5 +494,5 @@ def check_crc(record: ZipRecord, crc: int) -> None:
             expected=f"CRC-32 {record.crc:08x}",
             got=f"{crc:08x}",
             record=record.name,
-            hint="The file was damaged after it was saved: get it again.",
+            hint=f"The file was damaged after it was saved: get it again. {SALVAGE}",
         )

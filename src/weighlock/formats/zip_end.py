@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
-from weighlock.errors import DirectoryError, UnsupportedError
+from weighlock.errors import SALVAGE, DirectoryError, UnsupportedError
 from weighlock.formats.zip_remains import END_MARK
 from weighlock.storages.source import ByteSource
 
@@ -145,7 +145,7 @@ def _misplaced(expected: int, found: int) -> DirectoryError:
         hint = "Something was put in front of the archive, perhaps a second archive. Readers would disagree on it."
     else:
         what = "bytes are missing inside the archive"
-        hint = "It was damaged while it was copied or downloaded: get it again."
+        hint = f"It was damaged while it was copied or downloaded: get it again. {SALVAGE}"
     return DirectoryError(
         what, expected=f"the end of its directory at byte {expected}", got=f"at byte {found}", hint=hint
     )
