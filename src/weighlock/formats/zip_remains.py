@@ -40,6 +40,7 @@ def cut_archive(source: ByteSource) -> TruncatedError:
         "the archive was cut: its directory, which stands at its end, is missing",
         got=f"{source.size} bytes with {least}{len(names)} whole records, {tensors} of them tensor storages",
         path=source.name,
+        offset=source.size,
         hint=f"The download, the copy or the save broke off: get the file again. {SALVAGE}",
     )
 

@@ -11,15 +11,15 @@ from itertools import groupby
 from struct import Struct
 from typing import Final, NamedTuple
 
-from weighlock.errors import CheckpointError, WeighlockError
+from weighlock.errors import CheckpointError, UnsupportedError, WeighlockError
 from weighlock.formats.zip_carving import described
-from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory
+from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory, zip64_fields
 from weighlock.formats.zip_layout import Layout, directory, ending, local_header, trailer
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_survey import survey
 from weighlock.limits import Limits
 from weighlock.measuring.pieces import in_threads
-from weighlock.scanning.archives import SURVEY_RULES
+from weighlock.scanning.archives import SURVEY_RULES, rule_of
 from weighlock.storages.checksum import crc32, crc32_combine
 from weighlock.storages.source import ByteSource
 from weighlock.verifying.report import Notebook
@@ -30,6 +30,7 @@ Progress = Callable[[int], object]
 
 _PIECE: Final = 16 << 20
 _READ: Final = 1 << 20
+_FULL32: Final = 0xFFFFFFFF
 _DESCRIBED: Final = 0x8
 # Version, flags, method, time, date, which stand in the local header and in the directory's entry.
 _LOCAL_FIELDS: Final = Struct("<4x5H")
@@ -75,7 +76,10 @@ def check_archive(source: ByteSource, limits: Limits, notes: Notebook, progress:
 
 def _refused(source: ByteSource, limits: Limits, notes: Notebook, error: CheckpointError) -> None:
     """Note all that is wrong with an archive whose directory cannot be believed."""
-    notes.error(error)
+    if isinstance(error, UnsupportedError):
+        notes.add(rule_of(error), error.what, record=error.record, expected=error.expected, got=error.got)
+    else:
+        notes.error(error)
     for problem in survey(source, limits).problems:
         notes.add(SURVEY_RULES[problem.kind], problem.what, record=problem.record, offset=problem.offset)
 
@@ -293,7 +297,11 @@ def _compare_fields(source: ByteSource, listed: ZipDirectory, notes: Notebook) -
                           offset=record.header_offset, expected=f"{there:#06x}", got=f"{here:#06x}")  # fmt: skip
         length = int.from_bytes(head[28:30], "little")
         where = record.header_offset + LOCAL_SIZE + name
-        if not _is_tiled(source.read_at(where, length)):
+        field = source.read_at(where, length)
+        wide = zip64_fields(field)
+        full = _FULL32 in (int.from_bytes(head[18:22], "little"), int.from_bytes(head[22:26], "little"))
+        sizes = all(size in (0, record.size, record.compressed_size) for size in wide[:2])
+        if not _is_tiled(field) or (full and (len(wide) < 2 or not sizes)):
             notes.add("WL601", "the extra field of the local header is malformed", record=record.name, offset=where,
                       length=length)  # fmt: skip
 

@@ -71,8 +71,8 @@ def check_file(
             else:
                 kind = _checked_parts(source, parts, options, notes, progress)
         return notes.done(source.name, source.size, kind)
-    except SourceError as error:
-        notes.gap("WL901", error.what)
+    except WeighlockError as error:
+        notes.error(error)
         return notes.done(source.name, source.size, None)
     finally:
         source.close()
@@ -81,16 +81,17 @@ def check_file(
 def _checked(source: ByteSource, options: Options, notes: Notebook, progress: Progress) -> str | None:
     reading = _Reading(options, notes)
     contents: Contents | None = None
+    checkpoint: Checkpoint | None = None
     failed: WeighlockError | None = None
     try:
         contents = read_file(source, reading)
+        checkpoint = Checkpoint(source, contents, reading)
     except SourceError as error:
         if not isinstance(source, FolderSource):
             raise
         failed = error
     except WeighlockError as error:
         failed = error
-    checkpoint = None if contents is None else Checkpoint(source, contents, reading)
     rows = [] if checkpoint is None else take_inventory(checkpoint).rows
     notes.tensors = len(rows)
     for row in rows:
@@ -220,7 +221,13 @@ def _storages(contents: Contents, notes: Notebook, progress: Progress, *, archiv
         if ref.reader is None or ref.location == "meta" or not ref.nbytes:
             continue
         source: Any = getattr(ref.reader, "source", None)
-        extent = ref.reader.extent(ref) if source is not None and not notes.has(ref.record) else None
+        if notes.has(ref.record):
+            continue  # where it is, or what it holds, cannot be believed
+        try:
+            extent = None if source is None else ref.reader.extent(ref)
+        except CheckpointError as error:
+            notes.error(error)
+            continue
         if extent is None:
             _read(ref, key, notes, progress, archived=archived)
             continue

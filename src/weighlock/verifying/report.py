@@ -160,9 +160,11 @@ class Notebook:
         self.places: dict[str, str] = {}
         self.records = self.tensors = self.checked = self.unchecked = 0
         self._seen: set[Any] = set()
+        self._records: set[Any] = set()  # as they are called in the file, not as they are shown
 
     def add(self, code: str, message: str, **facts: Any) -> None:
         """Note a problem; the fields are those of `Problem`."""
+        self._records.add(facts.get("record"))
         facts = {
             name: safe_text(value, limit=_LONGEST) if isinstance(value, str) else value for name, value in facts.items()
         }  # fmt: skip
@@ -186,7 +188,7 @@ class Notebook:
 
     def has(self, record: str | None) -> bool:
         """Whether a problem of this record was noted."""
-        return any(problem.record == record for problem in self.problems)
+        return record in self._records
 
     def error(self, error: WeighlockError, *, base: int = 0, salvage: bool = True) -> None:
         """Note what a reading has raised.
