@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weighlock.errors import UnsupportedError
-from weighlock.formats.zip_carving import Found, inflated
+from weighlock.formats.zip_proving import Found, inflated
 from weighlock.storages.sinks import StorageRecords
 from weighlock.storages.source import ByteSource
 

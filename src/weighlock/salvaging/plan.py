@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weighlock.errors import DamagedError
-from weighlock.formats.zip_carving import Found
+from weighlock.formats.zip_proving import Found
 from weighlock.salvaging.report import SalvagedTensor
 from weighlock.salvaging.structure import LOST, Leaf, StoragePlace, Structure
 from weighlock.storages.sinks import Sink

@@ -111,20 +111,25 @@ def _is_same(one: Any, other: str) -> bool:
 def _salvaged(
     source: ByteSource, target: str, limits: Limits, options: Mapping[str, bool], raw: bool, dry_run: bool
 ) -> SalvageReport:
-    notes: list[str] = []
-    original = source
-    if is_translated(source):
-        file = untranslated(source)
-        if file is not None:
-            notes.append("line ends had been translated (every \\n to \\r\\n); that was undone")
-            source = open_source(file)
+    file = untranslated(source) if is_translated(source) else None
+    if file is None:
+        return _written(source, source, target, (limits, options, raw, dry_run), ())
+    with file:
+        note = "line ends had been translated (every \\n to \\r\\n); that was undone"
+        return _written(open_source(file), source, target, (limits, options, raw, dry_run), (note,))
+
+
+def _written(
+    source: ByteSource, original: ByteSource, target: str, how: tuple[Limits, Mapping[str, bool], bool, bool],
+    notes: tuple[str, ...],
+) -> SalvageReport:  # fmt: skip
+    limits, options, raw, dry_run = how
     plan = _planned(source, limits, options, raw)
     written = None
-    if not any(tensor.state != "lost" for tensor in plan.tensors) and plan.tensors:
-        raise DamagedError(
-            "no tensor can be saved", got=f"{len(plan.tensors)} lost; the first: {plan.tensors[0].key}: "
-            f"{plan.tensors[0].reason}",
-        )  # fmt: skip
+    lost = [tensor for tensor in plan.tensors if tensor.state == "lost"]
+    if lost and not any(tensor.nbytes for tensor in plan.tensors if tensor.state != "lost"):
+        got = f"{len(lost)} lost; the first: {lost[0].key}: {lost[0].reason}"
+        raise DamagedError("no tensor can be saved", got=got)
     if not dry_run:
         write_path(target, plan.write, durable=False)
         written = target

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedPickleError, WeighlockError
 from weighlock.formats.legacy_writer import write_legacy
-from weighlock.formats.zip_carving import Found
+from weighlock.formats.zip_proving import Found
 from weighlock.limits import Limits
 from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.pickler import Pickler
@@ -97,12 +97,17 @@ def _located(source: ByteSource, structure: Structure, keys: list[str], position
         found[key] = _judged(source, Found(begin, size, size, 0, "", ""), int(place.numel), follower)
         position = behind
     for key, place in structure.places.items():
-        found.setdefault(key, Found(0, 0, nbytes_of(place), 0, "missing", "the stream has no data for it"))
+        state, reason = (
+            ("missing", "the stream has no data for it") if nbytes_of(place) else ("proven", "it has no bytes")
+        )
+        found.setdefault(key, Found(0, 0, nbytes_of(place), 0, state, reason))
     return found
 
 
 def _judged(source: ByteSource, found: Found, numel: int, follower: Any) -> Found:
     end = found.start + found.size
+    if not found.size:
+        return found._replace(state="proven", reason="it has no bytes")
     if end > source.size:
         return found._replace(state="cut", reason="the file ends before its data do")
     if not _is_count(source, found.start - _COUNT, numel):

@@ -6,10 +6,12 @@ followed by its CRC-32. So the pickle and one neighbour say where a storage is w
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from weighlock.errors import DamagedError, UnsupportedError, WeighlockError
-from weighlock.formats.zip_carving import Carving, Found, Prover, carve, described, inflated
+from weighlock.formats.zip_carving import Carving, carve
+from weighlock.formats.zip_proving import Found, Prover, described, inflated
 from weighlock.formats.zip_writer import ZipForm, write_zip
 from weighlock.limits import Limits
 from weighlock.pickling.inert import GlobalRef
@@ -62,7 +64,7 @@ def plan_zip(source: ByteSource, limits: Limits, *, require_crc: bool) -> Plan:
     if any(name.endswith(b"constants.pkl") for name in carving.headers):
         raise UnsupportedError("a TorchScript program cannot be salvaged", hint="--raw saves its storages as bytes.")
     byteorder = _byteorder(source, carving, pickle, notes)
-    storages = {key: decide(found, require_crc=require_crc) for key, found in _storages(pickle)}
+    storages = {key: decide(found, require_crc=require_crc) for key, found in _storages(pickle, carving)}
     structure, root = pickle.structure, pickle.root.decode("utf-8", "surrogateescape")
     tensors = fates(structure.leaves(), storages, lambda key: f"{root}data/{key}")
     made, keys = settled(structure, storages)
@@ -79,19 +81,27 @@ def _pickle(source: ByteSource, carving: Carving, limits: Limits, notes: list[st
     """Return the first pickle that is whole."""
     tried: list[str] = []
     unproven: _Pickle | None = None
-    for name, low, high in _regions(source, carving):
-        prover = Prover(source, carving.within(low, high), low, high)
+    candidates = _candidates(source, carving)
+    ends = [*(offset for _, offset in candidates[1:]), source.size]
+    for index, (name, offset) in enumerate(candidates):
+        low = offset if index else 0
+        prover = Prover(source, carving.within(low, ends[index]), low, ends[index])
         for found in prover.sized(name, limits.max_pickle_bytes):
+            shown = safe_text(name.decode("utf-8", "replace"), limit=80)
             if found.state not in ("proven", "unproven"):
-                tried.append(f"{safe_text(name.decode('utf-8', 'replace'), limit=80)}: {found.reason}")
+                tried.append(f"{shown}: {found.reason}")
                 continue
             try:
                 structure = describe(inflated(source, found), limits)
             except WeighlockError as error:
-                tried.append(f"{safe_text(name.decode('utf-8', 'replace'), limit=80)}: {error.what}")
+                tried.append(f"{shown}: {error.what}")
                 continue
+            high = _region_end(name.removesuffix(_PICKLE), structure, carving, low, ends[index:])
+            prover = Prover(source, carving.within(low, high), low, high)
             pickle = _Pickle(name.removesuffix(_PICKLE), found, structure, prover)
             if found.state == "proven":
+                if tried:
+                    notes.append(f"an earlier pickle is damaged; this is what the archive at byte {low:,} holds")
                 return pickle
             if structure.end == found.size:
                 unproven = unproven or pickle
@@ -105,19 +115,34 @@ def _pickle(source: ByteSource, carving: Carving, limits: Limits, notes: list[st
     )  # fmt: skip
 
 
-def _regions(source: ByteSource, carving: Carving) -> Iterator[tuple[bytes, int, int]]:
-    """Give the names of what may be the pickle, and the stretch of the file that may belong to it."""
+def _candidates(source: ByteSource, carving: Carving) -> list[tuple[bytes, int]]:
+    """Return the names of what may be the pickle, and where their headers stand, in the order of the file."""
     found = sorted(
         (header.offset, name) for name, rows in carving.headers.items() if _is_pickle(name) for header in rows
     )[:_MOST_PICKLES]
-    for index, (offset, name) in enumerate(found):
-        # Of several checkpoints in one file, one's pickle must not be taken for the other's storages.
-        high = found[index + 1][0] if index + 1 < len(found) else source.size
-        yield name, offset if index else 0, high
-    if not found:
-        names = [name for name in carving.entries if _is_pickle(name)]
-        names += [match[1] + _PICKLE for match in map(_DATA.match, carving.headers) if match][:1]
-        yield from ((name, 0, source.size) for name in dict.fromkeys(names))
+    if found:
+        return [(name, offset) for offset, name in found]
+    names = [name for name in carving.entries if _is_pickle(name)]
+    names += [match[1] + _PICKLE for match in map(_DATA.match, carving.headers) if match][:1]
+    return [(name, source.size) for name in dict.fromkeys(names)][:1]
+
+
+def _region_end(root: bytes, structure: Structure, carving: Carving, low: int, ends: list[int]) -> int:
+    """Return where the stretch of a file ends that may belong to a pickle.
+
+    Of several checkpoints behind each other, the storages of one must not be taken for those of another. One that lies
+    inside of a storage, as bytes, ends nothing.
+    """
+    sizes = {root + b"data/" + key.encode("utf-8", "surrogateescape"): nbytes_of(place)
+             for key, place in structure.places.items()}  # fmt: skip
+    for end in ends[:-1]:
+        inside = any(
+            low <= header.start <= end < header.start + size
+            for name, size in sizes.items() for header in carving.headers.get(name, [])[:8]
+        )  # fmt: skip
+        if not inside:
+            return end
+    return ends[-1]
 
 
 def _is_pickle(name: bytes) -> bool:
@@ -127,30 +152,46 @@ def _is_pickle(name: bytes) -> bool:
 # ------------------------------------------------------------------------------------------------------ the storages
 
 
-def _storages(pickle: _Pickle) -> Iterator[tuple[str, Found]]:
-    """Look for each storage, from the first on: where one ends, the next one begins."""
-    places = list(pickle.structure.places.values())
-    names = [pickle.root + b"data/" + place.key.encode("utf-8", "surrogateescape") for place in places]
-    # Storages that no PyTorch writes in this order have headers of their own, or are lost.
+def _storages(pickle: _Pickle, carving: Carving) -> Iterator[tuple[str, Found]]:
+    """Look for each storage, from the first in the file on: where one ends, the next one begins."""
+    named = {key: pickle.root + b"data/" + key.encode("utf-8", "surrogateescape") for key in pickle.structure.places}
+    keys, in_order = _file_order(named, carving)
+    if in_order:
+        pickle = pickle._replace(prover=pickle.prover.in_order([named[key] for key in keys]))
     before = _end(pickle.prover.find(pickle.root + b"byteorder", 6))
-    taken: list[Found] = []
-    cut = False
-    for index, place in enumerate(places):
+    floor, cut = 0, False
+    for index, key in enumerate(keys):
+        place, name = pickle.structure.places[key], named[key]
         if place.location == "meta":
-            yield place.key, Found(0, 0, 0, 0, "proven", "it has no data: it was on the device meta")
+            yield key, Found(0, 0, 0, 0, "proven", "it has no data: it was on the device meta")
             continue
         size = nbytes_of(place)
-        after = names[index + 1] if index + 1 < len(names) else pickle.root + b"version"
-        found = pickle.prover.find(names[index], size, before, after)
-        if found.size and found.state in ("proven", "unproven") and _overlaps(found, taken):
-            found = found._replace(state="damaged", reason="what was found lies inside of another storage")
-        if found.start and size:
-            taken.append(found)
+        after = named[keys[index + 1]] if index + 1 < len(keys) else pickle.root + b"version"
+        found = pickle.prover.find(name, size, before, after, floor)
         cut = cut or found.state == "cut"
         if cut and found.state == "missing":
             found = found._replace(state="cut", reason="the file ends before its header")
-        before = _end(found) if size else before
-        yield place.key, found
+        if not size:
+            before = None if before is None else pickle.prover.start_behind(before, name)
+        else:
+            before = _end(found) if found.state in ("proven", "unproven") else None
+            if in_order and found.state in ("proven", "unproven"):
+                floor = found.start + found.packed
+        yield key, found
+
+
+def _file_order(named: dict[str, bytes], carving: Carving) -> tuple[list[str], bool]:
+    """Return the keys in the order of their records, and whether the headers bear it out.
+
+    PyTorch writes them as the pickle names them; older releases sorted them as text.
+    """
+    best, least = list(named), -1
+    for keys in (list(named), sorted(named)):
+        found = [rows[0].offset for key in keys if (rows := carving.headers.get(named[key]))]
+        wrong = sum(one > other for one, other in pairwise(found))
+        if least < 0 or wrong < least:
+            best, least = keys, wrong
+    return best, least <= 2 + len(named) // 50
 
 
 def _end(found: Found) -> int | None:
@@ -159,12 +200,6 @@ def _end(found: Found) -> int | None:
         return None
     wide = found.start >= _FULL32 or found.packed >= _FULL32
     return found.start + found.packed + (_LONG_DESCRIPTOR if wide else _DESCRIPTOR)
-
-
-def _overlaps(found: Found, taken: list[Found]) -> bool:
-    return any(
-        other.start < found.start + found.packed and found.start < other.start + other.packed for other in taken[-2:]
-    )
 
 
 def _byteorder(source: ByteSource, carving: Carving, pickle: _Pickle, notes: list[str]) -> str:

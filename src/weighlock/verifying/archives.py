@@ -12,9 +12,9 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from weighlock.errors import CheckpointError, UnsupportedError, WeighlockError
-from weighlock.formats.zip_carving import described
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory, zip64_fields
 from weighlock.formats.zip_layout import Layout, directory, ending, local_header, trailer
+from weighlock.formats.zip_proving import described
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_survey import survey
 from weighlock.limits import Limits
