@@ -478,7 +478,7 @@ def test_other_files_are_told_by_their_name(tmp_path):
         wl.salvage(b"<!DOCTYPE html><html><body>not found</body></html>", tmp_path / "out.pt")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs Unix: limits of memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the memory in /proc")
 def test_a_large_file_takes_little_memory(tmp_path):
     """The data go from file to file; neither is held in memory as a whole."""
     import subprocess
@@ -486,17 +486,17 @@ def test_a_large_file_takes_little_memory(tmp_path):
     big = tmp_path / "big.pt"
     wl.save({"a": np.zeros(40_000_000, "f4"), "b": np.ones(40_000_000, "f4")}, big)
     code = (
-        "import resource, sys, weighlock\n"
+        "import re, sys, weighlock\n"
         "weighlock.salvage(sys.argv[1], sys.argv[2])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(re.search(r'RssAnon:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
     )
     with open(big, "r+b") as file:
         file.truncate(big.stat().st_size - 200)
     line = [sys.executable, "-c", code, str(big), str(tmp_path / "o.pt")]
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
     assert (tmp_path / "o.pt").stat().st_size > 320_000_000
-    # Mapped pages of the input count as ours, and the system takes them back when it needs them.
-    assert int(done.stdout) < 450_000
+    # Not its peak: mapped pages of the input count in that, and the system takes them back when it needs them.
+    assert int(done.stdout) < 60_000
 
 
 # ------------------------------------------------------------------------------------------------- damage by hypothesis
@@ -557,6 +557,8 @@ def test_what_is_saved_torch_loads(tmp_path, torch, zipped):
     stretches = [row for row in regions(data) if row[0] == "data" and row[3]]
     for _, _, at, size in stretches:
         end = at + size
+        if not any(places(data)[path] for path in whole(data, [], end)):
+            continue
         wl.salvage(data[:end], tmp_path / "out.pt", force=True)
         found = dict(tensors(torch.load(tmp_path / "out.pt", weights_only=True)))
         assert set(found) == whole(data, [], end)

@@ -25,7 +25,7 @@ from weighlock.errors import ArgumentError, PinError
 from weighlock.scanning.rules import RULES
 from weighlock.storages.connections import Connections
 
-SMALL = {"a": np.arange(10, dtype="f4"), "b": {"c": np.zeros(3, "i8")}, "epoch": 3}
+SMALL: dict[str, Any] = {"a": np.arange(10, dtype="f4"), "b": {"c": np.zeros(3, "i8")}, "epoch": 3}
 ZIP = saved(SMALL)
 BIG_ZIP = saved(PLAIN)
 STREAM = saved(SMALL, _use_new_zipfile_serialization=False)
@@ -54,13 +54,10 @@ def test_files_of_all_writers_are_sound(path):
     assert report.sound, report
 
 
-@pytest.mark.parametrize("name", sorted(BENIGN))
-def test_benign_files_have_no_problem(name):
-    case = BENIGN[name]
-    data = case if isinstance(case, bytes) else getattr(case, "data", case)
-    if not isinstance(data, bytes):
-        pytest.skip("made on disk")
-    report = wl.verify(data)
+@pytest.mark.parametrize("label", BENIGN)
+def test_benign_files_have_no_problem(label):
+    report = wl.verify(BENIGN[label]())
+    # What lies behind the end is a remark of the corpus; verify says where.
     assert [problem for problem in report.problems if problem.code not in ("WL205", "WL302")] == []
 
 
@@ -222,11 +219,13 @@ def test_a_gap_between_records_is_found():
 
 @pytest.mark.requires_torch
 def test_sparse_indices_and_claims(torch):
+    torch.sparse.check_sparse_tensor_invariants.disable()  # said aloud, it warns of nothing
     good = torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), torch.ones(2), (2, 2)).coalesce()
     assert wl.verify(torch_saved({"s": good})).sound
     twice = torch.sparse_coo_tensor(torch.tensor([[1, 1], [0, 0]]), torch.ones(2), (2, 2))
     assert wl.verify(torch_saved({"s": twice})).sound
-    claimed = torch.sparse_coo_tensor(torch.tensor([[1, 1], [0, 0]]), torch.ones(2), (2, 2), is_coalesced=True)
+    claimed = torch.sparse_coo_tensor(torch.tensor([[1, 1], [0, 0]]), torch.ones(2), (2, 2), is_coalesced=True,
+                                      check_invariants=False)  # fmt: skip
     report = wl.verify(torch_saved({"s": claimed}))
     assert [(problem.code, problem.path) for problem in report.problems] == [("WL604", "s")]
     outside = torch_saved({"s": good}).replace((1).to_bytes(8, "little") + (1).to_bytes(8, "little"),
@@ -296,10 +295,8 @@ def test_views_that_reach_outside():
 
     for name, case in HOSTILE.items():
         rules = {rule for one in case.rules for rule in one.split("|")}
-        if rules & {"WL401", "WL402", "WL403", "WL201", "WL202", "WL203", "WL204", "WL206", "WL207"} and isinstance(
-            getattr(case, "data", None), bytes
-        ):
-            assert wl.verify(case.data).verdict != "sound", name
+        if rules & {"WL201", "WL202", "WL203", "WL204", "WL206", "WL207", "WL401", "WL402", "WL403"}:
+            assert wl.verify(case.make()).verdict != "sound", name
 
 
 # ------------------------------------------------------------------------------------------------------ sets of files
@@ -338,7 +335,7 @@ def test_a_sharded_set_of_zips(tmp_path):
     wl.save(tensors, tmp_path / "pytorch_model.bin", max_shard_size=4500)
     assert wl.verify(tmp_path).sound
     index = tmp_path / "pytorch_model.bin.index.json"
-    part = sorted(tmp_path.glob("*.bin"))[0]
+    part = min(tmp_path.glob("*.bin"))
     data = part.read_bytes()
     at = next(row[2] for row in regions(data) if row[0] == "data")
     part.write_bytes(flipped(data, at))
@@ -635,14 +632,14 @@ def test_help_keeps_its_lines(call):
 # ----------------------------------------------------------------------------------------------------------- its limits
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs Unix: limits of memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the peak of memory in /proc")
 def test_a_large_file_takes_little_memory(tmp_path):
     big = tmp_path / "big.pt"
     wl.save({"a": np.zeros(60_000_000, "f4"), "b": np.ones(40_000_000, "f4")}, big)
     code = (
-        "import resource, sys, weighlock\n"
+        "import re, sys, weighlock\n"
         "assert weighlock.verify(sys.argv[1]).sound\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 'numpy' in sys.modules)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1], 'numpy' in sys.modules)\n"
     )
     line = [sys.executable, "-c", code, str(big)]
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=120)
@@ -652,13 +649,15 @@ def test_a_large_file_takes_little_memory(tmp_path):
 
 
 PROBE = """
-import resource, sys, time
+import re, sys, time
 import weighlock
 from weighlock.cli import run
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-begin = time.perf_counter()
+def peak():  # of this program; what the system calls maxrss also counts what forked it
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmHWM:\\s+(\\d+)", file.read())[1])
+base, begin = peak(), time.perf_counter()
 code = run([sys.argv[1], sys.argv[2], *sys.argv[3:]])
-print(time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base, code, file=sys.stderr)
+print(time.perf_counter() - begin, peak() - base, code, file=sys.stderr)
 """
 
 
@@ -687,7 +686,7 @@ def hostile() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs Unix: limits of memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: the peak of memory in /proc")
 @pytest.mark.parametrize("command", ["inspect", "ls", "scan", "verify", "salvage"])
 @pytest.mark.parametrize("name", sorted(hostile()))
 def test_hostile_files_take_bounded_time_and_memory(tmp_path, name, command):

@@ -7,7 +7,7 @@ descriptor alone proves only what stands where its record should.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weighlock.errors import WeighlockError
@@ -16,11 +16,12 @@ from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
-__all__ = ["Found", "Prover", "crc_of", "described", "inflated"]
+__all__ = ["Found", "Prover", "crc_of", "described", "inflated", "inflated_crc"]
 
 _DESCRIPTOR_MARK: Final = b"PK\x07\x08"
 _FULL32: Final = 0xFFFFFFFF
 _CHUNK: Final = 4 << 20
+_PIECE: Final = 1 << 20
 _OVERLAP: Final = 3
 _MOST_TRIED: Final = 1 << 16
 
@@ -64,6 +65,27 @@ def inflated(source: ByteSource, found: Found) -> bytes:
     """Return the bytes of a record, unpacked where it is packed."""
     raw = source.read_at(found.start, found.packed)
     return raw if not found.method else zlib.decompressobj(-15).decompress(raw, max(found.size, 1))
+
+
+def inflated_crc(
+    source: ByteSource, start: int, packed_size: int, size: int, progress: Callable[[int], object] | None = None
+) -> int | None:
+    """Return the CRC-32 of what a record unpacks to, never more of it in memory than a piece; None if it does not."""
+    engine, crc, done = zlib.decompressobj(-15), 0, 0
+    try:
+        for at in range(0, packed_size, _PIECE):
+            packed = source.read_at(start + at, min(_PIECE, packed_size - at))
+            if progress is not None:
+                progress(len(packed))
+            while packed:
+                data = engine.decompress(packed, _PIECE)
+                packed = engine.unconsumed_tail
+                crc, done = crc32(data, crc), done + len(data)
+                if done > size:
+                    return None
+    except (zlib.error, WeighlockError):
+        return None
+    return crc if engine.eof and done == size else None
 
 
 def described(source: ByteSource, end: int, packed: int, size: int) -> tuple[int, int] | None:
@@ -309,11 +331,10 @@ class Prover:
         return found
 
     def _judged(self, found: Found, crcs: set[int]) -> Found:
-        try:
-            data = inflated(self._source, found)
-        except (zlib.error, WeighlockError):
+        crc = inflated_crc(self._source, found.start, found.packed, found.size)
+        if crc is None:
             return found._replace(state="damaged", reason="it cannot be unpacked")
-        if len(data) == found.size and crc32(data) in crcs - {0}:
+        if crc in crcs - {0}:
             return found._replace(state="proven", reason="its CRC-32 is the one that was written")
         return found._replace(state="damaged", reason="its CRC-32 is another one")
 

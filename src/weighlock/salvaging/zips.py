@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from weighlock.errors import DamagedError, UnsupportedError, WeighlockError
+from weighlock.formats.zip_archive import check_proportion
 from weighlock.formats.zip_carving import Carving, carve
 from weighlock.formats.zip_proving import Found, Prover, described, inflated
 from weighlock.formats.zip_writer import ZipForm, write_zip
@@ -92,6 +93,7 @@ def _pickle(source: ByteSource, carving: Carving, limits: Limits, notes: list[st
                 tried.append(f"{shown}: {found.reason}")
                 continue
             try:
+                check_proportion(found.size, found.packed, name.decode("utf-8", "replace"))
                 structure = describe(inflated(source, found), limits)
             except WeighlockError as error:
                 tried.append(f"{shown}: {error.what}")

@@ -5,7 +5,6 @@ So each of its bytes is compared with the one that its writer put there. Of othe
 each other: directory against local header against descriptor.
 """
 
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from struct import Struct
@@ -14,7 +13,7 @@ from typing import Final, NamedTuple
 from weighlock.errors import CheckpointError, UnsupportedError, WeighlockError
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory, zip64_fields
 from weighlock.formats.zip_layout import Layout, directory, ending, local_header, trailer
-from weighlock.formats.zip_proving import described
+from weighlock.formats.zip_proving import described, inflated_crc
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_survey import survey
 from weighlock.limits import Limits
@@ -112,7 +111,7 @@ def _data_crcs(
     def work(task: _Task) -> tuple[_Task, int | None]:
         record = records[task.record]
         if record.method:
-            return task, _inflated_crc(source, record, task.start, progress)
+            return task, inflated_crc(source, task.start, record.compressed_size, record.size, progress)
         return task, _stored_crc(source, task.start, task.size, progress)
 
     found: list[int | None] = [None] * len(records)
@@ -146,24 +145,6 @@ def _stored_crc(source: ByteSource, start: int, size: int, progress: Progress) -
         crc = crc32(view, crc)
         progress(len(view))
     return crc
-
-
-def _inflated_crc(source: ByteSource, record: ZipRecord, start: int, progress: Progress) -> int | None:
-    """Return the CRC-32 of what a record unpacks to, never more of it in memory than a piece; None if it does not."""
-    engine, crc, size = zlib.decompressobj(-15), 0, 0
-    try:
-        for done in range(0, record.compressed_size, _READ):
-            packed = source.read_at(start + done, min(_READ, record.compressed_size - done))
-            progress(len(packed))
-            while packed:
-                data = engine.decompress(packed, _READ)
-                packed = engine.unconsumed_tail
-                crc, size = crc32(data, crc), size + len(data)
-                if size > record.size:
-                    return None
-    except zlib.error:
-        return None
-    return crc if engine.eof and size == record.size else None
 
 
 # ------------------------------------------------------------------------------------ descriptors, and what they say

@@ -4,7 +4,16 @@ import mmap
 from typing import Any, Final
 
 from weighlock.checkpoint import Checkpoint, open_any
-from weighlock.errors import CheckpointError, LimitError, NotACheckpointError, SourceError, WeighlockError
+from weighlock.errors import (
+    ArgumentTypeError,
+    CheckpointError,
+    LimitError,
+    NotACheckpointError,
+    PickleStreamError,
+    SourceError,
+    TruncatedError,
+    WeighlockError,
+)
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Contents, Options, Reading
@@ -13,6 +22,8 @@ from weighlock.inspection.inventory import take_inventory
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.salvaging.translated import is_translated
 from weighlock.scanning.dcp_parts import parts_of
+from weighlock.scanning.examining import examine
+from weighlock.scanning.rules import rank
 from weighlock.storages.folders import FolderSource, PartSource, SliceSource
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
@@ -25,6 +36,7 @@ __all__ = ["check_file", "nothing"]
 
 _ZIP: Final = b"PK\x03\x04"
 _LOOK: Final = 8 << 20
+_SHORTEST: Final = 64
 _MOST_STREAMS: Final = 10_000
 _READ: Final = 4 << 20
 _MOST_AT_ONCE: Final = 4 << 30
@@ -59,7 +71,9 @@ def check_file(
     bounds = limits or DEFAULT_LIMITS
     try:
         source = open_any(f)
-    except SourceError as error:
+    except ArgumentTypeError:
+        raise
+    except WeighlockError as error:
         notes.gap("WL901", str(error.what))
         return notes.done(str(f), None, None)
     try:
@@ -139,8 +153,28 @@ def _failed(error: WeighlockError, source: ByteSource, notes: Notebook, *, archi
             notes.add("WL204" if place else "WL212", what, offset=0, length=place or None,
                       hint="Get the file again. `weighlock salvage` saves what is whole.")  # fmt: skip
             return
+    if isinstance(error, TruncatedError) and 0 < source.size < _SHORTEST and not _begins_like_one(source):
+        notes.gap("WL902", error.what)
+        return
+    if isinstance(error, PickleStreamError) and not archived and not _is_malformed(source):
+        notes.gap("WL903", f"this pickle cannot be read as a checkpoint: {error.what}")
+        return
     if not archived or not any(problem.message == error.what for problem in notes.problems):
         notes.error(error)
+
+
+def _is_malformed(source: ByteSource) -> bool:
+    """Whether a scan, which also follows what a load refuses (the arrays of joblib), finds a pickle malformed."""
+    if matches(source.read_at(0, min(source.size, 32))):
+        return True
+    report = examine(source, limits=DEFAULT_LIMITS, deep=False, allowed=lambda _: False)
+    return any(finding.rule.startswith(("WL30", "WL4")) and rank(finding.severity) > 1 for finding in report.findings)
+
+
+def _begins_like_one(source: ByteSource) -> bool:
+    """Whether a file that is too short for anything begins as a checkpoint does."""
+    head = source.read_at(0, source.size)
+    return any(head[: len(mark)] == mark[: len(head)] for mark in (_ZIP, b"\x93NUMPY", b"GGUF", b"\x80"))
 
 
 # --------------------------------------------------------------------------------------------------------- containers

@@ -15,6 +15,7 @@ from weighlock.errors import (
     ArgumentError,
     NotACheckpointError,
     PickleStreamError,
+    TruncatedError,
     WeighlockError,
 )
 from weighlock.limits import Limits
@@ -180,10 +181,15 @@ def describe_tensors(
             return ckpt.format, tensors
     except NotACheckpointError:
         return None, ()
-    except PickleStreamError:
-        if strict:
+    except (PickleStreamError, TruncatedError):
+        if strict or _begins_like_one(f):
             raise
         return None, ()
+
+
+def _begins_like_one(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(8).startswith((b"PK\x03\x04", b"\x93NUMPY", b"GGUF"))
 
 
 def _names_other_files(f: Any) -> bool:

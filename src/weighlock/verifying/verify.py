@@ -96,7 +96,7 @@ def plan(
             raise ArgumentError("nothing to verify", hint="Name files or folders, or a manifest on disk.")
         folder = os.path.dirname(os.path.abspath(os.fspath(manifest)))
         files = [
-            Named(os.path.join(folder, *file.name.split("/")), file.name) for file in listed.files
+            Named(os.path.join(folder, *file.name.split("/")), file.name, walked=True) for file in listed.files
             if _is_below(file.name) and os.path.exists(os.path.join(folder, *file.name.split("/")))
         ]  # fmt: skip
         return Wanted(files, listed, locked, True, limits, encoding)
