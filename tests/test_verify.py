@@ -629,6 +629,20 @@ def test_help_keeps_its_lines(call):
         assert any(line.startswith(("  weighlock ", "  bash:")) for line in out.splitlines())
 
 
+def test_inspect_grades_the_names_it_meets(call, tmp_path):
+    from tests.corpus.writers import called, checkpoint, pickled, tensor, two
+
+    evil = called("posix", "system", "echo weighlock")
+    (tmp_path / "evil.pt").write_bytes(checkpoint(pickled(two(evil, called("mypackage.models", "Net", "x")))))
+    (tmp_path / "good.pt").write_bytes(checkpoint(pickled(two(tensor(), tensor()))))
+    evil_document, good_document = (json.loads(call("inspect", name, "--json")[1]) for name in ("evil.pt", "good.pt"))
+    assert violations(evil_document, schema("inspect")) == []
+    assert {(found["rule"], found["name"]) for found in evil_document["inputs"][0]["findings"]} == {
+        ("WL101", "posix.system"), ("WL110", "mypackage.models.Net"),
+    }  # fmt: skip
+    assert good_document["inputs"][0]["findings"] == []
+
+
 # ----------------------------------------------------------------------------------------------------------- its limits
 
 
