@@ -65,7 +65,7 @@ def verify(
     >>> weighlock.verify(file.getvalue()).verdict
     'sound'
     >>> damaged = bytearray(file.getvalue())
-    >>> damaged[600] ^= 1
+    >>> damaged[800] ^= 1
     >>> problem = weighlock.verify(bytes(damaged)).problems[0]
     >>> problem.code, problem.message, problem.record, problem.path
     ('WL207', 'the bytes are not the ones that were written', 'archive/data/0', 'w')
