@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 import weighlock as wl
 from weighlock.pickling.inert import Stub
@@ -141,3 +142,26 @@ def zeroed(data: bytes, at: int, count: int) -> bytes:
     made = bytearray(data)
     made[at : at + count] = bytes(len(made[at : at + count]))
     return bytes(made)
+
+
+KINDS = ["flip", "zero", "drop", "insert", "cut"]
+OPERATIONS = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.floats(0, 1), st.sampled_from([1, 16, 500])), min_size=1, max_size=4
+)
+
+
+def damaged_by(data: bytes, operations: list[tuple[str, float, int]]) -> bytes:
+    """The same after some operations: each a kind, a place as a share of the length, and a count."""
+    for kind, where, count in operations:
+        at = int(where * max(len(data) - 1, 0))
+        if kind == "flip" and data:
+            data = flipped(data, at, count % 8)
+        elif kind == "zero":
+            data = zeroed(data, at, count)
+        elif kind == "drop":
+            data = data[:at] + data[at + count :]
+        elif kind == "insert":
+            data = data[:at] + b"\xa5" * count + data[at:]
+        else:
+            data = data[:at]
+    return data

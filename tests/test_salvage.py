@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import weighlock as wl
 from tests.damage import (
+    OPERATIONS,
     PLAIN,
+    damaged_by,
     equal,
     flipped,
     interesting,
@@ -500,28 +501,6 @@ def test_a_large_file_takes_little_memory(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- damage by hypothesis
-
-
-KINDS = ["flip", "zero", "drop", "insert", "cut"]
-OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(KINDS), st.floats(0, 1), st.sampled_from([1, 16, 500])), min_size=1, max_size=4
-)
-
-
-def damaged_by(data: bytes, operations: list[tuple[str, float, int]]) -> bytes:
-    for kind, where, count in operations:
-        at = int(where * max(len(data) - 1, 0))
-        if kind == "flip" and data:
-            data = flipped(data, at, count % 8)
-        elif kind == "zero":
-            data = zeroed(data, at, count)
-        elif kind == "drop":
-            data = data[:at] + data[at + count :]
-        elif kind == "insert":
-            data = data[:at] + b"\xa5" * count + data[at:]
-        else:
-            data = data[:at]
-    return data
 
 
 @pytest.mark.parametrize("data", [ZIP, repacked(ZIP, zipfile.ZIP_DEFLATED)], ids=["stored", "deflated"])

@@ -14,10 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 
 import weighlock as wl
 from tests.corpus.benign import BENIGN
-from tests.damage import PLAIN, flipped, interesting, regions, saved, torch_model, torch_saved, zeroed
+from tests.damage import (
+    OPERATIONS,
+    PLAIN,
+    damaged_by,
+    flipped,
+    interesting,
+    regions,
+    saved,
+    torch_model,
+    torch_saved,
+    zeroed,
+)
 from tests.range_server import RangeServer
 from tests.schema_check import schema, violations
 from weighlock.cli import run
@@ -165,6 +177,13 @@ def test_holes_of_zeros_are_found(at):
     damaged = zeroed(BIG_ZIP, at, 4096)
     if damaged != BIG_ZIP:
         assert wl.verify(damaged).verdict == "problems"
+
+
+@settings(deadline=None, max_examples=150)
+@given(operations=OPERATIONS)
+def test_whatever_happens_to_an_archive_is_found(operations):
+    damaged = damaged_by(BIG_ZIP, operations)
+    assert damaged == BIG_ZIP or wl.verify(damaged).verdict != "sound"
 
 
 def test_translated_line_ends_are_named():
@@ -605,6 +624,22 @@ def test_manifest_command(call):
     code, out, _ = call("verify", "good.pt", "--manifest", "m.json")
     assert code == 1
     assert "WL606" in out
+
+
+def test_standard_input(call, files):
+    with open(files / "bad.pt", "rb") as file:
+        line = [sys.executable, "-m", "weighlock", "verify", "-", "--json"]
+        done = subprocess.run(line, stdin=file, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["inputs"][0]["problems"][0]["code"] == "WL207"
+
+
+def test_a_cut_file_is_no_interrupt(call, tmp_path):
+    """TruncatedError is an EOFError, which click takes for the end of its input: the command ended with 130."""
+    (tmp_path / "cut.pt").write_bytes(ZIP[:-50])
+    code, _, err = call("show", "cut.pt", "a", "--no-progress")
+    assert code == 2
+    assert "the archive was cut" in err
 
 
 def test_a_list_of_files(call, files):

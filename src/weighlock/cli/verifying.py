@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighlock.cli import wording
-from weighlock.cli.common import Common, check_target, chosen_files, taken, write_result, writing
+from weighlock.cli.common import STDIN, Common, check_target, chosen_files, taken, write_result, writing
 from weighlock.cli.documents import document
-from weighlock.cli.opening import FAILED, GOOD, INCOMPLETE, NO
+from weighlock.cli.opening import FAILED, GOOD, INCOMPLETE, NO, spooled
 from weighlock.cli.output import Output, Piece
 from weighlock.cli.progress import Bar
 from weighlock.errors import ArgumentError
@@ -40,7 +40,8 @@ def verify_paths(paths: Sequence[str] = (), **options: Any) -> int:
     named = chosen_files(paths, listed, null=null) if paths or listed is not None else None
     if named is None and holding.manifest is None:
         raise ArgumentError("nothing to verify", hint="Name files or folders, or give --manifest FILE.")
-    wanted = plan(named, holding.manifest, holding.lock, None, common.encoding)
+    meant = None if named is None else [spooled() if name == STDIN else name for name in named]
+    wanted = plan(meant, holding.manifest, holding.lock, None, common.encoding)
     done: list[FileCheck] = []
     total = sum(_size(file.file) for file in wanted.files)
     with writing(common, named or []) as output, Bar(total, shown=common.progress and not common.quiet) as bar:

@@ -50,14 +50,16 @@ class Found(NamedTuple):
     reason: str
 
 
-def crc_of(source: ByteSource, start: int, size: int) -> int:
-    """Return the CRC-32 of a stretch of a file, a few megabytes at a time."""
+def crc_of(source: ByteSource, start: int, size: int, progress: Callable[[int], object] | None = None) -> int:
+    """Return the CRC-32 of a stretch of a file, a megabyte at a time."""
     crc = 0
-    memory = memoryview(bytearray(min(_CHUNK, size)))
-    for done in range(0, size, _CHUNK):
-        view = memory[: min(_CHUNK, size - done)]
+    memory = memoryview(bytearray(min(_PIECE, size)))
+    for done in range(0, size, _PIECE):
+        view = memory[: min(_PIECE, size - done)]
         source.read_into(start + done, view)
         crc = crc32(view, crc)
+        if progress is not None:
+            progress(len(view))
     return crc
 
 
@@ -173,6 +175,7 @@ class Prover:
                   for e in carving.entries.get(n, [])[:1]]  # fmt: skip
         # Where something was put in front, or cut away, all offsets of the directory are wrong by as much.
         self._shifts = sorted(set(shifts), key=lambda shift: (shift != 0, -shifts.count(shift)))[:8] or [0]
+        self._unique: dict[int, bytes] | None = None
         self._owners: dict[int, set[bytes]] = {}
         for name, entries in carving.entries.items():
             for entry in entries:
@@ -263,9 +266,9 @@ class Prover:
 
     def _is_of_another(self, start: int, name: bytes) -> bool:
         """Whether data that begin here have a header of another name, and the only one of that name."""
-        return any(
-            other != name and len(rows) == 1 and rows[0].start == start for other, rows in self._carving.headers.items()
-        )
+        if self._unique is None:
+            self._unique = {rows[0].start: one for one, rows in self._carving.headers.items() if len(rows) == 1}
+        return self._unique.get(start, name) != name
 
     def start_behind(self, before: int, name: bytes) -> int:
         """Return where the data of a record begin whose header stands at `before`, as PyTorch aligns them."""

@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 from weighlock.errors import CheckpointError, UnsupportedError, WeighlockError
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory, zip64_fields
 from weighlock.formats.zip_layout import Layout, directory, ending, local_header, trailer
-from weighlock.formats.zip_proving import described, inflated_crc
+from weighlock.formats.zip_proving import crc_of, described, inflated_crc
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_survey import survey
 from weighlock.limits import Limits
 from weighlock.measuring.pieces import in_threads
 from weighlock.scanning.archives import SURVEY_RULES, rule_of
-from weighlock.storages.checksum import crc32, crc32_combine
+from weighlock.storages.checksum import crc32_combine
 from weighlock.storages.source import ByteSource
 from weighlock.verifying.report import Notebook
 
@@ -28,7 +28,6 @@ __all__ = ["Progress", "check_archive"]
 Progress = Callable[[int], object]
 
 _PIECE: Final = 16 << 20
-_READ: Final = 1 << 20
 _FULL32: Final = 0xFFFFFFFF
 _DESCRIBED: Final = 0x8
 # Version, flags, method, time, date, which stand in the local header and in the directory's entry.
@@ -112,7 +111,7 @@ def _data_crcs(
         record = records[task.record]
         if record.method:
             return task, inflated_crc(source, task.start, record.compressed_size, record.size, progress)
-        return task, _stored_crc(source, task.start, task.size, progress)
+        return task, crc_of(source, task.start, task.size, progress)
 
     found: list[int | None] = [None] * len(records)
     results = in_threads(work, _tasks(records, starts), lambda task: task.size)
@@ -134,17 +133,6 @@ def _tasks(records: list[ZipRecord], starts: list[int | None]) -> Iterator[_Task
         step = _PIECE if not record.method else max(record.compressed_size, 1)
         for done in range(0, max(record.compressed_size, 1), step):
             yield _Task(index, start + done, min(step, record.compressed_size - done))
-
-
-def _stored_crc(source: ByteSource, start: int, size: int, progress: Progress) -> int:
-    crc = 0
-    memory = memoryview(bytearray(min(_READ, size)))
-    for done in range(0, size, _READ):
-        view = memory[: min(_READ, size - done)]
-        source.read_into(start + done, view)
-        crc = crc32(view, crc)
-        progress(len(view))
-    return crc
 
 
 # ------------------------------------------------------------------------------------ descriptors, and what they say
