@@ -496,6 +496,7 @@ def test_every_schema_is_valid_and_used():
     assert {path.stem for path in SCHEMAS.glob("*.json")} == {
         "inspect", "ls", "show", "stats", "layout", "diff", "digest", "error", "hub", "cache", "scan", "scan-file",
         "explain", "baseline", "env", "convert", "edit",
+        "verify", "verify-file", "manifest", "salvage",
     }  # fmt: skip
     for path in SCHEMAS.glob("*.json"):
         assert violations({}, schema(path.stem))

@@ -89,6 +89,9 @@ if TYPE_CHECKING:
     from weighlock.pickling.user_globals import (
         safe_globals as safe_globals,
     )
+    from weighlock.salvaging.report import SalvagedTensor as SalvagedTensor
+    from weighlock.salvaging.report import SalvageReport as SalvageReport
+    from weighlock.salvaging.salvage import salvage as salvage
     from weighlock.saving import save as save
     from weighlock.scanning.report import ScanReport as ScanReport
     from weighlock.scanning.scan import scan as scan
@@ -107,6 +110,14 @@ if TYPE_CHECKING:
     from weighlock.tensors.values import (
         TorchName as TorchName,
     )
+    from weighlock.verifying.manifest import Manifest as Manifest
+    from weighlock.verifying.manifest import ManifestFile as ManifestFile
+    from weighlock.verifying.manifest import ManifestTensor as ManifestTensor
+    from weighlock.verifying.manifest import manifest as manifest
+    from weighlock.verifying.report import FileCheck as FileCheck
+    from weighlock.verifying.report import Problem as Problem
+    from weighlock.verifying.report import VerifyReport as VerifyReport
+    from weighlock.verifying.verify import verify as verify
 
 # THE list of public names: the module that holds each. `__getattr__` and `__all__` are read from it.
 _ROOMS = {
@@ -136,12 +147,17 @@ _ROOMS = {
     "opening.tensors": "LazyTensor LazyTensors",
     "pickling.inert": "GlobalRef Stub",
     "pickling.user_globals": "add_safe_globals clear_safe_globals get_safe_globals safe_globals",
+    "salvaging.report": "SalvageReport SalvagedTensor",
+    "salvaging.salvage": "salvage",
     "saving": "save",
     "scanning.report": "ScanReport",
     "scanning.scan": "scan",
     "state_dicts": "load_state_dict state_dict",
     "storages.storage": "Storage",
     "tensors.values": "Device ReturnType Size TorchName",
+    "verifying.manifest": "Manifest ManifestFile ManifestTensor manifest",
+    "verifying.report": "FileCheck Problem VerifyReport",
+    "verifying.verify": "verify",
 }
 # Rooms that are used by their name: weighlock.state_dicts.strip_prefix(...)
 _SUBMODULES = ("hub", "state_dicts", "torch")

@@ -56,7 +56,7 @@ path) and what to do next; the same facts are attributes, for programs.
 """
 
 from _pickle import UnpicklingError  # The exception type alone: the module `pickle` is never loaded for it.
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from weighlock.text import safe_text
 
@@ -109,6 +109,10 @@ __all__ = [
     "UntrustedRepositoryError",
     "WeighlockError",
 ]
+
+
+SALVAGE: Final = "`weighlock verify` says where it is damaged, `weighlock salvage` saves what is whole."
+"""What else can be done about a damaged file than to get it again."""
 
 
 class WeighlockError(Exception):
@@ -225,9 +229,13 @@ class TruncatedError(DamagedError, EOFError):
 class ChecksumError(DamagedError):
     """A record's bytes are not the ones that were written: its CRC-32 differs."""
 
+    hint = SALVAGE
+
 
 class DirectoryError(DamagedError):
     """The archive's directory cannot be believed: duplicate, overlapping or contradicting entries."""
+
+    hint = SALVAGE
 
 
 class TensorBoundsError(DamagedError):

@@ -100,7 +100,10 @@ def _parsed(arguments: Sequence[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stderr.write(error.format_message() + "\n")
         return 2
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as stop:
+        # click takes every EOFError for the end of its input, and some of our errors are ones: a file that was cut.
+        if isinstance(stop.__cause__, WeighlockError):
+            raise stop.__cause__ from None
         raise KeyboardInterrupt from None
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None

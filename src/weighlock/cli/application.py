@@ -22,6 +22,8 @@ Examples:
   weighlock ls model.pth --include 'encoder.**' --format tsv
   weighlock show model.pth 'fc.weight[:2, :5]'
   weighlock scan models/                  what would loading run, is it whole
+  weighlock verify model.pth              is every byte as it was written
+  weighlock salvage broken.pth out.pth    save what is whole in a damaged file
   weighlock stats model.pth --check       minima, means, NaN; ends with 1 where there are any
   weighlock diff before.pth after.pth     what has changed
   weighlock convert model.pth model.safetensors
@@ -186,7 +188,7 @@ def ls(**options: Any) -> int:
 @_form("text", "json", "csv", "tsv")
 @_written
 def show(**options: Any) -> int:
-    """Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
+    r"""Print what stands at KEY in FILE: numbers of a tensor, a plain value, or what a container holds.
 
     \b
     weighlock show model.pth fc.weight
@@ -196,7 +198,7 @@ def show(**options: Any) -> int:
 
     Of a tensor only the bytes that the slice needs are read. KEY is a path joined by dots; where that is ambiguous, a
     path as a JSON array. With -o NAME.npy the tensor is saved as an array of NumPy.
-    """  # noqa: D301 - click takes the character itself for "as it is written"
+    """
     from weighlock.cli.showing import show_place
 
     return show_place(**options)
@@ -315,7 +317,7 @@ def _rewritten(command: _F) -> _F:
 @click.option("--max-shard-size", metavar="SIZE", help="Cut it into files of so much, with an index: 5GB.")
 @_rewritten
 def convert(**options: Any) -> int:
-    """Write the checkpoint SRC in another format to DST, a piece at a time.
+    r"""Write the checkpoint SRC in another format to DST, a piece at a time.
 
     \b
     weighlock convert model.pt model.safetensors
@@ -325,7 +327,7 @@ def convert(**options: Any) -> int:
     Names that end with .pt, .pth, .bin, .ckpt, .safetensors or .npz say the format. A safetensors file describes in its
     metadata what is no tensor, so that the way back restores it. The result is read back and compared before it gets
     its name. The report goes to standard output, or to the FILE of -o; --force is for both files.
-    """  # noqa: D301 - click takes the character itself for "as it is written"
+    """
     from weighlock.cli.rewriting import convert_file
 
     return convert_file(**options)
@@ -344,7 +346,7 @@ def convert(**options: Any) -> int:
 @click.option("--within", default="", metavar="KEY", help="All names are meant inside of this one.")
 @_rewritten
 def edit(**options: Any) -> int:
-    """Change names, types or single tensors of the checkpoint SRC, and write it to DST.
+    r"""Change names, types or single tensors of the checkpoint SRC, and write it to DST.
 
     \b
     weighlock edit model.pt clean.pt --strip-prefix module.
@@ -353,13 +355,97 @@ def edit(**options: Any) -> int:
 
     In this order: places are left out, tensors replaced and cast, then names lose a prefix, are renamed, get a prefix.
     Patterns of --drop, --keep, --cast and --replace are names in SRC. What does not change is copied by the system.
-    """  # noqa: D301 - click takes the character itself for "as it is written"
+    """
     from weighlock.cli.rewriting import edit_file
 
     return edit_file(**options)
+
+
+@application.command(short_help=VERBS["verify"])
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@_listed
+@click.option("--manifest", metavar="FILE", help="Hold files and tensors against it; without PATH, all that it lists.")
+@click.option("--lock", metavar="FILE", help="Hold files against the weights of a weighlock.lock.")
+@click.option("--jobs", "-j", type=click.IntRange(0), default=1, show_default=True, metavar="N",
+              help="Files at once; 0 for one per core.")  # fmt: skip
+@click.option("--allow-incomplete", is_flag=True, help="End with 0 where something was not checked.")
+@_form("text", "json", "jsonl")
+@_written
+def verify(**options: Any) -> int:
+    r"""Say whether each PATH is whole: checksums, sizes, places, padding, the bounds of every tensor.
+
+    A PATH is a file, a folder, a pattern or an address. Every byte is read. What loading would run is the matter of
+    `weighlock scan`.
+
+    \b
+    weighlock verify model.pth
+    weighlock verify models/ --jobs 0
+    weighlock verify models/ --manifest models/manifest.json
+
+    Exit codes: 0 sound; 1 something is wrong; 2 nothing could be read; 3 something was not checked. A problem is
+    never masked.
+    """
+    from weighlock.cli.verifying import verify_paths
+
+    return verify_paths(**options)
+
+
+@application.command(short_help=VERBS["manifest"])
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@_listed
+@_written
+def manifest(**options: Any) -> int:
+    r"""Write down the SHA-256 of each PATH and of every tensor in it, as JSON, for `weighlock verify --manifest`.
+
+    \b
+    weighlock manifest models/ -o models/manifest.json
+    """
+    from weighlock.cli.verifying import make_manifest
+
+    return make_manifest(**options)
+
+
+@application.command(short_help=VERBS["salvage"])
+@click.argument("damaged", metavar="DAMAGED")
+@click.argument("out", metavar="OUT")
+@click.option("--require-crc", is_flag=True, help="Keep only what a checksum proves.")
+@click.option("--raw", is_flag=True, help="Where the structure is lost: the storages that are whole, as bytes.")
+@click.option("--all", "everything", is_flag=True, help="List every tensor, not only those without proof.")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@click.option("--dry-run", is_flag=True, help="Only say what could be saved.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing: the exit code is the answer.")
+@click.option("--no-truncate", "truncate", flag_value=False, default=True, help="Shorten no name.")
+@_form("text", "json")
+@click.option("--color", type=click.Choice(COLORS), default="auto", show_default=True)
+def salvage(**options: Any) -> int:
+    r"""Write to OUT, a new checkpoint, all that is whole in the file DAMAGED, which is never touched.
+
+    Of PyTorch's zip archives and streams that were cut, or that hold damaged bytes, and of safetensors files that were
+    cut. Tensors that are lost are named, and leave the object.
+
+    \b
+    weighlock salvage broken.pth saved.pth --dry-run
+    weighlock salvage broken.pth saved.pth
+
+    Exit codes: 0 nothing is lost; 1 something is lost; 2 nothing could be saved.
+    """
+    from weighlock.cli.salvaging import salvage_file
+
+    return salvage_file(**options)
 
 
 for tool in (scan, explain, completion, schema, env, git):
     application.add_command(tool)
 application.add_command(hub)
 application.add_command(cache)
+
+
+def _keep_lines(command: click.Command) -> None:
+    r"""Have the paragraphs behind a line ``\b`` keep their lines: docstrings are raw, and click wants the character."""
+    if command.help is not None:
+        command.help = command.help.replace("\\b\n", "\b\n")
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _keep_lines(inner)
+
+
+_keep_lines(application)

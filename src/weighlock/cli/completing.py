@@ -34,6 +34,10 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "scan": (*_FORM, "--output", "--fail-on", "--allow", "--exclude", "--files-from", "--policy", "--baseline",
              "--write-baseline", "--deep", "--allow-incomplete", "--jobs", "--quiet", "--color", "--help"),
     "explain": ("--json", "--color", "--help"),
+    "verify": (*_LISTED, "--manifest", "--lock", "--jobs", "--allow-incomplete", *_FORM, *_WRITTEN),
+    "manifest": (*_LISTED, *_WRITTEN),
+    "salvage": ("--require-crc", "--raw", "--all", "--force", "--dry-run", "--quiet", "--no-truncate", *_FORM,
+                "--color", "--help"),
     "diff": (*_CHOSEN, "--values", "--no-values", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b",
              "--rename", "--all", *_FORM, *_WRITTEN),
     "convert": (*_CHOSEN, "--take", "--dtype", "--max-shard-size", *_REWRITTEN),
@@ -54,6 +58,8 @@ _FORMATS_OF: Final[dict[str, tuple[str, ...]]] = {
     "convert": ("text", "json"),
     "edit": ("text", "json"),
     "scan": ("text", "json", "jsonl", "html", "sarif"),
+    "verify": ("text", "json", "jsonl"),
+    "salvage": ("text", "json"),
 }
 _GLOBS: Final = ("--include", "--exclude", "-i", "-x", "--drop", "--keep", "--rename", "--replace", "--within",
                  "--strip-prefix")  # fmt: skip
@@ -63,6 +69,7 @@ _WITH_VALUES: Final = frozenset({
     "--to", "--aliases", "--metadata", "--take", "--max-shard-size", "--drop", "--keep", "--strip-prefix",
     "--add-prefix", "--cast", "--replace", "--within",
     "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
+    "--manifest", "--lock",
 })  # fmt: skip
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "--color": COLORS, "--to": WRITTEN_FORMATS, "--take": TAKEN, "--aliases": ALIASES,

@@ -43,6 +43,10 @@ SCHEMAS: Final = (
     "weighlock/explain",
     "weighlock/baseline",
     "weighlock/env",
+    "weighlock/verify",
+    "weighlock/verify-file",
+    "weighlock/manifest",
+    "weighlock/salvage",
 )
 SCHEMA_VERSION: Final = 1
 
@@ -138,9 +142,29 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         ],
         "tensors": [tensor_document(row) for row in summary.tensors],
         "objects": [{"path": json_path(stub.path), "global": stub.name, "built": False} for stub in summary.stubs],
-        "findings": [],
+        "findings": _findings(summary),
     }  # fmt: skip
     return found | _storages(summary) | _safety(summary)
+
+
+def _findings(summary: Summary) -> list[dict[str, Any]]:
+    """Return what a scan would say of the classes and functions that are named; of their calls only a scan knows."""
+    unknown = [row for row in summary.globals if not row.known]
+    if not unknown:
+        return []
+    from weighlock.scanning.dangers import judge
+    from weighlock.scanning.report import Finding
+    from weighlock.scanning.rules import RULES
+
+    found = []
+    for row in unknown:
+        danger = judge(row.name)
+        rule = "WL110" if danger is None else danger.rule
+        severity = RULES[rule].severity if danger is None else danger.severity
+        message = f"{row.name} is named: " + ("it is unknown" if danger is None else f"it {danger.reason}")
+        path = ".".join(map(part_text, row.paths[0])) if row.paths else None
+        found.append(Finding(rule, severity, message, offset=row.offset, name=row.name, path=path).to_dict())
+    return found
 
 
 def _storages(summary: Summary) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from weighlock.errors import ArgumentError, MissingFileError, WeighlockError
 if TYPE_CHECKING:
     from weighlock.opening.opened import LazyCheckpoint
 
-__all__ = ["FAILED", "GOOD", "INCOMPLETE", "NO", "exit_code", "lazily", "open_checkpoint", "opened"]
+__all__ = ["FAILED", "GOOD", "INCOMPLETE", "NO", "exit_code", "lazily", "open_checkpoint", "opened", "spooled"]
 
 GOOD: Final = 0
 NO: Final = 1
@@ -35,14 +35,14 @@ def open_checkpoint(name: str, encoding: str) -> Checkpoint:
     except (LookupError, ValueError) as error:
         raise ArgumentError("no such encoding", got=encoding[:40]) from error
     try:
-        return read_checkpoint(_spooled() if name == STDIN else name, encoding=encoding)
+        return read_checkpoint(spooled() if name == STDIN else name, encoding=encoding)
     except MissingFileError as error:
         if error.hint is None and name.isascii() and name.replace("-", "").isalpha():
             error.locate(hint="It is no command either; see weighlock --help.")
         raise
 
 
-def _spooled() -> Any:
+def spooled() -> Any:
     """Return standard input as a file that can be read by position: a copy on the disk, where it is a pipe."""
     import io
     import shutil

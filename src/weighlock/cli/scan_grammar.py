@@ -34,7 +34,7 @@ _SEVERITIES: Final = ("low", "medium", "high", "critical", "never")
 @click.option("--quiet", "-q", is_flag=True, help="Nothing but what is wrong.")
 @click.option("--color", type=click.Choice(COLORS), default="auto", show_default=True)
 def scan(**options: Any) -> int:
-    """Say what loading each PATH would import, call or exhaust, and whether it is whole.
+    r"""Say what loading each PATH would import, call or exhaust, and whether it is whole.
 
     A PATH is a file, a folder or a pattern; what a file is, its content tells. Nothing is imported, called or built,
     and no tensor data is read (but for --deep, and indices of sparse tensors).
@@ -48,7 +48,7 @@ def scan(**options: Any) -> int:
 
     Exit codes: 0 clean; 1 something was found; 2 nothing could be read; 3 something was not examined. A finding is
     never masked.
-    """  # noqa: D301 - click takes the character itself for "as it is written"
+    """
     from weighlock.cli.scanning import scan_paths
 
     if options.pop("as_json"):

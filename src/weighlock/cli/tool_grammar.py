@@ -14,13 +14,13 @@ _PATTERNS: Final = ("*.pt", "*.pth", "*.ckpt", "*.safetensors")
 @click.command(short_help="The script that completes commands and tensor names in a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(**options: Any) -> int:
-    """Print the script that makes SHELL complete commands, options, files, and the names of tensors inside of them.
+    r"""Print the script that makes SHELL complete commands, options, files, and the names of tensors inside of them.
 
     \b
     bash:  eval "$(weighlock completion bash)"             in ~/.bashrc
     zsh:   eval "$(weighlock completion zsh)"              in ~/.zshrc, behind compinit
     fish:  weighlock completion fish > ~/.config/fish/completions/weighlock.fish
-    """  # noqa: D301 - click takes the character itself for "as it is written"
+    """
     from weighlock.cli.completing import print_script
 
     return print_script(**options)

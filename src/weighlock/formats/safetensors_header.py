@@ -12,7 +12,7 @@ from operator import itemgetter, sub
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from weighlock.dtypes import BY_SAFETENSORS_CODE, VALUES_PER_UNIT, DType
-from weighlock.errors import DamagedError, LimitError, TruncatedError, UnsupportedError
+from weighlock.errors import SALVAGE, DamagedError, LimitError, TruncatedError, UnsupportedError
 from weighlock.limits import Limits
 from weighlock.storages.source import ByteSource
 
@@ -89,7 +89,7 @@ def _header_text(source: ByteSource) -> tuple[bytes, int]:
             "the file ends inside its safetensors header",
             expected=f"{8 + length} bytes or more",
             got=str(source.size),
-            hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+            hint=f"It was probably cut while it was copied, downloaded or saved: get it again. {SALVAGE}",
         )
     return source.read_at(8, length), 8 + length
 
@@ -259,7 +259,7 @@ def _check_coverage(tensors: list[SafetensorsEntry], available: int) -> None:
             "the file ends before its last tensor",
             expected=f"{position} bytes of tensors",
             got=f"{available}; {whole} of {len(tensors)} tensors are whole",
-            hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+            hint=f"It was probably cut while it was copied, downloaded or saved: get it again. {SALVAGE}",
         )
     if position < available:
         raise DamagedError("bytes behind the last tensor", expected=f"{position} bytes of tensors", got=str(available))

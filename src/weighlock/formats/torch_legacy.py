@@ -10,6 +10,7 @@ from struct import Struct
 from typing import Any, Final
 
 from weighlock.errors import (
+    SALVAGE,
     DamagedError,
     PickleStreamError,
     TensorBoundsError,
@@ -95,7 +96,7 @@ class _Stream:
                 expected=f"at least {self.promised} bytes",
                 got=str(self.source.size),
                 path=self.source.name,
-                hint="The file was probably cut while it was copied, downloaded or saved: get it again.",
+                hint=f"The file was probably cut while it was copied, downloaded or saved: get it again. {SALVAGE}",
             )
         self.refs[key] = ref
         return self.reading.leaves.storage(ref)
@@ -178,7 +179,7 @@ class _Stream:
             expected=f"at least {needed} bytes",
             got=str(self.source.size),
             path=self.source.name,
-            hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+            hint=f"It was probably cut while it was copied, downloaded or saved: get it again. {SALVAGE}",
         )
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:

@@ -20,7 +20,7 @@ from operator import add, le
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
+from weighlock.errors import SALVAGE, ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
 from weighlock.formats.zip_end import EndRecord, find_end, read_tail
 from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
 from weighlock.limits import Limits
@@ -165,10 +165,10 @@ class _Entries:
                  "raw_names", "sizes")  # fmt: skip
 
     def __init__(self, raw: bytes, end: EndRecord) -> None:
-        columns = _read_columns(raw)
+        columns = _read_columns(raw, end.offset)
         if len(columns[0]) != end.entries:
-            got = f"{len(columns[0])} in the directory"
-            raise DirectoryError("the end record counts other entries", expected=str(end.entries), got=got)
+            got = f"{len(columns[0])} in the directory, {end.entries} in the end record"
+            raise DirectoryError("the end record counts other entries", got=got, offset=end.position)
         (_, self.flags, self.methods, self.crcs, self.packed, self.sizes, self.header_sizes, self.disks, self.offsets,
          self.raw_names, self.extras) = columns  # fmt: skip
         self.names = _decode_names(self.raw_names, self.flags)
@@ -188,20 +188,22 @@ class _Entries:
                 self.sizes[index], self.packed[index], self.offsets[index] = values
 
 
-def _read_columns(raw: bytes) -> list[list[Any]]:
-    """Split the directory into columns: runs of entries with names of one length are unpacked together."""
+def _read_columns(raw: bytes, base: int) -> list[list[Any]]:
+    """Split the directory, which stands at `base`, into columns: runs of entries of one form are unpacked together."""
     columns: list[list[Any]] = [[] for _ in range(11)]
     position, run = 0, _FIRST_RUN
     while position < len(raw):
         layout = raw[position + 28 : position + 34]
         entry = entry_struct(layout) if len(layout) == 6 else None
         if entry is None or position + entry.size > len(raw):
-            raise DirectoryError("the directory ends inside an entry", got=f"entry {len(columns[0]) + 1}")
+            got = f"entry {len(columns[0]) + 1}"
+            raise DirectoryError("the directory ends inside an entry", got=got, offset=base + position)
         stop = position + entry.size * min(run, (len(raw) - position) // entry.size)
         chunk = list(zip(*entry.iter_unpack(raw[position:stop]), strict=True))
         good = _matching(chunk[0], chunk[6], layout)
         if not good:
-            raise DirectoryError("an entry of the directory has a wrong signature", got=f"entry {len(columns[0]) + 1}")
+            got = f"entry {len(columns[0]) + 1}"
+            raise DirectoryError("an entry of the directory has a wrong signature", got=got, offset=base + position)
         run = min(run * 4, _LONGEST_RUN) if good == len(chunk[0]) else _FIRST_RUN
         chunk[6] = (LOCAL_SIZE + int.from_bytes(layout[:2], "little"),) * good
         for column, values in zip(columns, chunk, strict=True):
@@ -494,5 +496,5 @@ def check_crc(record: ZipRecord, crc: int) -> None:
             expected=f"CRC-32 {record.crc:08x}",
             got=f"{crc:08x}",
             record=record.name,
-            hint="The file was damaged after it was saved: get it again.",
+            hint=f"The file was damaged after it was saved: get it again. {SALVAGE}",
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final, NamedTuple
 
-from weighlock.errors import DirectoryError, UnsupportedError
+from weighlock.errors import SALVAGE, DirectoryError, UnsupportedError
 from weighlock.formats.zip_remains import END_MARK
 from weighlock.storages.source import ByteSource
 
@@ -107,14 +107,16 @@ def _read_end(tail: bytes, base: int, place: int) -> EndRecord:
         directory_end = wide[0]
         full = (_FULL16, _FULL16, _FULL16, _FULL16, _FULL32, _FULL32)
         if any(a not in (b, most) for a, b, most in zip(narrow, wide[1:], full, strict=True)):
-            raise DirectoryError("the end record and its zip64 form differ", got=f"{narrow} and {wide[1:]}")
+            got = f"{narrow} and {wide[1:]}"
+            raise DirectoryError("the end record and its zip64 form differ", got=got, offset=position)
         disk, directory_disk, here, entries, size, offset = wide[1:]
     if disk or directory_disk or here != entries:
         raise UnsupportedError("the archive is spread over several disks", got=f"disk {disk}")
     if offset + size != directory_end:
         raise _misplaced(offset + size, directory_end)
     if entries * ENTRY_SIZE > size:
-        raise DirectoryError("the directory is too small for its entries", got=f"{entries} entries in {size} bytes")
+        got = f"{entries} entries in {size} bytes"
+        raise DirectoryError("the directory is too small for its entries", got=got, offset=position)
     start = place + END.size
     return EndRecord(position, entries, size, offset, tail[start : start + comment])
 
@@ -145,7 +147,7 @@ def _misplaced(expected: int, found: int) -> DirectoryError:
         hint = "Something was put in front of the archive, perhaps a second archive. Readers would disagree on it."
     else:
         what = "bytes are missing inside the archive"
-        hint = "It was damaged while it was copied or downloaded: get it again."
+        hint = f"It was damaged while it was copied or downloaded: get it again. {SALVAGE}"
     return DirectoryError(
-        what, expected=f"the end of its directory at byte {expected}", got=f"at byte {found}", hint=hint
+        what, expected=f"the end of its directory at byte {expected}", got=f"at byte {found}", hint=hint, offset=found
     )

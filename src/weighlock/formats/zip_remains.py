@@ -7,7 +7,7 @@ before it, though, and PyTorch writes its sizes once more behind it.
 from struct import Struct
 from typing import Final
 
-from weighlock.errors import TruncatedError
+from weighlock.errors import SALVAGE, TruncatedError
 from weighlock.storages.ranges import RangedSource
 from weighlock.storages.source import ByteSource
 
@@ -40,7 +40,8 @@ def cut_archive(source: ByteSource) -> TruncatedError:
         "the archive was cut: its directory, which stands at its end, is missing",
         got=f"{source.size} bytes with {least}{len(names)} whole records, {tensors} of them tensor storages",
         path=source.name,
-        hint="The download, the copy or the save broke off: get the file again.",
+        offset=source.size,
+        hint=f"The download, the copy or the save broke off: get the file again. {SALVAGE}",
     )
 
 

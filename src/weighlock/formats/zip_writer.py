@@ -47,11 +47,14 @@ class ZipForm(NamedTuple):
         The data of every record begin at a multiple of so many bytes.
     checksums : bool
         Without, every CRC-32 is 0, which says that there is none.
+    byteorder : str
+        What the record says of the storages' bytes: this machine's order, except where they were copied from a file.
     """
 
     byteorder_record: bool = True
     alignment: int = ALIGNMENT
     checksums: bool = True
+    byteorder: str = sys.byteorder
 
 
 _USUAL_FORM: Final = ZipForm()
@@ -74,7 +77,7 @@ def write_zip(sink: Sink, pickle: bytes, storages: StorageRecords, form: ZipForm
     list of int
         The CRC-32 of each storage, as it was read; 0 where none was computed.
     """
-    byteorder = (b"byteorder", sys.byteorder.encode())
+    byteorder = (b"byteorder", form.byteorder.encode())
     before = [
         (b"data.pkl", pickle), (b".format_version", b"1"), (b".storage_alignment", b"%d" % form.alignment),
         *([byteorder] if form.byteorder_record else []),

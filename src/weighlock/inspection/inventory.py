@@ -26,6 +26,8 @@ _PATH_WORK_PER_BYTE: Final = 4
 _FREE_PATH_WORK: Final = 64 << 20
 
 _PLACES_KEPT: Final = 5
+# What lies deeper is listed nowhere: each level costs a byte in the file, and hundreds in a walk.
+_DEEPEST: Final = 100_000
 
 
 class Place:
@@ -188,6 +190,12 @@ class Inventory:
             self.gaps.append("the paths in this file are out of all proportion to its size; the rest is not listed")
         return self._work >= 0
 
+    def note_depth(self) -> None:
+        """Note that something lies too deeply to be listed."""
+        text = f"objects lie in each other more than {_DEEPEST:,} levels deep; what is deeper is not listed"
+        if text not in self.gaps:
+            self.gaps.append(text)
+
     def _leaf(self, place: Place, spec: Any) -> Iterator[tuple[Any, Any]] | None:
         if not self._afford(place.cost):
             return None
@@ -264,9 +272,11 @@ def _walked(checkpoint: Checkpoint) -> Inventory:
                 continue
             place = Place(above, part, top - 1)
             held = found.visit(place, value)
-            if held is not None:
+            if held is not None and len(pending) < _DEEPEST:
                 pending.append((place, held))
                 break
+            if held is not None:
+                found.note_depth()
         else:
             pending.pop()
     return found

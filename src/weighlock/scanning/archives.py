@@ -24,9 +24,9 @@ from weighlock.scanning.tracing import ScanReading
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
-__all__ = ["examine_zip", "rule_of"]
+__all__ = ["SURVEY_RULES", "examine_zip", "rule_of"]
 
-_RULES: Final = {
+SURVEY_RULES: Final = {
     "twice": "WL201", "case": "WL202", "overlap": "WL203", "two": "WL204", "prefix": "WL204", "header": "WL206",
     "crc": "WL207", "unreadable": "WL208", "bomb": "WL209", "name": "WL213",
 }  # fmt: skip
@@ -307,6 +307,8 @@ def _examine_loosely(source: ByteSource, examiner: Examiner, *, cut: bool = Fals
 def _report(problems: Iterable[Problem], examiner: Examiner) -> None:
     for problem in problems:
         member = examiner.reading.member(problem.record)
-        examiner.notes.add(_RULES[problem.kind], problem.what, member=member, offset=0 if problem.record else None)
+        examiner.notes.add(
+            SURVEY_RULES[problem.kind], problem.what, member=member, offset=0 if problem.record else None
+        )
         if problem.kind == "unreadable":
             examiner.notes.gap("WL903", problem.what, member)

@@ -1,7 +1,7 @@
 """THE table of rules: what a scan can find. Reports, ``weighlock explain``, SARIF and the docs read it.
 
-WL1xx: code and globals. WL2xx: the archive. WL3xx: the pickle itself. WL4xx: tensors. WL5xx: repositories. WL9xx: what
-was not examined; these are gaps, not findings.
+WL1xx: code and globals. WL2xx: the archive. WL3xx: the pickle itself. WL4xx: tensors. WL5xx: repositories. WL6xx: what
+`weighlock verify` finds beyond a scan. WL9xx: what was not examined; these are gaps, not findings.
 """
 
 from typing import Final, NamedTuple
@@ -19,6 +19,7 @@ FAMILIES: Final = {
     "WL3": "The pickle",
     "WL4": "Tensors",
     "WL5": "Repositories",
+    "WL6": "Integrity",
     "WL9": "Not examined",
 }
 
@@ -253,6 +254,39 @@ _ROWS: Final = (
          "it.",
          "`http://example.org/weights.pt`",
          "Pin the file with `weighlock hub lock --url URL`, or ask the author for an https address with a hash.", 494),
+    # ---------------------------------------------------------------------------------------------------- integrity
+    Rule("WL601", "Bytes around the data are not those of the writer", "low",
+         "Padding, a header, a descriptor or the directory differs from what the writer of the file puts there. The "
+         "data are whole, where nothing else is said: but something has changed the file.",
+         "A zero where PyTorch fills up with Z", _GET_AGAIN, 354),
+    Rule("WL602", "Line ends were translated", "medium",
+         "Every line feed has a carriage return before it: the file went through a transfer of text.",
+         "FTP in ASCII mode, a version control system that takes the file for text",
+         "`weighlock salvage` undoes the translation. Transfer the file as binary.", 354),
+    Rule("WL603", "Quantization parameters do not fit", "medium",
+         "A quantized tensor has another number of scales or zero points than channels, or an axis that it does not "
+         "have.",
+         "3 scales for 4 channels", _GET_AGAIN, 354),
+    Rule("WL604", "Indices contradict what is said of them", "medium",
+         "A sparse tensor is said to be coalesced and its indices are not sorted and unique, or the offsets of a "
+         "nested tensor lead outside of its values. Programs that rely on it compute wrong results.",
+         "`coalesced=True`, and an index twice", _GET_AGAIN, 354),
+    Rule("WL605", "A set of files is not whole", "medium",
+         "The index of a checkpoint of several files names a file, or a tensor, that is not there.",
+         "`model-00002-of-00003.safetensors` is missing", "Get the missing files, and put them beside the index.", 354),
+    Rule("WL606", "Not what the manifest says", "medium",
+         "A file or a tensor has another digest than when the manifest was made.",
+         "One weight was changed", "Get the file again, or make a new manifest if the change was meant.", 353),
+    Rule("WL607", "Missing of what the manifest lists", "medium",
+         "The manifest lists a file or a tensor that is not there any more.",
+         "A shard was deleted", "Get the file again, or make a new manifest if the change was meant.", 353),
+    Rule("WL608", "Not in the manifest", "low",
+         "There is a file or a tensor that the manifest does not list.",
+         "A file was added", "Make a new manifest if the change was meant.", 353),
+    Rule("WL609", "Not what the lock file says", "medium",
+         "The file has another size or SHA-256 than `weighlock.lock` says, or is not in it.",
+         "The file on the server was replaced",
+         "Get the file again; `weighlock hub lock --url URL` pins what is there now.", 353),
     # ------------------------------------------------------------------------------------------------- not examined
     Rule("WL901", "The file could not be read", "info",
          "There is no such file, it may not be read, or reading it failed.",

@@ -13,11 +13,11 @@ from weighlock.pickling import user_globals
 from weighlock.scanning.dcp_parts import parts_of
 from weighlock.scanning.examining import examine
 from weighlock.scanning.report import FileReport, Gap, ScanReport
+from weighlock.storages.addresses import is_address, open_anywhere
 from weighlock.storages.source import open_source
 
 __all__ = ["allowing", "expand", "scan", "scan_file"]
 
-_ADDRESS: Final = ("http://", "https://")
 _NEVER: Final = ("os", "posix", "nt", "sys", "subprocess", "builtins.eval", "builtins.exec")
 _PASSED_OVER: Final = frozenset({".git", "__pycache__", ".hg", ".svn"})
 
@@ -30,7 +30,7 @@ def scan(
 
     Parameters
     ----------
-    f : path, pattern, folder, bytes-like or file object, or a list of these
+    f : path, pattern, folder, address, bytes-like or file object, or a list of these
         Which format a file has is told by its content, never by its name.
     limits : Limits
         How much a file may ask of the machine.
@@ -75,7 +75,7 @@ def scan_file(
 ) -> FileReport:
     """Scan one file; whatever is wrong with it stands in its report."""
     try:
-        source = open_source(f)
+        source = open_anywhere(f) if is_address(f) else open_source(f)
     except ArgumentTypeError:
         raise
     except WeighlockError as error:
@@ -127,7 +127,7 @@ def expand(f: Any, exclude: Collection[str] = ()) -> Iterator[tuple[Any, bool]]:
         for item in f:
             yield from expand(item, exclude)
         return
-    if not isinstance(f, str | os.PathLike) or str(f).startswith(_ADDRESS):
+    if not isinstance(f, str | os.PathLike) or is_address(f):
         yield f, False
         return
     path = os.fspath(f)

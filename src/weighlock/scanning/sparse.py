@@ -11,7 +11,7 @@ from weighlock.errors import WeighlockError
 from weighlock.scanning.notes import Notes
 from weighlock.tensors.spec import SparseSpec, TensorSpec
 
-__all__ = ["check_sparse"]
+__all__ = ["UnreadableError", "check_sparse", "numbers"]
 
 _CODES: Final = {"int64": "q", "int32": "i", "int16": "h", "int8": "b", "uint8": "B"}
 _MOST_BYTES: Final = 1 << 30
@@ -21,7 +21,7 @@ def check_sparse(spec: SparseSpec, notes: Notes, member: str | None) -> None:
     """Note what is wrong with the indices of one sparse tensor."""
     try:
         wrong = _wrong_coo(spec) if spec.layout.name == "sparse_coo" else _wrong_compressed(spec)
-    except _UnreadableError as error:
+    except UnreadableError as error:
         notes.gap("WL903", f"the indices of a sparse tensor: {error}", member)
         return
     except WeighlockError as error:
@@ -31,8 +31,8 @@ def check_sparse(spec: SparseSpec, notes: Notes, member: str | None) -> None:
         notes.add("WL403", f"a tensor of shape {list(spec.shape)}, {spec.layout.name}: {wrong}", member=member)
 
 
-class _UnreadableError(Exception):
-    pass
+class UnreadableError(Exception):
+    """Why the integers of a tensor cannot be had."""
 
 
 def _wrong_coo(spec: SparseSpec) -> str | None:
@@ -43,7 +43,7 @@ def _wrong_coo(spec: SparseSpec) -> str | None:
     if dimensions > len(spec.shape):
         return f"indices of {dimensions} dimensions"
     for dimension in range(dimensions):
-        row = _numbers(indices, indices.offset + dimension * indices.stride[0], count, indices.stride[1])
+        row = numbers(indices, indices.offset + dimension * indices.stride[0], count, indices.stride[1])
         wrong = _outside(row, spec.shape[dimension], f"index in dimension {dimension}")
         if wrong:
             return wrong
@@ -71,11 +71,11 @@ def _wrong_compressed(spec: SparseSpec) -> str | None:
 def _wrong_lines(compressed: TensorSpec, plain: TensorSpec, across: int) -> str | None:
     count = plain.shape[-1]
     for batch in _starts(compressed.shape[:-1]):
-        ends = _numbers(compressed, _offset(compressed, batch), compressed.shape[-1], compressed.stride[-1])
+        ends = numbers(compressed, _offset(compressed, batch), compressed.shape[-1], compressed.stride[-1])
         listed = list(ends)
         if listed and (listed[0] != 0 or listed[-1] != count or any(a > b for a, b in pairwise(listed))):
             return f"its compressed indices do not rise from 0 to {count}"
-        wrong = _outside(_numbers(plain, _offset(plain, batch), count, plain.stride[-1]), across, "plain index")
+        wrong = _outside(numbers(plain, _offset(plain, batch), count, plain.stride[-1]), across, "plain index")
         if wrong:
             return wrong
     return None
@@ -85,7 +85,7 @@ def _starts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     places: list[tuple[int, ...]] = [()]
     for length in shape:
         if len(places) * length > 4096:
-            raise _UnreadableError("too many batches")
+            raise UnreadableError("too many batches")
         places = [(*place, index) for place in places for index in range(length)]
     return places
 
@@ -94,16 +94,16 @@ def _offset(spec: TensorSpec, batch: tuple[int, ...]) -> int:
     return spec.offset + sum(index * step for index, step in zip(batch, spec.stride, strict=False))
 
 
-def _outside(numbers: Any, length: int, what: str) -> str | None:
-    if not len(numbers):
+def _outside(found: Any, length: int, what: str) -> str | None:
+    if not len(found):
         return None
-    low, high = min(numbers), max(numbers)
+    low, high = min(found), max(found)
     if low < 0 or high >= length:
         return f"{what} {low if low < 0 else high} where {length} are"
     return None
 
 
-def _numbers(spec: TensorSpec, offset: int, count: int, step: int) -> Any:
+def numbers(spec: TensorSpec, offset: int, count: int, step: int) -> Any:
     """Return integers of a storage: only these bytes are read."""
     from array import array
 
@@ -112,11 +112,11 @@ def _numbers(spec: TensorSpec, offset: int, count: int, step: int) -> Any:
     if count == 0:
         return ()
     if code is None:
-        raise _UnreadableError(f"they are of type {spec.dtype.name}")
+        raise UnreadableError(f"they are of type {spec.dtype.name}")
     width = spec.dtype.itemsize
     span = ((count - 1) * step + 1) * width
     if ref.reader is None or span > _MOST_BYTES:
-        raise _UnreadableError("they have no data in the file" if ref.reader is None else "they take too much memory")
+        raise UnreadableError("they have no data in the file" if ref.reader is None else "they take too much memory")
     extent = ref.reader.extent(ref)
     if extent is not None:
         source: Any = ref.reader.source  # type: ignore[attr-defined]

@@ -174,6 +174,11 @@ class FolderSource:
         """Whether a source is one of the files."""
         return id(source) in self._held
 
+    @property
+    def parts(self) -> dict[str, ByteSource]:
+        """The files that were asked for so far, by name."""
+        return dict(self._parts)
+
     @contextmanager
     def borrowed(self, name: str) -> Iterator[ByteSource]:
         """Hold a file open."""

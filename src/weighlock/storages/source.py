@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from weighlock.errors import ArgumentTypeError, MissingFileError, SourceError, TruncatedError, UnsupportedError
+from weighlock.errors import SALVAGE, ArgumentTypeError, MissingFileError, SourceError, TruncatedError, UnsupportedError
 
 __all__ = ["ByteSource", "BytesSource", "FileObjectSource", "PathSource", "open_source"]
 
@@ -54,7 +54,7 @@ def truncated(name: str, offset: int, count: int, got: int) -> TruncatedError:
         got=str(got),
         path=name,
         offset=offset,
-        hint="It was probably cut while it was copied, downloaded or saved: get it again.",
+        hint=f"It was probably cut while it was copied, downloaded or saved: get it again. {SALVAGE}",
     )
 
 

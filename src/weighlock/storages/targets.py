@@ -21,7 +21,7 @@ from weighlock.storages.sinks import DescriptorSink, FileSink, Sink
 
 __all__ = ["Write", "os_reason", "sweep", "sync_folder", "write_file", "write_path"]
 
-Write = Callable[[Sink], None]
+Write = Callable[[Sink], object]
 
 _SUFFIX: Final = ".weighlock-tmp"
 # Longest part of the target's name that is repeated in the temporary name: file names have at most 255 bytes.
