@@ -378,7 +378,7 @@ class NumpyLeaves(Leaves):
         # The array may not be filled yet.
         made = np.empty(data.shape, dtype.numpy)
         self.charge(made.nbytes)
-        self._after.append(lambda: np.copyto(made, data, casting="unsafe"))
+        self._after.append(lambda: _copy_cast(made, data))
         return made
 
     # NumPy's own objects in a pickle
@@ -432,6 +432,12 @@ class NumpyLeaves(Leaves):
         self._arena = None
         self._file.release()
         self.restart()
+
+
+def _copy_cast(made: Any, data: Any) -> None:
+    # A number that the type cannot hold becomes inf, as in PyTorch, and is nothing to warn of.
+    with np.errstate(all="ignore"):
+        np.copyto(made, data, casting="unsafe")
 
 
 def swap(storage: Storage) -> None:

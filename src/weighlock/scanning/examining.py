@@ -50,6 +50,7 @@ _PIECE: Final = 16 << 20
 # Kinds of files beside models in which no loader of models looks: they are counted, and nothing is missing.
 _HARMLESS: Final = frozenset({
     "text", "json", "html", "git-lfs", "xml", "png", "jpeg", "gif", "pdf", "caff", "riff", "python", "yaml", "csv",
+    "safetensors-index",
 })  # fmt: skip
 
 
