@@ -133,9 +133,22 @@ def _write(f: Any) -> Outcome:
 def _fill(f: Any) -> Outcome:
     """What was loaded is the place that is filled by loading once more."""
     loaded = attempt(lambda: wl.load(f))
-    if loaded.error is not None or not isinstance(loaded.result, dict | list):
-        return loaded
+    if loaded.error is not None or not isinstance(loaded.result, dict | list) or _bytes_in(loaded.result) > 1 << 24:
+        return loaded  # one number can stand in for terabytes: who fills an array of that size has asked for it
     return attempt(lambda: wl.load(f, into=loaded.result))
+
+
+def _bytes_in(root: Any) -> int:
+    """How many bytes the arrays have that stand in an object, at most at a thousand places."""
+    total, waiting = 0, [root]
+    for _ in range(1000):
+        if not waiting:
+            break
+        value = waiting.pop()
+        total += getattr(value, "nbytes", 0)
+        if isinstance(value, dict | list | tuple):
+            waiting += list(value.values() if isinstance(value, dict) else value)[:1000]
+    return total
 
 
 TARGETS: dict[str, Callable[[Any], Outcome]] = {
