@@ -22,7 +22,7 @@ from tests.fuzzing.targets import TARGETS
 
 _BATCH = 5000
 # Seconds of the clock after which a process is ended that does not come back from a call into C.
-_LONGEST = 60
+_LONGEST = 20
 
 
 def main(arguments: list[str]) -> int:
@@ -122,7 +122,7 @@ def _forked(runner: Runner, mutants: int) -> Results:
 
 
 def _tell(finding: Finding, out: Path) -> None:
-    path = out / f"{hashlib.sha256(finding.label.encode()).hexdigest()[:12]}.bin"
+    path = out / f"{hashlib.sha256(finding.label.encode("utf-8", "replace")).hexdigest()[:12]}.bin"
     path.write_bytes(finding.data)
     facts = {"target": finding.target, "file": finding.lineage, "what": finding.what}
     path.with_suffix(".json").write_text(json.dumps(facts, indent=1))

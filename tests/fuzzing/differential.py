@@ -56,11 +56,16 @@ def _torch_load(torch: Any, data: bytes) -> tuple[Any, Exception | None]:
 def _only_ours(refusal: Exception, ours: Outcome) -> Outcome:
     if ours.error is not None:
         return Outcome("neither", None)
-    text = f"{type(refusal).__name__}: {refusal}"
+    text = f"{type(refusal).__name__}: {_gist(str(refusal))}"
     for words, _reason in OURS_ALONE.items():
         if re.search(words, text):
             return Outcome("only Weighlock", None)
-    raise BrokenPromiseError(f"only Weighlock reads it; PyTorch says {text[-300:]}")
+    raise BrokenPromiseError(f"only Weighlock reads it; PyTorch says {text[:200]}")
+
+
+def _gist(text: str) -> str:
+    """What PyTorch says after its advice."""
+    return re.split(r"WeightsUnpickler error: |with following error: |Please file an issue", text)[-1].strip()
 
 
 def _only_theirs(error: WeighlockError, side: str) -> None:

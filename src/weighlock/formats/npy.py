@@ -21,6 +21,7 @@ from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import contiguous_stride
 from weighlock.tensors.spec import TensorSpec
+from weighlock.text import brief
 
 __all__ = ["NpyHeader", "parse_header", "read_npy", "read_npz"]
 
@@ -131,7 +132,7 @@ def _fields(text: str) -> Mapping[str, Any]:
 def _element(code: str) -> tuple[str, DType | None, int]:
     match = _CODE.fullmatch(code)
     if match is None:
-        raise UnsupportedError("a NumPy array of an unknown type", got=repr(code)[:60])
+        raise UnsupportedError("a NumPy array of an unknown type", got=brief(code))
     if match["objects"]:
         raise UnsupportedError(
             "a NumPy array of Python objects is a pickle, and can run any code when NumPy reads it",

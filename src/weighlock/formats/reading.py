@@ -19,6 +19,7 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.numpy_rows import NUMPY_ROWS
 from weighlock.tensors.rebuild import REBUILD_TENSOR_V2, TORCH_ROWS, StorageClass
+from weighlock.text import brief
 
 __all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id"]
 
@@ -277,12 +278,12 @@ def parse_persistent_id(pid: Any) -> tuple[StorageClass, str, str, int]:
         ):  # fmt: skip
             return kind, key, location, numel
     if type(pid) is not tuple or len(pid) < 5 or _text(pid[0]) != "storage":
-        raise PickleStreamError("a persistent id that is no storage", got=repr(pid)[:60])
+        raise PickleStreamError("a persistent id that is no storage", got=brief(pid))
     kind, key, location, numel = pid[1], _text(pid[2]), _text(pid[3]), pid[4]
     if type(kind) is not StorageClass:
-        raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60])
+        raise PickleStreamError("a storage of an unknown class", got=brief(kind))
     if type(key) is not str or type(location) is not str or type(numel) is not int or not 0 <= numel < _MAX_NUMEL:
-        raise PickleStreamError("a storage with a malformed description", got=repr(pid[2:5])[:80])
+        raise PickleStreamError("a storage with a malformed description", got=brief(pid[2:5], 80))
     return kind, key, location, numel
 
 

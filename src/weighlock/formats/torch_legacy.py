@@ -28,6 +28,7 @@ from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.rebuild import StorageClass
+from weighlock.text import brief
 
 __all__ = ["MAGIC", "matches", "read"]
 
@@ -102,11 +103,11 @@ class _Stream:
 
     def _view(self, root: Any, kind: StorageClass, view: Any) -> Any:
         if type(view) is not tuple or len(view) != 3:
-            raise PickleStreamError("a storage view with a malformed description", got=repr(view)[:60])
+            raise PickleStreamError("a storage view with a malformed description", got=brief(view))
         view_key, offset, size = view
         key = view_key.decode("latin-1") if isinstance(view_key, bytes) else str(view_key)
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-            raise PickleStreamError("a storage view with a malformed description", got=repr(view)[:60])
+            raise PickleStreamError("a storage view with a malformed description", got=brief(view))
         found = self.views.get(key)
         if found is None:
             ref: StorageRef = root.ref
@@ -252,7 +253,7 @@ def _check_head(results: list[Any], made: Any) -> None:
     if len(results) == 0 and (type(made) is not int or made != MAGIC):
         raise DamagedError("the stream does not begin with PyTorch's magic number")
     if len(results) == 1 and (type(made) is not int or made != _VERSION):
-        raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=repr(made)[:40])
+        raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=brief(made, 40))
 
 
 def _offsets(source: ByteSource, reading: Reading) -> dict[str, int]:

@@ -25,6 +25,7 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
+from weighlock.text import brief
 
 __all__ = ["matches", "read"]
 
@@ -134,7 +135,7 @@ class _Tar:
             description, position = self._pickle(position, end)
             key, location, kind = _triple(description, "storages")
             if type(kind) is not StorageClass:
-                raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60], record="storages")
+                raise PickleStreamError("a storage of an unknown class", got=brief(kind), record="storages")
             (numel,) = _INT64.unpack(self.source.read_at(position, 8))
             position += 8
             ref = StorageRef(str(key), kind.dtype, numel, _as_text(location), self, record=f"storage {key}")
@@ -192,7 +193,7 @@ class _Tar:
         if found is None:
             found = self.storages.get(_as_text(pid))
         if found is None:
-            raise PickleStreamError("a persistent id that is neither tensor nor storage", got=repr(pid)[:60])
+            raise PickleStreamError("a persistent id that is neither tensor nor storage", got=brief(pid))
         return found
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
@@ -212,13 +213,13 @@ class _Tar:
 
 def _count(value: Any, record: str) -> int:
     if type(value) is not int or value < 0:
-        raise DamagedError("an archive member without its count", got=repr(value)[:40], record=record)
+        raise DamagedError("an archive member without its count", got=brief(value, 40), record=record)
     return value
 
 
 def _triple(value: Any, record: str) -> tuple[Any, ...]:
     if not isinstance(value, tuple) or len(value) != 3:
-        raise DamagedError("an archive member with a malformed description", got=repr(value)[:60], record=record)
+        raise DamagedError("an archive member with a malformed description", got=brief(value), record=record)
     return value
 
 
