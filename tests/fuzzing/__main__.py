@@ -122,7 +122,8 @@ def _forked(runner: Runner, mutants: int) -> Results:
 
 
 def _tell(finding: Finding, out: Path) -> None:
-    path = out / f"{hashlib.sha256(finding.label.encode("utf-8", "replace")).hexdigest()[:12]}.bin"
+    digest = hashlib.sha256(finding.label.encode("utf-8", "replace")).hexdigest()
+    path = out / f"{digest[:12]}.bin"
     path.write_bytes(finding.data)
     facts = {"target": finding.target, "file": finding.lineage, "what": finding.what}
     path.with_suffix(".json").write_text(json.dumps(facts, indent=1))

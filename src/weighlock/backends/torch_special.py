@@ -128,6 +128,10 @@ class SpecialLeaves(Leaves):
 
     def sparse(self, spec: SparseSpec) -> Any:
         size, layout = torch.Size(spec.shape), CONSTANTS[spec.layout]
+        parts = spec.indices if isinstance(spec.indices, tuple) else (spec.indices,)
+        if not all(isinstance(part, torch.Tensor) for part in (*parts, spec.values)):
+            # PyTorch would make tensors of lists in lists, and take for ever where they are one list many times over.
+            raise PickleStreamError("a sparse tensor whose parts are no tensors")
         if spec.layout.name == "sparse_coo":
             made = torch.sparse_coo_tensor(
                 spec.indices, spec.values, size, check_invariants=False, is_coalesced=spec.coalesced

@@ -282,5 +282,6 @@ def _notes(found: _Fields) -> dict[str, Any]:
         for name in ("checkpoint_id", "save_id"):
             value = meta.get(name)
             if value is not None and not isinstance(value, GlobalRef):
-                notes[name] = str(value)[:400]
+                plain = isinstance(value, str) or hasattr(value, "__fspath__")
+                notes[name] = str(value)[:400] if plain else brief(value, 400)
     return notes

@@ -21,7 +21,7 @@ from weighlock.tensors.numpy_rows import NUMPY_ROWS
 from weighlock.tensors.rebuild import REBUILD_TENSOR_V2, TORCH_ROWS, StorageClass
 from weighlock.text import brief
 
-__all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id"]
+__all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id", "text_of_key"]
 
 
 class Contents:
@@ -285,6 +285,20 @@ def parse_persistent_id(pid: Any) -> tuple[StorageClass, str, str, int]:
     if type(key) is not str or type(location) is not str or type(numel) is not int or not 0 <= numel < _MAX_NUMEL:
         raise PickleStreamError("a storage with a malformed description", got=brief(pid[2:5], 80))
     return kind, key, location, numel
+
+
+def text_of_key(value: Any) -> str:
+    """Return a storage's key or location as text. What is neither text nor number might take for ever to write out.
+
+    Raises
+    ------
+    PickleStreamError
+    """
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if not isinstance(value, str) and not (type(value) is int and abs(value) < 1 << 64):
+        raise PickleStreamError("a key or location that is neither text nor number", got=brief(value))
+    return str(value)
 
 
 def _text(value: Any) -> Any:

@@ -19,7 +19,7 @@ from weighlock.errors import (
     WeighlockError,
 )
 from weighlock.formats.layout import LayoutRow
-from weighlock.formats.reading import Contents, Reading, parse_persistent_id
+from weighlock.formats.reading import Contents, Reading, parse_persistent_id, text_of_key
 from weighlock.pickling.decoder import decode
 from weighlock.pickling.user_globals import NO_USER_GLOBALS
 from weighlock.storages.plan import read_extents
@@ -105,7 +105,7 @@ class _Stream:
         if type(view) is not tuple or len(view) != 3:
             raise PickleStreamError("a storage view with a malformed description", got=brief(view))
         view_key, offset, size = view
-        key = view_key.decode("latin-1") if isinstance(view_key, bytes) else str(view_key)
+        key = text_of_key(view_key)
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
             raise PickleStreamError("a storage view with a malformed description", got=brief(view))
         found = self.views.get(key)
@@ -127,7 +127,7 @@ class _Stream:
         if isinstance(self.source, RangedSource):
             self.source.prefetch(self._places(keys, position))
         for raw_key in keys:
-            key = raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key)
+            key = text_of_key(raw_key)
             ref = self.refs.get(key)
             (count,) = _COUNT.unpack(self.source.read_at(position, _COUNT.size))
             if ref is None:
@@ -154,7 +154,7 @@ class _Stream:
         """Return where the lengths of the storages stand if all is as the pickle says."""
         places = []
         for raw_key in keys:
-            ref = self.refs.get(raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key))
+            ref = self.refs.get(text_of_key(raw_key))
             if ref is None or position + _COUNT.size > self.source.size:
                 break
             places.append((position, _COUNT.size))

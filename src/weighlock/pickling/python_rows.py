@@ -111,7 +111,7 @@ def _slice(_: Any, args: Args) -> slice:
 
 
 def _default_factory(value: Any, args: Args) -> Any:
-    if value is None or value in _FACTORIES or isinstance(value, GlobalRef):
+    if value is None or isinstance(value, GlobalRef) or (isinstance(value, type) and value in _FACTORIES):
         return value
     raise _wrong("defaultdict", args)
 

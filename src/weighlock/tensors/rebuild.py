@@ -198,7 +198,7 @@ def rebuild_qtensor(leaves: Leaves, args: Args) -> Any:
         raise PickleStreamError("unknown quantizer parameters", got=brief(quantizer[0]))
     axis = parameters[2] if expected == 3 else None
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(size)):
-        raise PickleStreamError("a quantization axis outside of the shape", got=str(axis)[:20])
+        raise PickleStreamError("a quantization axis outside of the shape", got=brief(axis, 20))
     made = leaves.tensor(tensor)
     shape, strides = check_ints(size, "size"), check_ints(stride, "stride")
     return leaves.quantized(
@@ -237,7 +237,7 @@ def rebuild_njt(leaves: Leaves, args: Args) -> Any:
         raise PickleStreamError("a jagged tensor without values and offsets", got=type(fields).__name__)
     ragged = fields.get("_ragged_idx", 1)
     if type(ragged) is not int or ragged < 1:
-        raise PickleStreamError("a jagged tensor's ragged dimension is no dimension", got=str(ragged)[:20])
+        raise PickleStreamError("a jagged tensor's ragged dimension is no dimension", got=brief(ragged, 20))
     return leaves.jagged(JaggedSpec(fields["values"], fields["offsets"], fields.get("lengths"), ragged, fields))
 
 
@@ -313,9 +313,8 @@ def make_size(leaves: Leaves, args: Args) -> Any:
 
 
 def _storage_call(_: Leaves, args: Args) -> Any:
-    raise UnsupportedError(
-        "the pickle asks for a new, uninitialised storage, which is no data", got=f"size {args!r:.40}"
-    )
+    what = "the pickle asks for a new, uninitialised storage, which is no data"
+    raise UnsupportedError(what, got=f"size {brief(args, 40)}")
 
 
 def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
@@ -328,7 +327,7 @@ def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
             return _sparse_of_class(leaves, args)
         if args:
             what = "the pickle asks for a new, uninitialised tensor, which is no data"
-            raise UnsupportedError(what, got=f"{cls.name}{args!r:.40}")
+            raise UnsupportedError(what, got=f"{cls.name}{brief(args, 40)}")
         return PendingTensor(cls)
 
     return call
