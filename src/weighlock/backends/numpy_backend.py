@@ -475,7 +475,10 @@ def _plain_or_array(value: Any) -> Any:
 
 def _check_nested(tensor: NestedTensor) -> None:
     parts: tuple[Any, ...] = (tensor.buffer, tensor.sizes, tensor.strides)
-    if not all(isinstance(part, np.ndarray) for part in parts) or parts[1].shape != parts[2].shape:
+    whole = isinstance(tensor.offsets, np.ndarray) or (
+        isinstance(tensor.offsets, list | tuple) and all(type(start) is int for start in tensor.offsets)
+    )
+    if not whole or not all(isinstance(part, np.ndarray) for part in parts) or parts[1].shape != parts[2].shape:
         raise PickleStreamError("a nested tensor whose parts do not fit together")
     tensor.unbind()
 

@@ -34,7 +34,7 @@ def build(target: Any, state: Any, charge: Callable[[int], None]) -> Any:
 def dtype(code: str) -> "np.dtype[Any]":
     """Return the dtype with this code, in native byte order until `complete_dtype`."""
     try:
-        return np.dtype(code)
+        return np.dtype(f"S{code[1:]}" if code[:1] == "a" else code)  # an old name, of which NumPy warns
     except TypeError:
         import ml_dtypes
 
