@@ -55,6 +55,15 @@ def reach(offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return last + 1
 
 
+def _check_empty(itemsize: int, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that no array can have, although it has no elements: NumPy multiplies the other lengths."""
+    widest = itemsize
+    for length in shape:
+        widest *= length or 1
+    if widest > _MAX_BYTES:
+        raise TensorBoundsError("a tensor has more elements than can be counted", got=f"shape {list(shape)}")
+
+
 def check_view(nbytes: int, itemsize: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
     """Refuse a view that is malformed or reaches outside of its storage of `nbytes` bytes.
 
@@ -72,6 +81,7 @@ def check_view(nbytes: int, itemsize: int, offset: int, shape: tuple[int, ...], 
         last += (length - 1) * step
         count *= length
     if count == 0:
+        _check_empty(itemsize, shape)
         return
     if (last + 1) * itemsize > nbytes:
         raise TensorBoundsError(
