@@ -19,7 +19,7 @@ from weighlock.formats.zip_records import first_bytes
 from weighlock.limits import Limits
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
-from weighlock.tensors.layout import contiguous_stride
+from weighlock.tensors.layout import contiguous_stride, widest
 from weighlock.tensors.spec import TensorSpec
 from weighlock.text import brief
 
@@ -109,7 +109,7 @@ def parse_header(head: bytes, limits: Limits) -> NpyHeader:
         raise LimitError("the array has too many dimensions", got=str(len(lengths)))
     found = _element(code["code"])
     made = NpyHeader(*found, lengths, truth["truth"] == "True", length)
-    if max(lengths, default=0) > _MOST_BYTES or made.nbytes > _MOST_BYTES:
+    if widest(lengths) * max(made.itemsize, 1) > _MOST_BYTES:
         raise DamagedError("an array's shape is larger than any memory", got=str(lengths)[:80])
     return made
 

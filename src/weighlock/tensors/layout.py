@@ -1,11 +1,12 @@
 """Shapes, strides and bounds: plain arithmetic on integers, checked before any view is made."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from weighlock.errors import PickleStreamError, TensorBoundsError
 from weighlock.limits import DEFAULT_LIMITS
 
-__all__ = ["check_ints", "check_view", "contiguous_stride", "is_contiguous", "reach"]
+__all__ = ["check_ints", "check_view", "contiguous_stride", "is_contiguous", "reach", "widest"]
 
 _MAX_BYTES = (1 << 63) - 1
 
@@ -55,12 +56,16 @@ def reach(offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return last + 1
 
 
-def _check_empty(itemsize: int, shape: tuple[int, ...]) -> None:
-    """Refuse a shape that no array can have, although it has no elements: NumPy multiplies the other lengths."""
-    widest = itemsize
+def widest(shape: Iterable[int]) -> int:
+    """Return the product of the lengths that are not 0: where it is too large, no library has such an array."""
+    found = 1
     for length in shape:
-        widest *= length or 1
-    if widest > _MAX_BYTES:
+        found *= length or 1
+    return found
+
+
+def _check_empty(itemsize: int, shape: tuple[int, ...]) -> None:
+    if widest(shape) * itemsize > _MAX_BYTES:
         raise TensorBoundsError("a tensor has more elements than can be counted", got=f"shape {list(shape)}")
 
 
