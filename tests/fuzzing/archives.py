@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from tests.fuzzing.numbers import changed_bytes, edge, near
 
-__all__ = ["changed_archive", "looks_like_archive"]
+__all__ = ["changed_archive", "looks_like_archive", "parsed"]
 
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
 _LOCAL_FIELDS = (("version", 2), ("flags", 2), ("method", 2), ("time", 2), ("date", 2), ("crc", 4), ("packed", 4), ("size", 4))
@@ -119,7 +119,7 @@ def looks_like_archive(data: bytes) -> bool:
 
 
 @lru_cache(256)
-def _parsed(data: bytes) -> Archive | None:
+def parsed(data: bytes) -> Archive | None:
     """Take an archive apart; None where it is too broken for that."""
     found = Archive()
     end = data.rfind(_END)
@@ -168,12 +168,12 @@ def _stored(data: bytes, found: Archive, starts: list[int]) -> None:
 
 def changed_archive(dice: random.Random, data: bytes, change: Change) -> bytes:
     """Change an archive's structure, or with `change` the bytes of a member."""
-    parsed = _parsed(data)
-    if parsed is None:
+    found = parsed(data)
+    if found is None:
         return changed_bytes(dice, data)
-    made = copy.copy(parsed)
-    made.members = list(parsed.members)
-    made.end, made.end64 = dict(parsed.end), dict(parsed.end64)
+    made = copy.copy(found)
+    made.members = list(found.members)
+    made.end, made.end64 = dict(found.end), dict(found.end64)
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         if dice.random() < 0.55:
             _change_data(dice, made, change)

@@ -25,7 +25,7 @@ from tests.fuzzing.mutations import mutated
 from tests.fuzzing.seeds import Seed, seeds
 from tests.fuzzing.targets import TARGETS, Outcome
 
-__all__ = ["MOST_MEMORY", "MOST_SECONDS", "OUTSIDE", "Finding", "Results", "Runner"]
+__all__ = ["MOST_MEMORY", "MOST_SECONDS", "OUTSIDE", "Finding", "Results", "Runner", "watched"]
 
 MOST_SECONDS = 1.0
 """Of the processor's time for one file of at most 64 KiB. The promise is 2 s for a megabyte."""
@@ -118,7 +118,7 @@ class Runner:
         """Make so many mutants, and run the targets on each."""
         results = Results()
         begin = time.monotonic()
-        with _watched(), _warnings_told() as told:
+        with watched(), _warnings_told() as told:
             for _ in range(mutants):
                 lineage, data = self._next()
                 for target in self._targets():
@@ -269,7 +269,7 @@ def _lower_peak() -> None:
         pass
 
 
-class _watched:  # noqa: N801 - used as a function
+class watched:  # noqa: N801 - used as a function
     """Calls that do not end are ended, after time of the processor, not of the clock: machines are busy."""
 
     def __enter__(self) -> None:

@@ -24,7 +24,7 @@ KEPT = Path(__file__).parent / "kept.zip"
 """Mutants that were worth keeping: each made the loader say something that no other had."""
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
-_LARGEST = 6000
+_LARGEST = 10_500
 
 
 class Seed(NamedTuple):
@@ -107,7 +107,7 @@ def _folders() -> Iterator[tuple[str, Seed]]:
     """Each file of each checkpoint in a folder."""
     for folder, files in _folder_files().items():
         for main, data in files.items():
-            if len(data) <= 3 * _LARGEST:
+            if len(data) <= 2 * _LARGEST:
                 beside = {name: content for name, content in files.items() if name != main}
                 yield f"folder/{folder}/{main}", Seed(data, main, beside)
 
