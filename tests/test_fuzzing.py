@@ -330,3 +330,15 @@ def test_many_unknown_classes_are_looked_at_in_linear_time():
         assert len(summarize(found).unknown) > 100_000
         assert time.process_time() - begin < 10
     assert len(DATA) == 24
+
+
+def test_a_pickle_of_an_old_archive_is_not_hidden_by_the_next():
+    """Each begins a stretch of its own; the scan kept the last of them only, and was clean."""
+    good = old_writers.tar()
+    assert wl.scan(good).verdict == "clean"
+    at = good.index(b"torch\nFloatTensor")
+    bad = good[:at] + b"torch\nFloatTenson" + good[at + 17 :]
+    assert bad.count(b"torch\nFloatTensor") == 1
+    with pytest.raises(wl.UnsafeGlobalError):
+        wl.load(bad)
+    assert {finding.name for finding in wl.scan(bad).findings} == {"torch.FloatTenson"}
