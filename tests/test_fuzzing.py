@@ -180,6 +180,14 @@ _PAIRED = [
 ]  # fmt: skip
 
 
+def _error_of(call):
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
 # Such a file once hung in C, where no signal of Python's reaches: the thread can end the process.
 @pytest.mark.timeout(90, method="thread")
 @pytest.mark.parametrize("label", [label for label in _PAIRED if label in seeds()])
@@ -190,12 +198,11 @@ def test_pairs_of_pairs_in_the_place_of_anything(label, framework):
         for read in (lambda d: wl.load(d, framework=framework), wl.read_checkpoint, wl.scan):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                try:
-                    read(data)
-                except wl.WeighlockError as error:
-                    assert len(str(error)) < 3000
-                except RuntimeError as error:  # PyTorch's own word on a place that it does not know
-                    assert framework == "torch" and "restore data location" in str(error)
+                error = _error_of(lambda read=read, data=data: read(data))
+            # PyTorch's own word on a place that it does not know leaves as it is.
+            of_torch = framework == "torch" and "restore data location" in str(error)
+            assert error is None or isinstance(error, wl.WeighlockError) or of_torch, error
+            assert len(str(error)) < 3000
 
 
 def test_a_key_of_an_old_archive_is_text_or_a_number():
@@ -218,7 +225,9 @@ def test_state_dict_of_pairs_and_ranges():
 @pytest.mark.parametrize("options", [{"dtype": "float16"}, {"select": "a"}, {"into": {"a": np.zeros(3)}}])
 def test_choosing_from_npz(options):
     file = io.BytesIO()
-    wl.save({"a": np.arange(3.0), "b": np.arange(2.0)} if "select" in options else {"a": np.arange(3.0)}, file, format="npz")
+    wl.save(
+        {"a": np.arange(3.0), "b": np.arange(2.0)} if "select" in options else {"a": np.arange(3.0)}, file, format="npz"
+    )
     found = wl.load(file.getvalue(), **options)
     array = options["into"]["a"] if "into" in options else found["a"]
     assert array.tolist() == [0, 1, 2]
@@ -242,7 +251,7 @@ def test_the_only_file_of_an_archive_is_scanned_whatever_it_begins_with():
     data = archive([Entry("model.pth", b"cposix\nsystem\n(S'echo'\ntR.more")])
     with pytest.raises(wl.UnsafeGlobalError):
         wl.load(data)
-    assert [finding.rule for finding in wl.scan(data).findings][0] == "WL101"
+    assert next(finding.rule for finding in wl.scan(data).findings) == "WL101"
 
 
 def test_a_folder_with_an_index_is_examined_whole(tmp_path):
@@ -292,10 +301,8 @@ def test_the_same_large_key_many_times():
     for data in (b"\x80\x04}" + nest + b"0" + b"h\x00Ns" * 200_000 + b".",
                  b"\x80\x04(" + nest + b"l0](" + b"h\x00\x85" * 100 + b"e."):  # fmt: skip
         begin = time.process_time()
-        try:
-            wl.load(data)
-        except wl.LimitError as error:
-            assert "too often" in str(error)
+        error = _error_of(lambda data=data: wl.load(data))
+        assert error is None or "too often" in str(error)
         wl.scan(data)
         assert time.process_time() - begin < 20
 

@@ -1,4 +1,4 @@
-"""The command: ``python -m tests.fuzzing [--times N | --minutes M] [--targets load,scan] [--seed N]``, ``--again ...``."""
+"""The command: ``python -m tests.fuzzing [--times N] [--minutes M] [--targets load,scan] [--seed N]``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -108,8 +109,11 @@ def _forked(runner: Runner, mutants: int) -> Results:
             resource.setrlimit(resource.RLIMIT_AS, (_MOST_ADDRESSES, _MOST_ADDRESSES))
         try:
             results = runner.run(mutants)
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump((results, runner.seen), pipe)
+            with os.fdopen(writing, "wb") as to_parent:
+                pickle.dump((results, runner.seen), to_parent)
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(0)
     os.close(writing)

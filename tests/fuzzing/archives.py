@@ -14,10 +14,23 @@ from tests.fuzzing.numbers import changed_bytes, edge, near
 __all__ = ["changed_archive", "looks_like_archive", "parsed"]
 
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-_LOCAL_FIELDS = (("version", 2), ("flags", 2), ("method", 2), ("time", 2), ("date", 2), ("crc", 4), ("packed", 4), ("size", 4))
+_LOCAL_FIELDS = (
+    ("version", 2),
+    ("flags", 2),
+    ("method", 2),
+    ("time", 2),
+    ("date", 2),
+    ("crc", 4),
+    ("packed", 4),
+    ("size", 4),
+)
 _CENTRAL_FIELDS = (("made_by", 2), *_LOCAL_FIELDS)
 _LAST_FIELDS = (("disk", 2), ("inner", 2), ("outer", 4), ("offset", 4))
 _END_FIELDS = (("disk", 2), ("start_disk", 2), ("here", 2), ("count", 2), ("length", 4), ("offset", 4))
+_END64_FIELDS = (
+    "record", "made", "needed", "disk", "start", "here", "count", "length", "offset", "locator_disk", "locator_at",
+    "disks",
+)  # fmt: skip
 Change = Callable[[random.Random, bytes], bytes]
 
 
@@ -89,7 +102,9 @@ class Archive:
             said |= true | self.end64
             body += struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", *_words(said, ("record", 8), ("made", 2), ("needed", 2),
                 ("disk", 4), ("start", 4), ("here", 8), ("count", 8), ("length", 8), ("offset", 8)))  # fmt: skip
-            body += struct.pack("<4sIQI", b"PK\x06\x07", *_words(said, ("locator_disk", 4), ("locator_at", 8), ("disks", 4)))
+            body += struct.pack(
+                "<4sIQI", b"PK\x06\x07", *_words(said, ("locator_disk", 4), ("locator_at", 8), ("disks", 4))
+            )
         body += _END + _packed(_END_FIELDS, true | self.end) + struct.pack("<H", len(self.comment) % 65536)
         return bytes(body + self.comment + self.suffix)
 
@@ -216,7 +231,9 @@ def _change_data(dice: random.Random, made: Archive, change: Change) -> None:
 
 def _field(dice: random.Random, made: Archive) -> None:
     member = _some(dice, made)
-    fields, widths = dice.choice(((member.local, _LOCAL_FIELDS), (member.central, (*_CENTRAL_FIELDS, *_LAST_FIELDS[:3]))))
+    fields, widths = dice.choice(
+        ((member.local, _LOCAL_FIELDS), (member.central, (*_CENTRAL_FIELDS, *_LAST_FIELDS[:3])))
+    )
     name, width = dice.choice(widths)
     fields[name] = int.from_bytes(near(dice, fields.get(name, 0), width), "little")
 
@@ -254,7 +271,8 @@ def _rename(dice: random.Random, made: Archive) -> None:
     new = dice.choice((
         other.names[1], name.upper(), name.swapcase(), b"", b"/", b"/" + name, b"../" + name, name + b"/", name + b"\0",
         name.replace(b"/", b"\\"), b"x/" + name, root + b"/data.pkl", root + b"/constants.pkl", root + b"/version",
-        root + b"/data/0", root + b"/byteorder", root + b"/.data/version", b"data.pkl", b"a.npy", b"\xff\xfe", name * 40,
+        root + b"/data/0", root + b"/byteorder", root + b"/.data/version", b"data.pkl", b"a.npy", b"\xff\xfe",
+        name * 40,
         root + b"/code/x.py", name.partition(b"/")[2], changed_bytes(dice, name)[:5000],
     ))  # fmt: skip
     which = dice.choice((0, 1, 2))
@@ -304,7 +322,9 @@ def _order(dice: random.Random, made: Archive) -> None:
 
 def _pad(dice: random.Random, made: Archive) -> None:
     """Bytes where none should be: in front, behind, between, as a descriptor, as a comment."""
-    junk = dice.choice((b"\0", bytes(64), b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(26), b"Z" * 300, b"\x80\x02N."))
+    junk = dice.choice(
+        (b"\0", bytes(64), b"PK\x05\x06" + bytes(18), b"PK\x03\x04" + bytes(26), b"Z" * 300, b"\x80\x02N.")
+    )
     where = dice.randrange(6)
     if where == 0:
         made.prefix = junk
@@ -328,8 +348,7 @@ def _end(dice: random.Random, made: Archive) -> None:
 
 def _end64(dice: random.Random, made: Archive) -> None:
     made.zip64 = dice.random() < 0.9
-    name = dice.choice(("record", "made", "needed", "disk", "start", "here", "count", "length", "offset", "locator_disk",
-                        "locator_at", "disks"))  # fmt: skip
+    name = dice.choice(_END64_FIELDS)
     made.end64[name] = int.from_bytes(near(dice, len(made.members), 8), "little")
     if dice.random() < 0.5:
         name, width = dice.choice(_END_FIELDS)

@@ -22,7 +22,17 @@ def _instrument() -> None:
     with atheris.instrument_imports(include=["weighlock"]):
         import weighlock
 
-        for room in ("backends", "formats", "inspection", "loading", "opening", "pickling", "scanning", "storages", "tensors"):
+        for room in (
+            "backends",
+            "formats",
+            "inspection",
+            "loading",
+            "opening",
+            "pickling",
+            "scanning",
+            "storages",
+            "tensors",
+        ):
             package = importlib.import_module(f"weighlock.{room}")
             for module in pkgutil.iter_modules(package.__path__, f"weighlock.{room}."):
                 if ".torch_" not in module.name:

@@ -1,4 +1,4 @@
-"""Files of a megabyte that ask for as much time and memory as they can: what the fuzzer finds is small, these are not."""
+"""Files of a megabyte that ask for as much time and memory as they can: what the fuzzer makes is small."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def _json(text_of: str) -> bytes:
 
 
 _PRIME = (1 << 61) - 1
+_TAR_HEAD = b"sys_info".ljust(100, b"\0") + b"0000644\0" * 3 + b"00000000000\0" * 2 + b"        0"
 BOMBS: dict[str, Callable[[], bytes]] = {
     "lists in lists": lambda: b"\x80\x02" + b"]" * 499_000 + b"a" * 498_999 + b".",
     "tuples in tuples": lambda: _filled(b")", b"\x85"),
@@ -51,7 +52,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "marks": lambda: _filled(b"", b"(", b"."),
     "floats": lambda: _filled(b"](", b"G" + bytes(8), b"e."),
     "memo": lambda: _filled(b"N", b"\x94"),
-    "copies of a list": lambda: _filled(b"](" + b"K\x01" * 100_000 + b"eq\0c__builtin__\nset\nq\1](", b"h\1h\0\x85R", b"e."),
+    "copies of a list": lambda: _filled(
+        b"](" + b"K\x01" * 100_000 + b"eq\0c__builtin__\nset\nq\1](", b"h\1h\0\x85R", b"e."),
     "keys of one hash": lambda: _many(lambda n: b"\x8a\x10" + (n * _PRIME).to_bytes(16, "little") + b"N", b"}(", b"u."),
     "keys of pairs": lambda: _many(lambda n: b"J" + struct.pack("<i", n) + b"\x85\x85\x85N", b"}(", b"u."),
     "unknown classes": lambda: _many(lambda n: f"cm\nC{n}\n".encode(), b"](", b"e."),
@@ -63,20 +65,21 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "long integers": lambda: _filled(b"](", b"\x8a\xff" + b"\x7f" * 255, b"e."),
     "one integer": lambda: b"\x80\x02\x8b" + struct.pack("<i", LARGEST - 8) + b"\x7f" * (LARGEST - 8) + b".",
     "digits": lambda: b"L" + b"9" * (LARGEST - 4) + b"L\n.",
-    "tensors": lambda: checkpoint(_filled(b"](" + tensor() + b"q\xff", b"h\xff", b"e.", 2)[: LARGEST - 3000 - 2] + b"e."),
+    "tensors": lambda: checkpoint(
+        _filled(b"](" + tensor() + b"q\xff", b"h\xff", b"e.", 2)[: LARGEST - 3000 - 2] + b"e."),
     "views": lambda: checkpoint(b"\x80\x02](" + tensor() * (900_000 // len(tensor())) + b"e."),
     "records": lambda: archive(records(pickled(b"N")) + [Entry(f"archive/{n}", b"") for n in range(8500)]),
     "deflated zeros": lambda: archive([*records(pickled(b"N")), Entry("archive/x", bytes(200 << 20), 8)]),
     "deflated pickle": lambda: archive(
         [e._replace(method=8) for e in records(b"\x80\x02]" + b"N0" * (40 << 20) + b".")[:1]] + records(b"")[1:]),
-    "gzip": lambda: (lambda engine: engine.compress(bytes(300 << 20)) + engine.flush())(zlib.compressobj(9, 8, 31)),
+    "gzip": lambda: zlib.compress(bytes(300 << 20), 9, 31),
     "safetensors: names": lambda: _json("{" + ",".join(
         f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in range(17_000)) + "}"),
     "safetensors: nesting": lambda: _json('{"a":' + "[" * 400_000 + "]" * 400_000 + "}"),
-    "safetensors: lengths": lambda: _json('{"a":{"dtype":"U8","shape":[' + "1," * 400_000 + '1],"data_offsets":[0,1]}}') + b"x",
+    "safetensors: lengths": lambda: _json(
+        '{"a":{"dtype":"U8","shape":[' + "1," * 400_000 + '1],"data_offsets":[0,1]}}') + b"x",
     "npy: header": lambda: b"\x93NUMPY\2\0" + struct.pack("<I", LARGEST - 12) + b"{'descr': " + b"(" * (LARGEST - 22),
-    "gguf: keys": lambda: b"GGUF" + struct.pack("<I2Q", 3, 0, 1 << 40) + (struct.pack("<Q", 0) + struct.pack("<I", 7) + b"\1")
-    * (900_000 // 13),
-    "tar: members": lambda: (b"sys_info".ljust(100, b"\0") + b"0000644\0" * 3 + b"00000000000\0" * 2 + b"        0").ljust(
-        257, b"\0").ljust(262, b"u").ljust(512, b"\0") * 1900,
+    "gguf: keys": lambda: (
+        b"GGUF" + struct.pack("<I2Q", 3, 0, 1 << 40) + struct.pack("<QI", 0, 7).ljust(13, b"\1") * 69_000),
+    "tar: members": lambda: (_TAR_HEAD.ljust(257, b"\0") + b"ustar").ljust(512, b"\0") * 1900,
 }  # fmt: skip

@@ -64,7 +64,8 @@ OURS_ALONE: dict[str, str] = {
     r"codec can't decode": "names of records that are no UTF-8",
     r"requires_grad|must be bool": "NumPy has no gradients",
     rf"{_DEVICES}": "places that are not here",
-    r"positional arguments|negative seek|too many values|not enough values|invalid data type|Storage size calculation": PLACES,
+    r"positional arguments|negative seek|too many values|not enough values|invalid data type": PLACES,
+    r"Storage size calculation": PLACES,
     r"expected string or bytes-like|meta-data|hooks|list index out of range|must be (a )?(tuple|str|int)": PLACES,
     r"legacy .tar|tar format": "tar archives",
 }
@@ -93,7 +94,7 @@ def beside_torch(data: Any) -> Outcome:
 
 
 def _names_a_folder(data: bytes) -> bool:
-    """Whether a record has the attribute of a folder: PyTorch then leaves the memory as it finds it, without an error."""
+    """Whether a record has the attribute of a folder: PyTorch then leaves the memory as it finds it."""
     found = parsed(data) if looks_like_archive(data) else None
     return found is not None and any(member.central.get("outer", 0) & 0x10 for member in found.members)
 
@@ -147,7 +148,9 @@ def _is_small(torch: Any, root: Any) -> bool:
             waiting += [*value, *value.values()]
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += value
-        elif isinstance(value, torch.serialization.StorageType) or (callable(value) and not isinstance(value, torch.Tensor)):
+        elif isinstance(value, torch.serialization.StorageType) or (
+            callable(value) and not isinstance(value, torch.Tensor)
+        ):
             return False  # a function or class by itself: each side has its own
     return False
 

@@ -17,7 +17,7 @@ EDGES = (
 )  # fmt: skip
 
 # Bytes that mean something to one of the formats.
-_LOUD = b"\x00\x01\x28\x29\x2e\x52\x62\x63\x71\x74\x80\x81\x85\x93\x94\x95\xff\n\"{}[]PK/\\"
+_LOUD = b'\x00\x01\x28\x29\x2e\x52\x62\x63\x71\x74\x80\x81\x85\x93\x94\x95\xff\n"{}[]PK/\\'
 
 
 def edge(dice: random.Random, width: int) -> bytes:

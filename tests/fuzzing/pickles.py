@@ -195,8 +195,10 @@ def _wrap_object(dice: random.Random, pieces: list[bytes]) -> None:
     before, after = dice.choice((
         (b"", b"\x85"), (b"]", b"a"), (b"(", b"t"), (b"(", b"l"), (b"}", b"Ns"), (b"}N", b"s"), (b"(", b"d"),
         (b"", b"2\x86"), (b"(", b"\x91"), (b"", b"0N"), (b"(K\x01", b"1"), (b"\x8f(", b"\x90"),
-        (_name(dice), b"\x85R"), (_name(dice), b"\x85\x81"), (_name(dice) + b")R", b"b"), (_name(dice) + b")\x81", b"b"),
-        (_name(dice) + b")}", b"\x92"), (b"(", _name(dice)[1:].join((b"i", b""))), (b"(" + _name(dice), b"o"), (b"", b"Q"),
+        (_name(dice), b"\x85R"), (_name(dice), b"\x85\x81"), (_name(dice) + b")R", b"b"),
+        (_name(dice) + b")\x81", b"b"),
+        (_name(dice) + b")}", b"\x92"), (b"(", _name(dice)[1:].join((b"i", b""))), (b"(" + _name(dice), b"o"),
+        (b"", b"Q"),
     ))  # fmt: skip
     times = dice.choice((1, 1, 1, 1, 2, 5, 70, 300)) if len(before) < 2 and len(after) < 2 else 1
     pieces[end:end] = list(opcodes(after)[0]) * times
@@ -289,7 +291,9 @@ def _value(dice: random.Random) -> bytes:
         return b"G" + struct.pack(">d", dice.choice((0.0, -0.0, 1e308, float("inf"), float("nan"), 0.5)))
     if kind == 4:
         return _name(dice)
-    return dice.choice((b"N", b"\x88", b"\x89", b")", b"]", b"}", b"\x8f", b"K\x07", b"(t", b"h\x00", b"L5L\n", b"I01\n"))
+    return dice.choice(
+        (b"N", b"\x88", b"\x89", b")", b"]", b"}", b"\x8f", b"K\x07", b"(t", b"h\x00", b"L5L\n", b"I01\n")
+    )
 
 
 def _any_opcode(dice: random.Random) -> bytes:
@@ -305,6 +309,7 @@ def _any_opcode(dice: random.Random) -> bytes:
 
 
 _CHANGES = (
-    _drop, _double, _swap, _move, _insert, _splice, _replace_object, _replace_object, _wrap_object, _wrap_object, _rename,
+    _drop, _double, _swap, _move, _insert, _splice, _replace_object, _replace_object, _wrap_object, _wrap_object,
+    _rename,
     _argument, _argument, _argument, _frame, _memo,
 )  # fmt: skip

@@ -6,12 +6,12 @@ joins the files that are changed next. That costs nothing, and needs no instrume
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import re
 import resource
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -165,7 +165,9 @@ class Runner:
         told.clear()
         self._judge(target, lineage, data, outcome, results)
 
-    def _broken(self, failure: str | None, outcome: Outcome | None, took: float, grown: int, told: list[str]) -> Iterator[str]:
+    def _broken(
+        self, failure: str | None, outcome: Outcome | None, took: float, grown: int, told: list[str]
+    ) -> Iterator[str]:
         if failure is not None:
             yield failure
         if took > MOST_SECONDS:
@@ -263,13 +265,11 @@ def _peak() -> int:
 def _lower_peak() -> None:
     """Let the peak be measured from what is in use now, so that one large file does not hide the next."""
     gc.collect()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
-class watched:  # noqa: N801 - used as a function
+class watched:
     """Calls that do not end are ended, after time of the processor, not of the clock: machines are busy."""
 
     def __enter__(self) -> None:
@@ -282,7 +282,7 @@ class watched:  # noqa: N801 - used as a function
         signal.signal(signal.SIGPROF, self._before)
 
 
-class _warnings_told:  # noqa: N801 - used as a function
+class _warnings_told:
     """Every warning, as text, in a list."""
 
     def __enter__(self) -> list[str]:

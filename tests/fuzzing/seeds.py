@@ -97,7 +97,7 @@ def _made() -> Iterator[tuple[str, bytes]]:
         for form in ("torch-zip", "torch-legacy", "safetensors", "npz"):
             file = io.BytesIO()
             try:
-                wl.save(made, file, format=form)  # type: ignore[arg-type]
+                wl.save(made, file, format=form)
             except wl.WeighlockError:
                 continue
             yield f"{label}.{form}", file.getvalue()
