@@ -295,6 +295,17 @@ def test_float_zero_points_keep_their_fractions(torch):
     np.testing.assert_array_equal(wl.load(file.getvalue()).dequantize(), made.dequantize().numpy())
 
 
+@pytest.mark.requires_torch
+def test_bits_of_the_other_byte_order(torch):
+    file = io.BytesIO()
+    torch.save(torch.tensor([1, 2, 300], dtype=torch.int16).view(torch.bits16), file)
+    found = archives.parsed(file.getvalue())
+    assert found is not None
+    next(member for member in found.members if member.names[1].endswith(b"byteorder")).store(b"big")
+    made = wl.load(bytes(found), framework="torch")
+    assert made.view(torch.int16).tolist() == [256, 512, 0x2C01]
+
+
 def test_the_same_large_key_many_times():
     """Each use is two bytes, and hashes all of it again."""
     nest = b"K\x01" + b"2\x86" * 15 + b"q\x00"

@@ -288,9 +288,7 @@ def _check_names(names: list[str]) -> None:
 def _check_readable(entries: _Entries) -> None:
     for bits in set(entries.flags):
         if bits & ENCRYPTED:
-            raise UnsupportedError(
-                "the record is encrypted or a patch", record=entries.names[entries.flags.index(bits)]
-            )
+            raise UnsupportedError("a record is encrypted or a patch", record=entries.names[entries.flags.index(bits)])
     for method in set(entries.methods) - {_STORED, _DEFLATED}:
         raise UnsupportedError(
             "the record is compressed by a method that checkpoints do not use",
