@@ -65,7 +65,7 @@ OURS_ALONE: dict[str, str] = {
     r"requires_grad|must be bool": "NumPy has no gradients",
     rf"{_DEVICES}": "places that are not here",
     r"positional arguments|negative seek|too many values|not enough values|invalid data type": PLACES,
-    r"Storage size calculation|setStorage|INTERNAL ASSERT|Overflow when": "legacy streams of nested tensors, from memory not yet read",
+    r"Storage size calculation|setStorage|INTERNAL ASSERT|Overflow when": "memory that is not read yet",
     r"record size .* does not match": "a storage mentioned again with another length: the first mention counts",
     r"cls must be a type|Invalid serialized state": MALFORMED,
     r"expected string or bytes-like|meta-data|hooks|list index out of range|must be (a )?(tuple|str|int)": PLACES,
