@@ -25,9 +25,10 @@ GROUPS_torch := --group test-torch
 GROUPS_plain := --group test
 GROUPS_lint  := --group lint
 GROUPS_docs  := --group docs
+GROUPS_fuzz  := --group fuzz
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain soak lint format docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
+.PHONY: help demo test test-torch test-plain soak fuzz lint format docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +50,15 @@ test-plain: $(call ready,plain)
 soak: $(call ready,torch) ## the fault tests, many times over: thousands of killed processes
 	@WEIGHLOCK_LANE=torch WEIGHLOCK_SOAK=$(or $(TIMES),20) .venv/torch/bin/python -m pytest tests/test_durability.py -n 0 -v
 	@WEIGHLOCK_LANE=torch WEIGHLOCK_SOAK=40 .venv/torch/bin/python -m pytest tests/test_hub_processes.py -n 0 -q -k killed --timeout 900
+
+# The first two are our own loop; the last is atheris. TIMES counts executions of the first.
+fuzz: $(call ready,fuzz) ## damaged files by the hundred thousand: TIMES=2000000, SEED=7; findings in build/fuzzing
+	@.venv/fuzz/bin/python -m tests.fuzzing --times $(or $(TIMES),200000) --seed $(or $(SEED),1)
+	@echo "== beside PyTorch =="
+	@.venv/fuzz/bin/python -m tests.fuzzing --times $$(( $(or $(TIMES),200000) / 10 )) --seed $(or $(SEED),1) --targets torch
+	@echo "== atheris =="
+	@.venv/fuzz/bin/python -m tests.fuzzing.atheris_target -runs=$$(( $(or $(TIMES),200000) / 10 )) -seed=$(or $(SEED),1) \
+	  -artifact_prefix=build/fuzzing/ -print_final_stats=1 2>&1 | grep -E "^stat::|BrokenPromise|Test unit written"
 
 lint: $(call ready,lint) ## style, format, types, import rules, links in the docs, budgets
 	@failed=; PATH="$(CURDIR)/.venv/lint/bin:$$PATH"; \

@@ -6,6 +6,7 @@ that shows such text calls `safe_text`; nothing else decides what is safe.
 """
 
 import re
+from itertools import islice
 from typing import Final
 
 # C0 and C1 controls and DEL; zero-width and bidirectional controls; line and paragraph separators; the byte order
@@ -53,3 +54,45 @@ def safe_text(text: object, *, limit: int = 0, keep_newlines: bool = False) -> s
         half = max((limit - 1) // 2, 1)
         shown = f"{shown[:half]}…{shown[-half:]}"
     return shown
+
+
+# Classes of ours whose own description never descends into what they hold.
+_NAMED: Final = frozenset({
+    "DType", "Described", "Device", "GlobalRef", "ReadFunction", "ScriptClass", "Storage", "StorageClass", "StorageRef",
+    "Stub", "TorchClass", "TorchName",
+})  # fmt: skip
+
+
+def brief(value: object, limit: int = 60) -> str:
+    """Return the beginning of `repr(value)`, for a value out of a file: in bounded time, whatever it is.
+
+    Python's own `repr` visits an object as often as it is referred to: fifty pairs of one shared pair take longer than
+    anybody waits. Of containers, the first items are shown, two levels deep; of objects, their class.
+
+    Examples
+    --------
+    >>> brief(("storage", [1, 2], None))
+    "('storage', [1, 2], None)"
+    """
+    return _brief(value, 2)[:limit]
+
+
+def _brief(value: object, depth: int) -> str:
+    if isinstance(value, str | bytes | bytearray):
+        return repr(value[:200])
+    if isinstance(value, int) and not -(1 << 64) < value < 1 << 64:
+        return "<big integer>"
+    if value is None or isinstance(value, int | float | complex | type):
+        return repr(value)
+    kind = type(value).__name__
+    if isinstance(value, list | tuple | dict):
+        return _brief_container(value, depth) if depth else f"<{kind} of {len(value)}>"
+    return repr(value) if kind in _NAMED and type(value).__module__.startswith("weighlock.") else f"<{kind}>"
+
+
+def _brief_container(value: "list[object] | tuple[object, ...] | dict[object, object]", depth: int) -> str:
+    if isinstance(value, dict):
+        pairs = [f"{_brief(key, 0)}: {_brief(item, depth - 1)}" for key, item in islice(value.items(), 6)]
+        return "{" + ", ".join(pairs) + ", ..." * (len(value) > 6) + "}"
+    items = ", ".join(_brief(item, depth - 1) for item in value[:6]) + ", ..." * (len(value) > 6)
+    return f"[{items}]" if isinstance(value, list) else f"({items}{',' * (len(value) == 1)})"

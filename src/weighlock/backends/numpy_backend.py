@@ -378,7 +378,7 @@ class NumpyLeaves(Leaves):
         # The array may not be filled yet.
         made = np.empty(data.shape, dtype.numpy)
         self.charge(made.nbytes)
-        self._after.append(lambda: np.copyto(made, data, casting="unsafe"))
+        self._after.append(lambda: _copy_cast(made, data))
         return made
 
     # NumPy's own objects in a pickle
@@ -434,6 +434,12 @@ class NumpyLeaves(Leaves):
         self.restart()
 
 
+def _copy_cast(made: Any, data: Any) -> None:
+    # A number that the type cannot hold becomes inf, as in PyTorch, and is nothing to warn of.
+    with np.errstate(all="ignore"):
+        np.copyto(made, data, casting="unsafe")
+
+
 def swap(storage: Storage) -> None:
     """Reverse the bytes of each element in place: the file was written on a machine of the other byte order."""
     width = storage.ref.elements.swap
@@ -469,7 +475,10 @@ def _plain_or_array(value: Any) -> Any:
 
 def _check_nested(tensor: NestedTensor) -> None:
     parts: tuple[Any, ...] = (tensor.buffer, tensor.sizes, tensor.strides)
-    if not all(isinstance(part, np.ndarray) for part in parts) or parts[1].shape != parts[2].shape:
+    whole = isinstance(tensor.offsets, np.ndarray) or (
+        isinstance(tensor.offsets, list | tuple) and all(type(start) is int for start in tensor.offsets)
+    )
+    if not whole or not all(isinstance(part, np.ndarray) for part in parts) or parts[1].shape != parts[2].shape:
         raise PickleStreamError("a nested tensor whose parts do not fit together")
     tensor.unbind()
 

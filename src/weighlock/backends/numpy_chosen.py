@@ -87,4 +87,6 @@ class ChosenNumpyLeaves(NumpyLeaves):
             for dtype, target in targets.values():
                 usable = source.nbytes // dtype.itemsize * dtype.itemsize
                 values = np.frombuffer(writable(source)[:usable], dtype.numpy)
-                np.copyto(np.frombuffer(writable(target), target.ref.dtype.numpy), values, casting="unsafe")
+                made = np.frombuffer(writable(target), target.ref.dtype.numpy)
+                with np.errstate(all="ignore"):  # a number that the type cannot hold becomes inf, as in PyTorch
+                    np.copyto(made, values, casting="unsafe")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from weighlock.errors import PickleStreamError
+from weighlock.text import brief
 
 __all__ = ["PendingArray", "build", "complete_array", "complete_dtype", "dtype", "scalar"]
 
@@ -33,7 +34,7 @@ def build(target: Any, state: Any, charge: Callable[[int], None]) -> Any:
 def dtype(code: str) -> "np.dtype[Any]":
     """Return the dtype with this code, in native byte order until `complete_dtype`."""
     try:
-        return np.dtype(code)
+        return np.dtype(f"S{code[1:]}" if code[:1] == "a" else code)  # an old name, of which NumPy warns
     except TypeError:
         import ml_dtypes
 
@@ -46,7 +47,7 @@ def dtype(code: str) -> "np.dtype[Any]":
 def complete_dtype(target: "np.dtype[Any]", state: Any) -> "np.dtype[Any]":
     """Return the dtype that `target` becomes: (version, byte order, subarray, names, fields, size, alignment, ...)."""
     if not isinstance(state, tuple) or not 5 <= len(state) <= 9:
-        raise PickleStreamError("a NumPy dtype with a malformed state", got=repr(state)[:60])
+        raise PickleStreamError("a NumPy dtype with a malformed state", got=brief(state))
     order, subarray, names, fields = state[1:5]
     if subarray is not None:
         base, shape = subarray
@@ -56,7 +57,7 @@ def complete_dtype(target: "np.dtype[Any]", state: Any) -> "np.dtype[Any]":
     if target.kind in "mM" and len(state) == 9:
         return _with_unit(target, state[8])
     if not isinstance(order, str) or order not in "<>=|":
-        raise PickleStreamError("a NumPy dtype with an unknown byte order", got=repr(order)[:20])
+        raise PickleStreamError("a NumPy dtype with an unknown byte order", got=brief(order, 20))
     if target.type in (np.str_, np.bytes_, np.void) and len(state) > 5 and type(state[5]) is int and state[5] >= 0:
         target = np.dtype(f"{target.kind}{state[5] // (4 if target.kind == 'U' else 1)}")
     return target if order == "|" else target.newbyteorder(order)  # type: ignore[arg-type]
@@ -70,7 +71,7 @@ def _checked(value: Any) -> "np.dtype[Any]":
 
 def _structured(names: Any, fields: Any, itemsize: Any) -> "np.dtype[Any]":
     if not isinstance(names, tuple) or not isinstance(fields, dict) or len(names) > _MAX_FIELDS:
-        raise PickleStreamError("a NumPy dtype with malformed fields", got=repr(names)[:60])
+        raise PickleStreamError("a NumPy dtype with malformed fields", got=brief(names))
     described = [fields[name] for name in names]
     return np.dtype({
         "names": list(names),
@@ -85,7 +86,7 @@ def _with_unit(target: "np.dtype[Any]", metadata: Any) -> "np.dtype[Any]":
     if isinstance(unit, bytes):
         unit = unit.decode("ascii")
     if not isinstance(unit, str) or type(count) is not int:
-        raise PickleStreamError("a NumPy date type without its unit", got=repr(metadata)[:60])
+        raise PickleStreamError("a NumPy date type without its unit", got=brief(metadata))
     return np.dtype(target.kind + "8" + ("" if unit == "generic" else f"[{count}{unit}]"))
 
 
@@ -96,7 +97,7 @@ def complete_array(state: Any, charge: Callable[[int], None]) -> Any:
     _, shape, kind, fortran, data = state
     kind = _checked(kind)
     if not isinstance(shape, tuple) or len(shape) > 64 or not all(type(n) is int and n >= 0 for n in shape):
-        raise PickleStreamError("a NumPy array with a malformed shape", got=repr(shape)[:60])
+        raise PickleStreamError("a NumPy array with a malformed shape", got=brief(shape))
     order = "F" if fortran else "C"
     if isinstance(data, list):
         return _object_array(data, shape, kind, order)
@@ -135,7 +136,7 @@ def scalar(kind: Any, data: Any) -> Any:
         return data
     raw = data.encode("latin-1") if isinstance(data, str) else data
     if not isinstance(raw, bytes) or len(raw) != kind.itemsize or kind.hasobject:
-        raise PickleStreamError("a NumPy scalar whose data do not fit its dtype", got=repr(raw)[:40])
+        raise PickleStreamError("a NumPy scalar whose data do not fit its dtype", got=brief(raw, 40))
     if not raw:
         return np.empty((), kind)[()]
     return np.ndarray((), kind, raw)[()]

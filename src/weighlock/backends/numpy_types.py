@@ -120,7 +120,8 @@ class QuantizedTensor:
             broadcast = [1] * len(self.shape)
             broadcast[self.axis] = -1
             scale, zero = scale.reshape(broadcast), zero.reshape(broadcast)
-        if self.scheme.name == "per_channel_affine_float_qparams":
+        # The file says per_channel_affine of those with float zero points, too: their type tells them apart.
+        if zero.dtype.kind == "f" and self.axis is not None:
             shifted = self.int_repr().astype(np.float32) - zero.astype(np.float32)
         else:
             shifted = (self.int_repr().astype(np.int64) - zero.astype(np.int64)).astype(np.float32)

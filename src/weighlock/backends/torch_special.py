@@ -25,6 +25,7 @@ from weighlock.tensors.spec import (
     WrapperSpec,
 )
 from weighlock.tensors.values import Device, ReturnType, Size, TorchName
+from weighlock.text import brief
 
 __all__ = ["SpecialLeaves"]
 
@@ -130,6 +131,10 @@ class SpecialLeaves(Leaves):
 
     def sparse(self, spec: SparseSpec) -> Any:
         size, layout = torch.Size(spec.shape), CONSTANTS[spec.layout]
+        parts = spec.indices if isinstance(spec.indices, tuple) else (spec.indices,)
+        if not all(isinstance(part, torch.Tensor) for part in (*parts, spec.values)):
+            # PyTorch would make tensors of lists in lists, and take for ever where they are one list many times over.
+            raise PickleStreamError("a sparse tensor whose parts are no tensors")
         if spec.layout.name == "sparse_coo":
             made = torch.sparse_coo_tensor(
                 spec.indices, spec.values, size, check_invariants=False, is_coalesced=spec.coalesced
@@ -178,7 +183,7 @@ class SpecialLeaves(Leaves):
         if isinstance(spec.cls, GlobalRef):
             return Stub(spec.cls, (spec.dtype, spec.shape))
         if not isinstance(spec.cls, type) or not issubclass(spec.cls, torch.Tensor):
-            raise PickleStreamError("the class of a wrapped tensor is no tensor class", got=repr(spec.cls)[:60])
+            raise PickleStreamError("the class of a wrapped tensor is no tensor class", got=brief(spec.cls))
         rebuild = torch._utils._rebuild_wrapper_subclass
         return rebuild(
             spec.cls, TORCH_DTYPES[spec.dtype], spec.shape, spec.stride, spec.offset, spec.layout, spec.device,
@@ -192,7 +197,7 @@ class SpecialLeaves(Leaves):
             stub.state = spec.state
             return stub
         if not isinstance(cls, type) or not isinstance(data, torch.Tensor):
-            raise PickleStreamError("a tensor of a class that is no tensor class", got=repr(cls)[:60])
+            raise PickleStreamError("a tensor of a class that is no tensor class", got=brief(cls))
         made = data if type(data) is cls else data.as_subclass(cls)
         own: Any = getattr(cls, "__setstate__", torch.Tensor.__setstate__)
         if own is torch.Tensor.__setstate__:
@@ -245,7 +250,7 @@ def _with_state(made: Any, state: Any) -> Any:
         for name, value in (part or {}).items():
             # What Python itself reads (`__class__` and the like) is nobody's saved attribute.
             if type(name) is not str or (name.startswith("__") and name.endswith("__")):
-                raise PickleStreamError("a tensor's attribute has an impossible name", got=repr(name)[:60])
+                raise PickleStreamError("a tensor's attribute has an impossible name", got=brief(name))
             setattr(made, name, value)
     return made
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import torch
 
-from weighlock.backends.torch_values import TORCH_DTYPES
 from weighlock.errors import ArgumentTypeError
 from weighlock.storages.refs import StorageRef
 
@@ -112,7 +111,7 @@ class TorchStorage:
 def swap(untyped: Any, ref: StorageRef) -> None:
     """Reverse the bytes of each element in place, where the file was written in the other byte order."""
     if ref.byteorder != sys.byteorder and ref.elements.swap > 1 and ref.nbytes:
-        untyped.byteswap(TORCH_DTYPES[ref.elements])
+        untyped._byteswap(ref.elements.swap)  # byteswap itself asks iinfo, which knows no bits16
 
 
 class Placement:

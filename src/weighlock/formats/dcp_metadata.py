@@ -15,6 +15,7 @@ from weighlock.pickling.allowlist import Known
 from weighlock.pickling.inert import GlobalRef
 from weighlock.storages.folders import check_name
 from weighlock.tensors.leaves import Leaves
+from weighlock.text import brief
 
 __all__ = ["CLASSES", "Chunk", "Described", "Place", "check_cover", "parse"]
 
@@ -157,7 +158,7 @@ def _expect(value: Any, *names: str) -> _Fields:
 
 def _lengths(value: Any, what: str) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or not all(type(n) is int and 0 <= n < _MOST_ELEMENTS for n in value):
-        raise DamagedError(f"a tensor's {what} in .metadata are no lengths", got=repr(value)[:60])
+        raise DamagedError(f"a tensor's {what} in .metadata are no lengths", got=brief(value))
     return tuple(value)
 
 
@@ -170,10 +171,10 @@ def _places(found: Any) -> dict[tuple[str, Any], Place]:
         name, offset = index.get("fqn"), index.get("offset")
         if info.get("transform_descriptors"):
             raise DamagedError("the data were transformed by an extension of PyTorch, which is not here",
-                               got=repr(info.get("transform_descriptors"))[:60])  # fmt: skip
+                               got=brief(info.get("transform_descriptors")))  # fmt: skip
         file, begin, length = info.get("relative_path"), info.get("offset"), info.get("length")
         if type(name) is not str or not all(type(n) is int and n >= 0 for n in (begin, length)):
-            raise DamagedError("the place of an entry in .metadata is malformed", got=repr(name)[:60])
+            raise DamagedError("the place of an entry in .metadata is malformed", got=brief(name))
         place = Place(check_name(file), begin, length)
         places[name, None if offset is None else _lengths(offset, "offsets")] = place
     return places
@@ -281,5 +282,6 @@ def _notes(found: _Fields) -> dict[str, Any]:
         for name in ("checkpoint_id", "save_id"):
             value = meta.get(name)
             if value is not None and not isinstance(value, GlobalRef):
-                notes[name] = str(value)[:400]
+                plain = isinstance(value, str) or hasattr(value, "__fspath__")
+                notes[name] = str(value)[:400] if plain else brief(value, 400)
     return notes

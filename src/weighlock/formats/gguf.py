@@ -7,6 +7,7 @@ are listed with their type, and their bytes can be read; their values are not de
 
 import struct
 from collections.abc import Callable
+from math import prod
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DTYPES, DType
@@ -16,7 +17,7 @@ from weighlock.formats.reading import Contents, Reading
 from weighlock.limits import Limits
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
-from weighlock.tensors.layout import contiguous_stride
+from weighlock.tensors.layout import contiguous_stride, widest
 from weighlock.tensors.spec import TensorSpec
 
 __all__ = ["read"]
@@ -157,11 +158,9 @@ def _entry(cursor: _Cursor) -> _Entry:
     if number not in _TYPES:
         raise UnsupportedError("a tensor of an unknown type", got=f"GGML type {number}", object_path=name)
     kind, block, size = _TYPES[number]
-    count = 1
-    for length in fastest_first:
-        count *= length
-        if max(count, length) > _MOST_BYTES >> 4:
-            raise DamagedError("a tensor's shape is larger than any memory", object_path=name)
+    if widest(fastest_first) > _MOST_BYTES >> 4:
+        raise DamagedError("a tensor's shape is larger than any memory", object_path=name)
+    count = prod(fastest_first)
     if (fastest_first[0] if fastest_first else 1) % block:
         raise DamagedError(f"rows of {kind} that do not fill whole blocks", got=str(fastest_first), object_path=name)
     return _Entry(name, kind, tuple(reversed(fastest_first)), offset, count // block * size)

@@ -19,8 +19,9 @@ from weighlock.formats.zip_records import first_bytes
 from weighlock.limits import Limits
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
-from weighlock.tensors.layout import contiguous_stride
+from weighlock.tensors.layout import contiguous_stride, widest
 from weighlock.tensors.spec import TensorSpec
+from weighlock.text import brief
 
 __all__ = ["NpyHeader", "parse_header", "read_npy", "read_npz"]
 
@@ -108,7 +109,7 @@ def parse_header(head: bytes, limits: Limits) -> NpyHeader:
         raise LimitError("the array has too many dimensions", got=str(len(lengths)))
     found = _element(code["code"])
     made = NpyHeader(*found, lengths, truth["truth"] == "True", length)
-    if max(lengths, default=0) > _MOST_BYTES or made.nbytes > _MOST_BYTES:
+    if widest(lengths) * max(made.itemsize, 1) > _MOST_BYTES:
         raise DamagedError("an array's shape is larger than any memory", got=str(lengths)[:80])
     return made
 
@@ -131,7 +132,7 @@ def _fields(text: str) -> Mapping[str, Any]:
 def _element(code: str) -> tuple[str, DType | None, int]:
     match = _CODE.fullmatch(code)
     if match is None:
-        raise UnsupportedError("a NumPy array of an unknown type", got=repr(code)[:60])
+        raise UnsupportedError("a NumPy array of an unknown type", got=brief(code))
     if match["objects"]:
         raise UnsupportedError(
             "a NumPy array of Python objects is a pickle, and can run any code when NumPy reads it",

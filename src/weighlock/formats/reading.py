@@ -19,8 +19,9 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.numpy_rows import NUMPY_ROWS
 from weighlock.tensors.rebuild import REBUILD_TENSOR_V2, TORCH_ROWS, StorageClass
+from weighlock.text import brief
 
-__all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id"]
+__all__ = ["Contents", "Options", "Reading", "allowlist_with", "parse_persistent_id", "text_of_key"]
 
 
 class Contents:
@@ -277,13 +278,27 @@ def parse_persistent_id(pid: Any) -> tuple[StorageClass, str, str, int]:
         ):  # fmt: skip
             return kind, key, location, numel
     if type(pid) is not tuple or len(pid) < 5 or _text(pid[0]) != "storage":
-        raise PickleStreamError("a persistent id that is no storage", got=repr(pid)[:60])
+        raise PickleStreamError("a persistent id that is no storage", got=brief(pid))
     kind, key, location, numel = pid[1], _text(pid[2]), _text(pid[3]), pid[4]
     if type(kind) is not StorageClass:
-        raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60])
+        raise PickleStreamError("a storage of an unknown class", got=brief(kind))
     if type(key) is not str or type(location) is not str or type(numel) is not int or not 0 <= numel < _MAX_NUMEL:
-        raise PickleStreamError("a storage with a malformed description", got=repr(pid[2:5])[:80])
+        raise PickleStreamError("a storage with a malformed description", got=brief(pid[2:5], 80))
     return kind, key, location, numel
+
+
+def text_of_key(value: Any) -> str:
+    """Return a storage's key or location as text. What is neither text nor number might take for ever to write out.
+
+    Raises
+    ------
+    PickleStreamError
+    """
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if not isinstance(value, str) and not (type(value) is int and abs(value) < 1 << 64):
+        raise PickleStreamError("a key or location that is neither text nor number", got=brief(value))
+    return str(value)
 
 
 def _text(value: Any) -> Any:

@@ -229,7 +229,7 @@ def _byte_count(name: str, code: str, shape: list[int]) -> int:
         count *= length
         bound *= length or 1
         # Also where another length is 0: no array library can hold such a shape.
-        if bound >= _MOST_ELEMENTS:
+        if max(bound, bound * bits // 8) >= _MOST_ELEMENTS:
             raise DamagedError("a tensor's shape is larger than any memory", got=str(shape)[:80], object_path=name)
     if count * bits % 8:
         raise DamagedError(f"values of {code} that do not fill whole bytes", got=str(shape)[:80], object_path=name)

@@ -15,6 +15,7 @@ from weighlock.errors import DamagedError, LimitError, SaveError, UnsupportedTyp
 from weighlock.formats.structure_objects import DECODERS, encode_object, has_attributes
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.values import Device, Size, TorchName
+from weighlock.text import brief
 
 __all__ = ["Path", "decode", "encode", "name_of"]
 
@@ -238,7 +239,7 @@ class _Decoder:
         found = self.tensors.get(name, self)
         if found is self:
             raise DamagedError("the description of the object's structure names a tensor that is not there",
-                               got=repr(name)[:80])  # fmt: skip
+                               got=brief(name, 80))  # fmt: skip
         return found
 
     def scalar(self, held: Any, depth: int) -> Any:
@@ -263,7 +264,7 @@ class _Decoder:
 
 def _checked_code(code: Any) -> str:
     if type(code) is not str or len(code) > 8 or code.lstrip("<>|=")[:1] not in tuple("?bifcuSUmM"):
-        raise DamagedError("a number of an unknown NumPy type", got=repr(code)[:40])
+        raise DamagedError("a number of an unknown NumPy type", got=brief(code, 40))
     return code
 
 

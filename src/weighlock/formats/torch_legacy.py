@@ -20,7 +20,7 @@ from weighlock.errors import (
     WeighlockError,
 )
 from weighlock.formats.layout import LayoutRow
-from weighlock.formats.reading import Contents, Reading, parse_persistent_id
+from weighlock.formats.reading import Contents, Reading, parse_persistent_id, text_of_key
 from weighlock.pickling.decoder import decode
 from weighlock.pickling.user_globals import NO_USER_GLOBALS
 from weighlock.storages.plan import read_extents
@@ -29,6 +29,7 @@ from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.rebuild import StorageClass
+from weighlock.text import brief
 
 __all__ = ["MAGIC", "matches", "read"]
 
@@ -103,11 +104,11 @@ class _Stream:
 
     def _view(self, root: Any, kind: StorageClass, view: Any) -> Any:
         if type(view) is not tuple or len(view) != 3:
-            raise PickleStreamError("a storage view with a malformed description", got=repr(view)[:60])
+            raise PickleStreamError("a storage view with a malformed description", got=brief(view))
         view_key, offset, size = view
-        key = view_key.decode("latin-1") if isinstance(view_key, bytes) else str(view_key)
+        key = text_of_key(view_key)
         if type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
-            raise PickleStreamError("a storage view with a malformed description", got=repr(view)[:60])
+            raise PickleStreamError("a storage view with a malformed description", got=brief(view))
         found = self.views.get(key)
         if found is None:
             ref: StorageRef = root.ref
@@ -127,7 +128,7 @@ class _Stream:
         if isinstance(self.source, RangedSource):
             self.source.prefetch(self._places(keys, position))
         for raw_key in keys:
-            key = raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key)
+            key = text_of_key(raw_key)
             ref = self.refs.get(key)
             (count,) = _COUNT.unpack(self.source.read_at(position, _COUNT.size))
             if ref is None:
@@ -154,7 +155,7 @@ class _Stream:
         """Return where the lengths of the storages stand if all is as the pickle says."""
         places = []
         for raw_key in keys:
-            ref = self.refs.get(raw_key.decode("latin-1") if isinstance(raw_key, bytes) else str(raw_key))
+            ref = self.refs.get(text_of_key(raw_key))
             if ref is None or position + _COUNT.size > self.source.size:
                 break
             places.append((position, _COUNT.size))
@@ -253,7 +254,7 @@ def _check_head(results: list[Any], made: Any) -> None:
     if len(results) == 0 and (type(made) is not int or made != MAGIC):
         raise DamagedError("the stream does not begin with PyTorch's magic number")
     if len(results) == 1 and (type(made) is not int or made != _VERSION):
-        raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=repr(made)[:40])
+        raise DamagedError("a legacy stream of an unknown version", expected=str(_VERSION), got=brief(made, 40))
 
 
 def _offsets(source: ByteSource, reading: Reading) -> dict[str, int]:

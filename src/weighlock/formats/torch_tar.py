@@ -18,13 +18,14 @@ from weighlock.errors import (
     TruncatedPickleError,
     WeighlockError,
 )
-from weighlock.formats.reading import Contents, Reading
+from weighlock.formats.reading import Contents, Reading, text_of_key
 from weighlock.storages.plan import read_extents
 from weighlock.storages.refs import Extent, StorageRef, Window
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
 from weighlock.tensors.spec import TensorSpec
+from weighlock.text import brief
 
 __all__ = ["matches", "read"]
 
@@ -134,10 +135,10 @@ class _Tar:
             description, position = self._pickle(position, end)
             key, location, kind = _triple(description, "storages")
             if type(kind) is not StorageClass:
-                raise PickleStreamError("a storage of an unknown class", got=repr(kind)[:60], record="storages")
+                raise PickleStreamError("a storage of an unknown class", got=brief(kind), record="storages")
             (numel,) = _INT64.unpack(self.source.read_at(position, 8))
             position += 8
-            ref = StorageRef(str(key), kind.dtype, numel, _as_text(location), self, record=f"storage {key}")
+            ref = StorageRef(text_of_key(key), kind.dtype, numel, text_of_key(location), self, record=f"storage {key}")
             if numel < 0 or position + ref.nbytes > end:
                 raise TensorBoundsError(
                     "a storage is longer than its archive member", got=str(numel), record="storages"
@@ -154,14 +155,14 @@ class _Tar:
         if not isinstance(view, tuple | list) or len(view) != 4:
             raise PickleStreamError("a storage view with a malformed description", record="storages")
         key, root_key, offset, size = view
-        root = self.storages.get(str(root_key))
+        root = self.storages.get(text_of_key(root_key))
         if root is None or type(offset) is not int or type(size) is not int or offset < 0 or size < 0:
             raise PickleStreamError("a storage view with a malformed description", record="storages")
         if offset + size > root.ref.numel:
             raise TensorBoundsError("a storage view reaches outside of its storage", record="storages")
         root_ref: StorageRef = root.ref
         handle = root_ref, offset * root_ref.dtype.itemsize
-        part = StorageRef(str(key), root_ref.dtype, size, root_ref.location, self, root_ref.record, handle)
+        part = StorageRef(text_of_key(key), root_ref.dtype, size, root_ref.location, self, root_ref.record, handle)
         self.parts.append(part)
         self.storages[part.key] = self.reading.leaves.storage_view(root, part, offset)
 
@@ -171,7 +172,7 @@ class _Tar:
         for _ in range(_count(count, "tensors")):
             description, position = self._pickle(position, end)
             key, storage_key, _ = _triple(description, "tensors")
-            storage = self.storages.get(str(storage_key))
+            storage = self.storages.get(text_of_key(storage_key))
             if storage is None:
                 raise DamagedError("a tensor on a storage that the archive does not hold", record="tensors")
             (dimensions,) = _INT32.unpack(self.source.read_at(position, 4))
@@ -183,16 +184,17 @@ class _Tar:
             shape, stride, offset = values[:dimensions], values[dimensions:-1], values[-1]
             ref: StorageRef = storage.ref
             check_view(ref.nbytes, ref.dtype.itemsize, offset, shape, stride)
-            self.tensors[str(key)] = self.reading.leaves.tensor(TensorSpec(storage, ref.dtype, offset, shape, stride))
+            made = self.reading.leaves.tensor(TensorSpec(storage, ref.dtype, offset, shape, stride))
+            self.tensors[text_of_key(key)] = made
 
     def persistent_load(self, pid: Any) -> Any:
         if isinstance(pid, tuple):
             return pid[0] if pid else None  # (class, source file, source): the class of a pickled module
-        found = self.tensors.get(_as_text(pid))
+        found = self.tensors.get(text_of_key(pid))
         if found is None:
-            found = self.storages.get(_as_text(pid))
+            found = self.storages.get(text_of_key(pid))
         if found is None:
-            raise PickleStreamError("a persistent id that is neither tensor nor storage", got=repr(pid)[:60])
+            raise PickleStreamError("a persistent id that is neither tensor nor storage", got=brief(pid))
         return found
 
     def read(self, wanted: Sequence[tuple[StorageRef, memoryview]], *, verify: bool) -> None:
@@ -212,18 +214,14 @@ class _Tar:
 
 def _count(value: Any, record: str) -> int:
     if type(value) is not int or value < 0:
-        raise DamagedError("an archive member without its count", got=repr(value)[:40], record=record)
+        raise DamagedError("an archive member without its count", got=brief(value, 40), record=record)
     return value
 
 
 def _triple(value: Any, record: str) -> tuple[Any, ...]:
     if not isinstance(value, tuple) or len(value) != 3:
-        raise DamagedError("an archive member with a malformed description", got=repr(value)[:60], record=record)
+        raise DamagedError("an archive member with a malformed description", got=brief(value), record=record)
     return value
-
-
-def _as_text(value: Any) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 def read(source: ByteSource, reading: Reading) -> Contents:

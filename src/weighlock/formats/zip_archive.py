@@ -18,6 +18,7 @@ from weighlock.storages.source import ByteSource
 from weighlock.tensors.columns import TensorColumns, TensorForm
 from weighlock.tensors.layout import check_view
 from weighlock.tensors.rebuild import StorageClass
+from weighlock.text import brief
 
 __all__ = ["StorageLoader", "ZipArchive", "called", "check_proportion"]
 
@@ -75,7 +76,7 @@ class ZipArchive:
         self._windows: WindowPlan | None = None
         order = self.text("byteorder") or reading.leaves.byteorder
         if order not in ("little", "big"):
-            raise DamagedError("the record byteorder says neither little nor big", got=repr(order)[:40])
+            raise DamagedError("the record byteorder says neither little nor big", got=brief(order, 40))
         self.byteorder = order
 
     def __contains__(self, name: str) -> bool:

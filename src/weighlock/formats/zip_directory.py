@@ -43,7 +43,7 @@ _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
-ENCRYPTED: Final = 0x2041  # encrypted, strongly encrypted, directory masked
+ENCRYPTED: Final = 0x2061  # encrypted, a patch of other data, strongly encrypted, directory masked
 _UTF8: Final = 0x0800
 
 _FIRST_RUN: Final = 4
@@ -290,7 +290,7 @@ def _check_names(names: list[str]) -> None:
 def _check_readable(entries: _Entries) -> None:
     for bits in set(entries.flags):
         if bits & ENCRYPTED:
-            raise UnsupportedError("the record is encrypted", record=entries.names[entries.flags.index(bits)])
+            raise UnsupportedError("a record is encrypted or a patch", record=entries.names[entries.flags.index(bits)])
     for method in set(entries.methods) - {_STORED, _DEFLATED}:
         raise UnsupportedError(
             "the record is compressed by a method that checkpoints do not use",

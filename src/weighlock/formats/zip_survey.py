@@ -133,7 +133,7 @@ def _problems(records: list[ZipRecord], size: int, limits: Limits) -> Iterator[P
     total = 0
     for record in records:
         if record.flags & ENCRYPTED:
-            yield Problem("unreadable", "the record is encrypted", record.name, record.header_offset)
+            yield Problem("unreadable", "the record is encrypted or a patch", record.name, record.header_offset)
         elif record.method not in (0, 8):
             what = f"the record is compressed by method {record.method}, which checkpoints do not use"
             yield Problem("unreadable", what, record.name, record.header_offset)

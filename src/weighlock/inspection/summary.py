@@ -153,6 +153,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     storages = storage_rows(inventory)
     places = inventory.places
     orders = {row.byteorder for row in storages}
+    unknown = frozenset(checkpoint.unknown)
     return Summary(
         name=checkpoint.name,
         size=checkpoint.size,
@@ -168,7 +169,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         aliases=alias_groups(inventory.rows),
         stubs=inventory.stubs,
         globals=tuple(
-            GlobalRow(name, offset, name not in checkpoint.unknown, tuple(places.get(name, ())))
+            GlobalRow(name, offset, name not in unknown, tuple(places.get(name, ())))
             for name, offset in checkpoint.globals.items()
         ),
         unknown=checkpoint.unknown,

@@ -179,9 +179,9 @@ def _copy(group: list[_Pair], framework: str, source: ByteSource, *, verify: boo
 
 def _storage(spec: TensorSpec, leaves: Any) -> Any:
     ref = spec.ref
-    if type(ref.handle) is not tuple:
+    if ref.part_of is None:
         return leaves.storage(ref)
-    root, skipped = ref.handle  # a part of another storage (files of before 0.4)
+    root, skipped = ref.part_of
     return leaves.storage_view(leaves.storage(root), ref, skipped // root.dtype.itemsize)
 
 

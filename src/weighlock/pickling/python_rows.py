@@ -13,6 +13,7 @@ from typing import Any, Final
 from weighlock.errors import PickleStreamError
 from weighlock.pickling.allowlist import Known
 from weighlock.pickling.inert import Described, GlobalRef
+from weighlock.text import brief
 
 __all__ = ["DESCRIBED_ROWS", "PYTHON_ROWS"]
 
@@ -110,7 +111,7 @@ def _slice(_: Any, args: Args) -> slice:
 
 
 def _default_factory(value: Any, args: Args) -> Any:
-    if value is None or value in _FACTORIES or isinstance(value, GlobalRef):
+    if value is None or isinstance(value, GlobalRef) or (isinstance(value, type) and value in _FACTORIES):
         return value
     raise _wrong("defaultdict", args)
 
@@ -140,7 +141,7 @@ def _build_attributes(_: Any, target: Any, state: Any) -> Any:
     """Set instance attributes, never one that would hide a method: data called `items` is not `dict.items`."""
     for name, value in _attributes(state):
         if not isinstance(name, str) or hasattr(type(target), name):
-            raise PickleStreamError("an attribute that would hide a method of its object", got=repr(name)[:60])
+            raise PickleStreamError("an attribute that would hide a method of its object", got=brief(name))
         target.__dict__[name] = value
     return target
 

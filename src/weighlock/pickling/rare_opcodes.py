@@ -21,6 +21,7 @@ __all__ = ["RARE", "Handlers", "Rare"]
 
 _SIMPLE_KEYS: Final = frozenset({str, int, bytes, bool, float, type(None)})
 _MAX_MEMO_GAP: Final = 1 << 32
+_KEY_NODES_PER_BYTE: Final = 4
 _HASH_PRIME: Final = (1 << 61) - 1
 _FREE_SEARCHES: Final = 1 << 20
 
@@ -65,6 +66,7 @@ class Handlers:
         self.globals_seen: dict[tuple[str, str], int] = {}
         self.unknown: dict[tuple[str, str], GlobalRef] = {}
         self._large_keys = 0
+        self._key_nodes = 0
         self._searched = 0
         self._values: dict[tuple[str, str], Any] = {}
 
@@ -137,14 +139,18 @@ class Handlers:
             self._check_integers(keys)
         if kinds <= _SIMPLE_KEYS:
             return
-        budget = self.limits.max_key_nodes
-        pending = [key for key in keys if type(key) in (tuple, frozenset)]
-        while pending:
+        # A frozenset knows the hashes of its members and, once it was hashed, its own: nobody looks inside.
+        pending = [key for key in keys if type(key) is tuple]
+        # A tuple is hashed anew in each place: one of many parts, named by two bytes, adds up.
+        allowed = self.limits.max_key_nodes + _KEY_NODES_PER_BYTE * len(self.data) - self._key_nodes
+        budget = allowed = min(allowed, self.limits.max_key_nodes)
+        while pending and budget >= 0:
             node = pending.pop()
             budget -= len(node) + 1
-            if budget < 0:
-                raise LimitError("a dictionary key or set member is nested too deeply or too often")
-            pending.extend(child for child in node if type(child) in (tuple, frozenset))
+            pending.extend(child for child in node if type(child) is tuple)
+        self._key_nodes += allowed - budget
+        if budget < 0:
+            raise LimitError("a dictionary key or set member is nested too deeply or too often")
 
     def _check_integers(self, keys: list[Any]) -> None:
         """Bound the integers that may collide: their hash is their remainder by 2**61 - 1, for all to see."""

@@ -253,7 +253,10 @@ def _inflated(data: Any, *_: Any) -> Any:
 
 
 def _text(value: Any = "", *encoding: Any) -> Any:
-    return _decoded(value, *encoding) if isinstance(value, bytes) and encoding else str(value)
+    if isinstance(value, bytes) and encoding:
+        return _decoded(value, *encoding)
+    plain = isinstance(value, str | float | bool) or (isinstance(value, int) and abs(value) < 1 << 64)
+    return str(value) if plain else UNKNOWN
 
 
 _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -144,6 +144,7 @@ _SAME: Final = {
     "_sqlite3": "sqlite3", "_lsprof": "cProfile", "_asyncio": "asyncio",
 }  # fmt: skip
 _MOST_PARTS: Final = 64
+_MOST_DOTTED: Final = max(name.count(".") + 1 for name in _TABLE)
 
 
 @lru_cache(maxsize=4096)
@@ -172,7 +173,7 @@ def _longest(parts: list[str], *, inside: bool) -> Danger | None:
     exact = _TABLE.get("=" + ".".join(parts))
     if exact is not None:
         return exact
-    for stop in range(len(parts), 0, -1):
+    for stop in range(min(len(parts), _MOST_DOTTED), 0, -1):
         prefix = ".".join(parts[:stop])
         found = _TABLE.get(prefix) or _TABLE.get("=" + prefix)
         # Inside of a name, one common word proves nothing: mypackage.code.Net.

@@ -50,6 +50,7 @@ _PIECE: Final = 16 << 20
 # Kinds of files beside models in which no loader of models looks: they are counted, and nothing is missing.
 _HARMLESS: Final = frozenset({
     "text", "json", "html", "git-lfs", "xml", "png", "jpeg", "gif", "pdf", "caff", "riff", "python", "yaml", "csv",
+    "safetensors-index",
 })  # fmt: skip
 
 
@@ -105,7 +106,7 @@ class Examination:
         self.reading = ScanReading(limits)
         self.deep = deep
         self._judge = Judge(self.notes, self.examine_bytes)
-        self._judged: set[tuple[str | None, int]] = set()
+        self._judged: set[tuple[str | None, int, int]] = set()
         self._depth = 0
         self._seen: set[tuple[int, int]] = set()
         self.skipped = False
@@ -318,11 +319,11 @@ class Examination:
         """Judge the pickles that were run meanwhile."""
         leaves: Any = self.reading.leaves
         while True:
-            waiting = [trace for key, trace in self.reading.traces.items() if key not in self._judged]
+            waiting = [(key, trace) for key, trace in self.reading.traces.items() if key not in self._judged]
             if not waiting:
                 break
-            for trace in waiting:
-                self._judged.add((trace.member, trace.start))
+            for key, trace in waiting:
+                self._judged.add(key)
                 self._judge.judge(trace, leaves.first_calls)
                 self._behind(trace)
         for count, shape, position in leaves.huge:

@@ -37,6 +37,12 @@ class Trace(NamedTuple):
     result: Any
 
 
+def _is_more_of(trace: Trace, old: Trace) -> bool:
+    """Whether a run is one of the same pickle once more, or over more of the file."""
+    end = old.recorder.end if old.stopped is None else old.size
+    return old.recorder.data[old.start : end] == trace.recorder.data[trace.start : end]
+
+
 class ScanLeaves(Leaves):
     """Keeps descriptions, as its base does, and what is to be checked of them afterwards."""
 
@@ -118,7 +124,8 @@ class ScanReading(Reading):
     def __init__(self, limits: Limits) -> None:
         options = Options(limits=limits, encoding="latin1", stubs_allowed=True, verify=False)
         super().__init__(ScanLeaves(), read_any, options, _TABLE)
-        self.traces: dict[tuple[str | None, int], Trace] = {}
+        self.traces: dict[tuple[str | None, int, int], Trace] = {}
+        self._latest: dict[tuple[str | None, int], int] = {}
         self.read_whole: dict[str, tuple[int, int]] = {}
         self.inside: str | None = None
         self.lenient = False
@@ -167,8 +174,22 @@ class ScanReading(Reading):
         finally:
             self._machine = outer
             self._note(recorder)
-            self.traces[member, start] = Trace(member, start, len(data), recorder, stopped, made)
+            trace = Trace(member, start, len(data), recorder, stopped, made)
+            self.traces[self._key(trace)] = trace
         return made, recorder.end
+
+    def _key(self, trace: Trace) -> tuple[str | None, int, int]:
+        """Return where a trace is kept: in the place of an earlier one only if that was of the same pickle.
+
+        An old tar archive has many pickles that each begin a stretch of their own: the last one hid the others.
+        """
+        place = trace.member, trace.start
+        latest = self._latest.get(place, 0)
+        old = self.traces.get((*place, latest))
+        if old is not None and not _is_more_of(trace, old):
+            latest += 1
+        self._latest[place] = latest
+        return (*place, latest)
 
     def release(self) -> None:
         """Let go of everything that was run; see `Recorder.release`."""

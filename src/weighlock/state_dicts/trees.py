@@ -17,7 +17,7 @@ __all__ = ["Slot", "assign", "dtype_name", "is_tensor", "shape_of", "slots"]
 _FUNCTIONS: Final = (FunctionType, MethodType, BuiltinFunctionType, partial)
 """Objects of any other class that can be called may be layers, and hold tensors."""
 
-_PLAIN: Final = (str, bytes, bytearray, int, float, complex, bool, type(None), type, GlobalRef)
+_PLAIN: Final = (str, bytes, bytearray, int, float, complex, bool, range, memoryview, type(None), type, GlobalRef)
 
 
 class Slot(NamedTuple):
@@ -105,25 +105,34 @@ def slots(root: Any) -> Iterator[Slot]:
     StateDictError
         If an object contains itself.
     """
-    levels: list[tuple[str, Any, Iterator[tuple[Any, Any]]]] = [("", root, iter(_members(root)))]
+    # A name for each level, put together only where a tensor stands: together they are the square of the depth.
+    names: list[str] = []
+    levels: list[tuple[Any, Iterator[tuple[Any, Any]], int]] = [(root, iter(_members(root)), 0)]
     on_path = {id(root)}
+    # Containers without tensors, entered once: sixty pairs of one shared pair are as many places as there are atoms.
+    barren: dict[int, Any] = {}
+    found = 0
     while levels:
-        prefix, holder, members = levels[-1]
+        holder, members, before = levels[-1]
         name, value = next(members, (levels, None))
         if name is levels:
             levels.pop()
+            del names[-1:]
             on_path.discard(id(holder))
-            continue
-        key = f"{prefix}{name}"
-        if is_tensor(value):
-            yield Slot(key, holder, name, value, owner=False)
+            if found == before:
+                barren[id(holder)] = holder
+        elif is_tensor(value):
+            found += 1
+            yield Slot("".join([*names, str(name)]), holder, name, value, owner=False)
         elif has_own(value):
-            yield Slot(key + ".", holder, name, value, owner=True)
-        elif _is_container(value):
+            found += 1
+            yield Slot("".join([*names, f"{name}."]), holder, name, value, owner=True)
+        elif _is_container(value) and id(value) not in barren:
             if id(value) in on_path:
-                raise StateDictError("the object contains itself", object_path=key[:200])
+                raise StateDictError("the object contains itself", object_path="".join([*names, str(name)])[:200])
             on_path.add(id(value))
-            levels.append((key + ".", value, iter(_members(value))))
+            names.append(f"{name}.")
+            levels.append((value, iter(_members(value)), found))
 
 
 def assign(slot: Slot, value: Any) -> None:

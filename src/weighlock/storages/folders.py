@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from weighlock.errors import DamagedError, MissingFileError, SourceError, StatusError, UnsupportedError
 from weighlock.storages.source import ByteSource, open_source, truncated
+from weighlock.text import brief
 
 __all__ = ["Folder", "FolderSource", "LocalFolder", "PartSource", "SliceSource", "check_name", "is_part_of"]
 
@@ -34,11 +35,11 @@ def check_name(name: Any) -> str:
     'model-00001-of-00002.safetensors'
     """
     if type(name) is not str or not name or len(name) > 4096 or "\0" in name:
-        raise DamagedError("a checkpoint names a file by something that is no name", got=repr(name)[:80])
+        raise DamagedError("a checkpoint names a file by something that is no name", got=brief(name, 80))
     parts = re.split(r"[/\\]", name)
     if "\\" in name or any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:", name):
         raise DamagedError(
-            "a checkpoint names a file outside of its own folder", got=repr(name)[:120],
+            "a checkpoint names a file outside of its own folder", got=brief(name, 120),
             hint="No program writes that: do not trust the checkpoint.",
         )  # fmt: skip
     return name

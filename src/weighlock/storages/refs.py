@@ -138,6 +138,12 @@ class StorageRef:
         return f"<storage {self.key!r}: {self.numel} x {self.dtype.name}, {self.location}>"
 
     @property
+    def part_of(self) -> "tuple[StorageRef, int] | None":
+        """The storage that this one is a part of, and how many of its bytes come before (files of before 0.4)."""
+        handle = self.handle
+        return handle if type(handle) is tuple and handle and type(handle[0]) is StorageRef else None
+
+    @property
     def ref(self) -> "StorageRef":
         """Itself: a reading that builds nothing keeps the refs in place of storages."""
         return self

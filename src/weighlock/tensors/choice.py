@@ -25,8 +25,8 @@ class Choice:
 
     def keep(self, ref: StorageRef) -> None:
         """Have a storage read as it was saved."""
-        if type(ref.handle) is tuple:  # a part of another (files of before 0.4)
-            self.keep(ref.handle[0])
+        if ref.part_of is not None:
+            self.keep(ref.part_of[0])
         self._wanted.add(_storage(ref))
         self._as_saved.add(_storage(ref))
 
@@ -34,7 +34,7 @@ class Choice:
         """Have a tensor read: as it was saved (None), or as another type. What was said first of a view counts."""
         ref = spec.ref
         target = self._types.setdefault(_view(ref, spec.dtype, spec.offset, spec.shape, spec.stride), target)
-        if target is None or type(ref.handle) is tuple:
+        if target is None or ref.part_of is not None:
             self.keep(ref)
         self._wanted.add(_storage(ref))
 

@@ -1,11 +1,12 @@
 """Shapes, strides and bounds: plain arithmetic on integers, checked before any view is made."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from weighlock.errors import PickleStreamError, TensorBoundsError
 from weighlock.limits import DEFAULT_LIMITS
 
-__all__ = ["check_ints", "check_view", "contiguous_stride", "is_contiguous", "reach"]
+__all__ = ["check_ints", "check_view", "contiguous_stride", "is_contiguous", "reach", "widest"]
 
 _MAX_BYTES = (1 << 63) - 1
 
@@ -55,6 +56,19 @@ def reach(offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return last + 1
 
 
+def widest(shape: Iterable[int]) -> int:
+    """Return the product of the lengths that are not 0: where it is too large, no library has such an array."""
+    found = 1
+    for length in shape:
+        found *= length or 1
+    return found
+
+
+def _check_empty(itemsize: int, shape: tuple[int, ...]) -> None:
+    if widest(shape) * itemsize > _MAX_BYTES:
+        raise TensorBoundsError("a tensor has more elements than can be counted", got=f"shape {list(shape)}")
+
+
 def check_view(nbytes: int, itemsize: int, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
     """Refuse a view that is malformed or reaches outside of its storage of `nbytes` bytes.
 
@@ -72,6 +86,7 @@ def check_view(nbytes: int, itemsize: int, offset: int, shape: tuple[int, ...], 
         last += (length - 1) * step
         count *= length
     if count == 0:
+        _check_empty(itemsize, shape)
         return
     if (last + 1) * itemsize > nbytes:
         raise TensorBoundsError(

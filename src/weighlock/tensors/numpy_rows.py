@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from weighlock.errors import PickleStreamError
 from weighlock.tensors.leaves import Leaves
+from weighlock.text import brief
 
 __all__ = ["NUMPY_ROWS", "NumpyName"]
 
@@ -40,14 +41,14 @@ def _dtype(leaves: Leaves, args: Args) -> Any:
     if isinstance(code, bytes):
         code = code.decode("ascii")
     if not isinstance(code, str) or not _CODE.fullmatch(code):
-        raise PickleStreamError("a NumPy dtype with an unknown code", got=repr(code)[:60])
+        raise PickleStreamError("a NumPy dtype with an unknown code", got=brief(code))
     return leaves.numpy_dtype(code)
 
 
 def _reconstruct(leaves: Leaves, args: Args) -> Any:
     """(class, shape, type code): an empty array that BUILD completes."""
     if not args or args[0] is not NDARRAY:
-        raise PickleStreamError("a NumPy array of an unknown class", got=repr(args[:1])[:60])
+        raise PickleStreamError("a NumPy array of an unknown class", got=brief(args[:1]))
     return leaves.numpy_array()
 
 

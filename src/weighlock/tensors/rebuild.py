@@ -25,6 +25,7 @@ from weighlock.tensors.spec import (
     WrapperSpec,
 )
 from weighlock.tensors.values import RETURN_TYPES, TORCH_NAMES, Device, ReturnType, Size, TorchName, torch_name
+from weighlock.text import brief
 
 __all__ = ["REBUILD_TENSOR_V2", "TORCH_ROWS", "PendingTensor", "StorageClass", "TensorClass"]
 
@@ -194,10 +195,10 @@ def rebuild_qtensor(leaves: Leaves, args: Args) -> Any:
     scheme, parameters = _name_of(leaves, quantizer[0], "qscheme"), quantizer[1:]
     expected = 2 if scheme is TORCH_NAMES["per_tensor_affine"] else 3
     if scheme is None or len(parameters) != expected:
-        raise PickleStreamError("unknown quantizer parameters", got=repr(quantizer[0])[:60])
+        raise PickleStreamError("unknown quantizer parameters", got=brief(quantizer[0]))
     axis = parameters[2] if expected == 3 else None
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(size)):
-        raise PickleStreamError("a quantization axis outside of the shape", got=str(axis)[:20])
+        raise PickleStreamError("a quantization axis outside of the shape", got=brief(axis, 20))
     made = leaves.tensor(tensor)
     shape, strides = check_ints(size, "size"), check_ints(stride, "stride")
     return leaves.quantized(
@@ -215,7 +216,7 @@ def rebuild_sparse_tensor(leaves: Leaves, args: Args) -> Any:
     """(layout, data): COO (indices, values, size[, coalesced]), compressed (compressed, plain, values, size)."""
     layout, data = _name_of(leaves, args[0], "layout"), args[1]
     if layout is None or not layout.name.startswith("sparse_") or not isinstance(data, tuple):
-        raise PickleStreamError("a sparse tensor with an unknown layout", got=repr(args[0])[:60])
+        raise PickleStreamError("a sparse tensor with an unknown layout", got=brief(args[0]))
     if layout.name == "sparse_coo":
         indices, values, size = data[:3]
         coalesced = data[3] if len(data) > 3 else None
@@ -236,7 +237,7 @@ def rebuild_njt(leaves: Leaves, args: Args) -> Any:
         raise PickleStreamError("a jagged tensor without values and offsets", got=type(fields).__name__)
     ragged = fields.get("_ragged_idx", 1)
     if type(ragged) is not int or ragged < 1:
-        raise PickleStreamError("a jagged tensor's ragged dimension is no dimension", got=str(ragged)[:20])
+        raise PickleStreamError("a jagged tensor's ragged dimension is no dimension", got=brief(ragged, 20))
     return leaves.jagged(JaggedSpec(fields["values"], fields["offsets"], fields.get("lengths"), ragged, fields))
 
 
@@ -288,7 +289,7 @@ def get_layout(leaves: Leaves, args: Args) -> Any:
     (name,) = args
     short = name.removeprefix("torch.")
     if short not in TORCH_NAMES or TORCH_NAMES[short].kind != "layout":
-        raise PickleStreamError("an unknown tensor layout", got=repr(name)[:60])
+        raise PickleStreamError("an unknown tensor layout", got=brief(name))
     return leaves.constant(torch_name(short))
 
 
@@ -297,7 +298,7 @@ def make_device(leaves: Leaves, args: Args) -> Any:
     kind = args[0]
     index = args[1] if len(args) > 1 else None
     if not isinstance(kind, str) or not (index is None or type(index) is int):
-        raise PickleStreamError("a device that is no device", got=repr(kind)[:60])
+        raise PickleStreamError("a device that is no device", got=brief(kind))
     if index is None and ":" in kind:
         kind, _, number = kind.partition(":")
         index = int(number)
@@ -312,9 +313,8 @@ def make_size(leaves: Leaves, args: Args) -> Any:
 
 
 def _storage_call(_: Leaves, args: Args) -> Any:
-    raise UnsupportedError(
-        "the pickle asks for a new, uninitialised storage, which is no data", got=f"size {args!r:.40}"
-    )
+    what = "the pickle asks for a new, uninitialised storage, which is no data"
+    raise UnsupportedError(what, got=f"size {brief(args, 40)}")
 
 
 def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
@@ -327,7 +327,7 @@ def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
             return _sparse_of_class(leaves, args)
         if args:
             what = "the pickle asks for a new, uninitialised tensor, which is no data"
-            raise UnsupportedError(what, got=f"{cls.name}{args!r:.40}")
+            raise UnsupportedError(what, got=f"{cls.name}{brief(args, 40)}")
         return PendingTensor(cls)
 
     return call

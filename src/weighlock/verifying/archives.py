@@ -234,9 +234,7 @@ def _places(listed: ZipDirectory) -> dict[int, int]:
     return {index: start % PAGE for index, start in starts.items() if start % _ALIGNMENTS[0] == 0}
 
 
-def _around(
-    layout: Layout, listed: ZipDirectory, crcs: list[int]
-) -> Iterator[tuple[int, str | None, bytes]]:
+def _around(layout: Layout, listed: ZipDirectory, crcs: list[int]) -> Iterator[tuple[int, str | None, bytes]]:
     """Give what the writer puts around the data: where, for which record, and its bytes."""
     for index, record in enumerate(listed.records):
         offset, size = layout.offsets[index], layout.sizes[index]
