@@ -1,6 +1,7 @@
 """``weighlock inspect``: one page on each file."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from weighlock.cli import wording
@@ -107,23 +108,24 @@ def _plural(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _some(texts: Sequence[str], separator: str = " · ") -> str:
-    more = len(texts) - _NAMED
+def _some(texts: Sequence[str], separator: str = " · ", count: int = 0) -> str:
+    """Join the first texts; `count` is how many there are, where not all were made."""
+    more = max(count, len(texts)) - _NAMED
     return separator.join(map(_short, texts[:_NAMED])) + (f"{separator}{more:,} more" if more > 0 else "")
 
 
 def _holds(summary: Summary) -> str:
     # Of an object that was not built, what has no tensors is the machinery of its class.
-    held = [item for item in summary.held if item.tensors or summary.kind not in summary.unknown]
+    built = summary.kind not in summary.unknown
+    held = [item for item in summary.held if item.tensors or built]
     bare = sum(item.kind == "tensor" for item in held)
     if not held:
         return _short(summary.kind)
     if bare == len(held):
         return f"{_short(summary.kind)} of {_plural(bare, 'tensor')}"
-    texts = [_held(item) for item in held if item.kind != "tensor"]
-    if bare:
-        texts.insert(0, _plural(bare, "tensor"))
-    return f"{_short(summary.kind)}: {_some(texts)}"
+    others = (item for item in held if item.kind != "tensor")
+    texts = [*([_plural(bare, "tensor")] if bare else []), *map(_held, islice(others, _NAMED))]
+    return f"{_short(summary.kind)}: {_some(texts, count=len(held) - bare + bool(bare))}"
 
 
 def _held(item: Held) -> str:

@@ -19,6 +19,8 @@ from weighlock.tensors.spec import SubclassSpec, TensorSpec
 __all__ = ["Inventory", "StubRow", "TensorRow", "take_inventory", "tensors"]
 
 _PLAIN: Final = frozenset({str, bytes, bytearray, int, float, complex, bool, type(None)})
+# One byte of a pickle makes an empty one: a megabyte of them is passed over, not walked.
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 # A megabyte of pickle can name one tensor a hundred thousand times below one key of a megabyte. What is listed is
 # bounded by this much text of paths per byte of the file, and this much for free.
@@ -265,7 +267,7 @@ def _walked(checkpoint: Checkpoint) -> Inventory:
             if above is root:
                 top += 1
             kind = type(value)
-            if kind in _PLAIN:
+            if kind in _PLAIN or (kind in _CONTAINERS and not value):
                 continue
             if kind is TensorSpec and value.attributes is None:
                 found.tensor(above, part, top - 1, value)

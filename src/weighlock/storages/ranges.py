@@ -168,9 +168,21 @@ class RangedSource:
             return
         from concurrent.futures import ThreadPoolExecutor
 
+        failed = threading.Event()
+
+        # Said by the thread that fails: until this one is woken, the others would have begun the next requests.
+        def guarded(task: Callable[[], None]) -> None:
+            if failed.is_set():
+                return
+            try:
+                task()
+            except BaseException:
+                failed.set()
+                raise
+
         pool = ThreadPoolExecutor(min(self.connections, len(tasks)))
         try:
-            for future in [pool.submit(task) for task in tasks]:
+            for future in [pool.submit(guarded, task) for task in tasks]:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
