@@ -6,13 +6,12 @@ from typing import Any, Final
 
 from weighlock.errors import DownloadError, NetworkError
 from weighlock.hub.download import Client
-from weighlock.hub.parts import Part
+from weighlock.hub.parts import WRITE, Part
 
 __all__ = ["fetch_ranges"]
 
 _RANGE: Final = 16 << 20
 _BLOCK: Final = 1 << 20
-_PIECE: Final = 1 << 18
 
 
 def fetch_ranges(client: Client, url: str, part: Part, length: int, digest: Any, progress: Any) -> bool:
@@ -119,7 +118,7 @@ class _Ranges:
             right = f"bytes {at}-{end - 1}/{self.length}"
             if answer.status != 206 or answer.header("Content-Range") != right:
                 return
-            view = memoryview(bytearray(_PIECE))
+            view = memoryview(bytearray(WRITE))
             while at < end:
                 count = answer.readinto(view[: end - at])
                 if not count:
