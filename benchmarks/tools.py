@@ -104,10 +104,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="diff, stats, digest, convert and edit beside cmp, cat and cp.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--file", type=Path, default=WORK / "big.pt")
+    parser.add_argument("--file", type=Path, default=WORK / "huge.pt")
     options = parser.parse_args()
     if not options.file.exists():
-        subprocess.run([sys.executable, "-m", "benchmarks.workloads", str(WORK)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.workloads", str(WORK), "--huge"], cwd=ROOT, check=True)
     path = str(options.file)
     nbytes = options.file.stat().st_size
     os.environ.setdefault("PYTHONPATH", str(ROOT / "src"))
