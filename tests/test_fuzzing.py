@@ -363,3 +363,23 @@ def test_a_pickle_of_an_old_archive_is_not_hidden_by_the_next():
     with pytest.raises(wl.UnsafeGlobalError):
         wl.load(bad)
     assert {finding.name for finding in wl.scan(bad).findings} == {"torch.FloatTenson"}
+
+
+def test_archives_in_archives_end_at_the_limit():
+    data = archive(records(pickled(b"N")))
+    for _ in range(70):
+        data = archive([Entry("inside", data)])
+    with pytest.raises(wl.LimitError, match="inside checkpoints"):
+        wl.load(data)
+    assert wl.scan(data).verdict != "clean"
+
+
+def test_what_is_unpacked_may_not_have_more_instructions_than_the_file_justifies():
+    """A thousandth of it is enough to say it; the bytes of a tensor, however many, are no instructions."""
+    with pytest.raises(wl.LimitError, match="far more instructions"):
+        wl.load(BOMBS["deflated lists"]())
+    zeros = b"\x80\x04\x8e" + (7 << 20).to_bytes(8, "little") + bytes(7 << 20) + b"."
+    data = archive([records(zeros)[0]._replace(method=8), *records(b"")[1:]])
+    assert len(data) < 100_000
+    assert wl.load(data) == bytes(7 << 20)
+    assert wl.scan(data).verdict == "clean"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 from collections.abc import Callable
@@ -33,6 +34,13 @@ def _many(make: Callable[[int], bytes], head: bytes, tail: bytes) -> bytes:
 def _json(text_of: str) -> bytes:
     raw = text_of.encode()
     return struct.pack("<Q", len(raw)) + raw
+
+
+def _deflated(part: bytes) -> bytes:
+    """A megabyte that is worth 38 MB by what compressed records may be, and is a few opcodes again and again."""
+    noise = random.Random(5).randbytes(900_000)
+    pickle = b"\x80\x04B" + struct.pack("<I", len(noise)) + noise + b"0](" + part * ((35 << 20) // len(part)) + b"e."
+    return archive([records(pickle)[0]._replace(method=8), *records(b"")[1:]])
 
 
 _PRIME = (1 << 61) - 1
@@ -72,6 +80,10 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "deflated zeros": lambda: archive([*records(pickled(b"N")), Entry("archive/x", bytes(200 << 20), 8)]),
     "deflated pickle": lambda: archive(
         [e._replace(method=8) for e in records(b"\x80\x02]" + b"N0" * (40 << 20) + b".")[:1]] + records(b"")[1:]),
+    "deflated, in proportion": lambda: _deflated(b"N0"),
+    "deflated lists": lambda: _deflated(b"]"),
+    "deflated text": lambda: _deflated(b"X\0\0\0\0"),
+    "deflated numbers": lambda: _deflated(b"K\0"),
     "gzip": lambda: zlib.compress(bytes(300 << 20), 9, 31),
     "safetensors: names": lambda: _json("{" + ",".join(
         f'"{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for n in range(17_000)) + "}"),

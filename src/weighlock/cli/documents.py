@@ -51,8 +51,6 @@ SCHEMAS: Final = (
 SCHEMA_VERSION: Final = 1
 
 _MAX_EXACT: Final = 1 << 64
-# A byte of a pickle makes an entry, and an entry here two hundred bytes of text. Tensors are listed in any case.
-_MOST_HELD: Final = 10_000
 
 
 def document(schema: str, **fields: Any) -> dict[str, Any]:
@@ -140,9 +138,9 @@ def summary_document(summary: Summary) -> dict[str, Any]:
         "holds": [
             {"path": json_path((held.key,)), "key": part_text(held.key), "kind": held.kind, "tensors": held.tensors,
              "items": held.items, "text": held.text}
-            for held in summary.held[:_MOST_HELD]
+            for held in summary.held
         ],
-        "holds_more": max(0, len(summary.held) - _MOST_HELD),
+        "holds_more": summary.held_more,
         "tensors": [tensor_document(row) for row in summary.tensors],
         "objects": [{"path": json_path(stub.path), "global": stub.name, "built": False} for stub in summary.stubs],
         "findings": _findings(summary),

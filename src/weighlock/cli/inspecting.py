@@ -118,14 +118,14 @@ def _holds(summary: Summary) -> str:
     # Of an object that was not built, what has no tensors is the machinery of its class.
     built = summary.kind not in summary.unknown
     held = [item for item in summary.held if item.tensors or built]
-    bare = sum(item.kind == "tensor" for item in held)
+    bare, count = summary.held_tensors, len(held) + summary.held_more
     if not held:
         return _short(summary.kind)
-    if bare == len(held):
+    if bare == count:
         return f"{_short(summary.kind)} of {_plural(bare, 'tensor')}"
     others = (item for item in held if item.kind != "tensor")
     texts = [*([_plural(bare, "tensor")] if bare else []), *map(_held, islice(others, _NAMED))]
-    return f"{_short(summary.kind)}: {_some(texts, count=len(held) - bare + bool(bare))}"
+    return f"{_short(summary.kind)}: {_some(texts, count=count - bare + bool(bare))}"
 
 
 def _held(item: Held) -> str:

@@ -63,6 +63,7 @@ def read_any(source: ByteSource, reading: Reading) -> Contents:
     """
     if isinstance(source, FolderSource):
         return _read_folder(source, reading)
+    reading.justify(source.size)
     head = source.read_at(0, min(source.size, _HEAD))
     if head[:4] == b"PK\x03\x04":
         return read_archive(source, read_directory(source, reading.limits), reading)
@@ -190,7 +191,8 @@ def _read_only_member(source: ByteSource, directory: ZipDirectory, reading: Read
     data = read_record(source, record, reading.limits, verify=reading.verify)
     inner = BytesSource(data, f"{source.name}/{record.name}")
     try:
-        contents = read_any(inner, reading)
+        with reading.enclosed():
+            contents = read_any(inner, reading)
     except NotACheckpointError as error:
         from weighlock.formats.foreign import describe_foreign
 

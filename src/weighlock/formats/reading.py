@@ -4,7 +4,10 @@ A format's module has one function ``read(source, reading) -> Contents``. It run
 `Reading.unpickle`, describes each storage once to `reading.leaves`, and says how bytes are reached (`RecordReader`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import repeat
+from operator import length_hint
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError, UnsafeGlobalError, WeighlockError
@@ -120,6 +123,12 @@ class Options(NamedTuple):
 _DEFAULT_OPTIONS = Options()
 
 
+# An opcode takes a byte at least, so that only compressed files can have more of them. Some four million are run in a
+# second, and each can make an object of 64 bytes.
+_FREE_STEPS: Final = 1 << 20
+_STEPS_PER_BYTE: Final = 2
+
+
 class Reading:
     """One reading: its options, its leaves, and what it has seen.
 
@@ -149,9 +158,18 @@ class Reading:
         self.allowlist = allowlist
         self.globals_seen: dict[str, int] = {}
         self.unknown: dict[str, Any] = {}
+        self.steps: Iterator[None] | None = None
+        """One item for each opcode that the pickles of this file may still have: what is unpacked can be a thousand
+        times the file."""
         self._depth = 0
         self._machine: Any = None
         leaves.reader = self
+
+    def justify(self, nbytes: int) -> None:
+        """Allow the work that a file of so many bytes is worth. What is read inside of it has its share of that."""
+        if self._depth == 0:
+            left = _FREE_STEPS if self.steps is None else length_hint(self.steps)
+            self.steps = repeat(None, left + _STEPS_PER_BYTE * nbytes)
 
     # Reason for the parameter count: those of the machine that differ from pickle to pickle.
     def unpickle(
@@ -182,7 +200,7 @@ class Reading:
             return self.options.trusted(data, start, persistent_load, self, table)  # type: ignore[no-any-return]
         machine = Unpickler(
             data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding,
-            errors=self.options.errors, limits=self.limits, user_globals=self.options.user_globals,
+            errors=self.options.errors, limits=self.limits, user_globals=self.options.user_globals, steps=self.steps,
         )  # fmt: skip
         outer, self._machine = self._machine, machine
         try:
@@ -230,11 +248,17 @@ class Reading:
         """Read a checkpoint that lies inside the pickle as bytes."""
         from weighlock.storages.source import BytesSource
 
-        self._depth += 1
-        if self._depth > self.limits.max_nesting:
-            raise LimitError("checkpoints inside checkpoints inside checkpoints ...", expected="Limits.max_nesting")
-        try:
+        with self.enclosed():
             return self.read_any(BytesSource(data, "<bytes inside the pickle>"), self).object
+
+    @contextmanager
+    def enclosed(self) -> Iterator[None]:
+        """Read what lies inside of the file that is being read."""
+        if self._depth >= self.limits.max_nesting:
+            raise LimitError("checkpoints inside checkpoints inside checkpoints ...", expected="Limits.max_nesting")
+        self._depth += 1
+        try:
+            yield
         finally:
             self._depth -= 1
 

@@ -21,6 +21,7 @@ __all__ = ["Inventory", "StubRow", "TensorRow", "take_inventory", "tensors"]
 _PLAIN: Final = frozenset({str, bytes, bytearray, int, float, complex, bool, type(None)})
 # One byte of a pickle makes an empty one: a megabyte of them is passed over, not walked.
 _CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
+_SEQUENCES: Final = _CONTAINERS - {dict}
 
 # A megabyte of pickle can name one tensor a hundred thousand times below one key of a megabyte. What is listed is
 # bounded by this much text of paths per byte of the file, and this much for free.
@@ -165,6 +166,8 @@ class Inventory:
         if kind is StorageRef:
             self.storage_name(value)
             return None
+        if kind in _SEQUENCES and _PLAIN.issuperset(map(type, value)):
+            return None  # a list of numbers: looked at a hundred times faster
         return children(value)
 
     def tensor(self, above: Place, part: Any, top: int, spec: TensorSpec) -> None:

@@ -1,6 +1,7 @@
 """What a checkpoint is and holds, on one page: the facts behind ``weighlock inspect``."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
@@ -11,6 +12,7 @@ from weighlock.inspection.sharing import StorageRow, alias_groups, storage_rows
 from weighlock.inspection.weights_only import refused_by_torch
 from weighlock.objects import children
 from weighlock.pickling.inert import Stub
+from weighlock.tensors.spec import NumpyArraySpec
 
 __all__ = ["DtypeShare", "GlobalRow", "Held", "Summary", "Totals", "summarize"]
 
@@ -77,7 +79,9 @@ class Summary(NamedTuple):
     kind : str
         What the whole object is: ``dict``, ``OrderedDict``, ``list``, a class that was not built ...
     held : tuple of Held
-        What stands at its top level.
+        What stands at its top level: the first 10,000.
+    held_more, held_tensors : int
+        How many more there are, and how many of all are tensors themselves.
     aliases : list of list of int
         Groups of rows that are one and the same view.
     unknown : tuple of str
@@ -97,6 +101,8 @@ class Summary(NamedTuple):
     totals: Totals
     dtypes: tuple[DtypeShare, ...]
     held: tuple[Held, ...]
+    held_more: int
+    held_tensors: int
     tensors: list[TensorRow]
     storages: list[StorageRow]
     aliases: list[list[int]]
@@ -154,6 +160,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     places = inventory.places
     orders = {row.byteorder for row in storages}
     unknown = frozenset(checkpoint.unknown)
+    held, held_more, held_tensors = _held(checkpoint.object, inventory)
     return Summary(
         name=checkpoint.name,
         size=checkpoint.size,
@@ -163,7 +170,9 @@ def summarize(checkpoint: Checkpoint) -> Summary:
         kind=kind_of(checkpoint.object),
         totals=_totals(inventory.rows, storages),
         dtypes=_shares(inventory.rows),
-        held=tuple(_held(checkpoint.object, inventory)),
+        held=held,
+        held_more=held_more,
+        held_tensors=held_tensors,
         tensors=inventory.rows,
         storages=storages,
         aliases=alias_groups(inventory.rows),
@@ -204,10 +213,24 @@ def _shares(rows: list[TensorRow]) -> tuple[DtypeShare, ...]:
     return tuple(sorted(made, key=lambda share: (-share.nbytes, share.dtype)))
 
 
-def _held(root: Any, inventory: Inventory) -> Iterator[Held]:
-    """Yield what stands at the top level, in the walk's own order and numbering."""
+# A byte of a pickle makes an entry, and an entry of a report two hundred bytes of text. Tensors are listed in any case.
+_MOST_HELD: Final = 10_000
+_TENSORS: Final = LEAVES - {NumpyArraySpec}
+
+
+def _held(root: Any, inventory: Inventory) -> tuple[tuple[Held, ...], int, int]:
+    """Return what stands at the top level, in the walk's own order and numbering; then two numbers, as `Summary`."""
     if type(root) in LEAVES:
-        return
+        return (), 0, 0
+    made = tuple(islice(_rows_held(root, inventory), _MOST_HELD))
+    if len(made) < _MOST_HELD:
+        return made, 0, sum(row.kind == "tensor" for row in made)
+    pairs = root.children() if type(root) is Stub else children(root)
+    kinds = [type(value) for key, value in pairs if key != "<key>"]
+    return made, len(kinds) - len(made), sum(map(_TENSORS.__contains__, kinds))
+
+
+def _rows_held(root: Any, inventory: Inventory) -> Iterator[Held]:
     pairs = root.children() if type(root) is Stub else children(root)
     for number, (key, value) in enumerate(pairs):
         if key == "<key>":

@@ -4,8 +4,8 @@
 """
 
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import pairwise, repeat
 from types import ModuleType
 from typing import Any, Final
 
@@ -42,6 +42,7 @@ class Handlers:
         errors: str = "strict",
         limits: Limits = DEFAULT_LIMITS,
         user_globals: UserGlobals = NO_USER_GLOBALS,
+        steps: Iterator[None] | None = None,
     ) -> None:
         self.data = data
         self.allowlist = allowlist
@@ -59,6 +60,7 @@ class Handlers:
         self.errors = errors
         self.limits = limits
         self.user_globals = user_globals
+        self.steps: Iterator[None] = repeat(None) if steps is None else steps
         self.protocol = 0
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []

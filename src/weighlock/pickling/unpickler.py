@@ -11,7 +11,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, ClassVar, Final
 
-from weighlock.errors import PickleStreamError, WeighlockError
+from weighlock.errors import LimitError, PickleStreamError, WeighlockError
 from weighlock.pickling import columns, idiom
 from weighlock.pickling.decoder import READERS, decode_text, truncated
 from weighlock.pickling.opcodes import BY_CODE
@@ -52,6 +52,8 @@ class Unpickler(Handlers):
         Where the pickle begins in `data`, in bytes; `end` is where it ended.
     encoding, errors : str
         How strings written by Python 2 are decoded; ``"bytes"`` leaves them bytes.
+    steps : iterator, optional
+        One item is taken for each opcode that is run by itself. Pickles that share it share the bound on their work.
 
     Examples
     --------
@@ -118,7 +120,7 @@ class Unpickler(Handlers):
         position, stack, marks = self.position, self.stack, self.marks
         calls, values = self.allowlist.calls, self._values
         persistent_load, idiom_function, rare = self.persistent_load, self.allowlist.idiom_function, self.rare
-        while True:
+        for _ in self.steps:
             self.position = position
             code = data[position]
             if code == 0x71:  # BINPUT
@@ -243,6 +245,10 @@ class Unpickler(Handlers):
                 # An opcode may be followed by bytes that are none (arrays of joblib): it returns where they end.
                 position = rare[code](self, argument) or position
                 stack = self.stack
+        raise LimitError(
+            "the pickle has far more instructions than the file's own bytes justify",
+            hint="If you trust the file, pack its archive again, uncompressed.",
+        )
 
     def _run_of_tensors(self, data: bytes, position: int) -> int:
         """Go on behind the call of one tensor: store it, and take the items of its kind that follow at once."""

@@ -119,6 +119,7 @@ class Examination:
 
     def examine(self, source: ByteSource) -> str | None:
         """Examine a file, or what lies in one as a file; return its format."""
+        self.reading.justify(source.size)
         head = source.read_at(0, min(source.size, 4096))
         try:
             found = self._by_content(source, head)

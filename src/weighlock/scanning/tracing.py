@@ -158,7 +158,7 @@ class ScanReading(Reading):
         table = allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist)
         recorder = Recorder(
             data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding, errors="replace",
-            limits=self.limits,
+            limits=self.limits, steps=self.steps,
         )  # fmt: skip
         recorder.skips = skip_array
         outer, self._machine = self._machine, recorder
@@ -190,6 +190,11 @@ class ScanReading(Reading):
             latest += 1
         self._latest[place] = latest
         return (*place, latest)
+
+    def justify(self, nbytes: int) -> None:
+        """Allow the work that one file is worth: all that is examined further lies inside of it."""
+        if self.steps is None:
+            super().justify(nbytes)
 
     def release(self) -> None:
         """Let go of everything that was run; see `Recorder.release`."""
