@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,28 @@ def test_the_next_process_continues_what_a_killed_one_began(host, store):
     assert target.read_bytes() == data
     assert int(host.log[-1][3]["Range"].removeprefix("bytes=").rstrip("-")) >= 1 << 20
     assert not list(target.parent.glob(".*.part*"))
+
+
+def test_what_a_process_began_that_was_killed_before_the_first_answer(host, store):
+    """Nothing was noted of it yet, so that the empty file stayed for a week."""
+    url = host.put("net.bin", b"data")
+    host.fail("net.bin", "hold", 1)
+    target = Path(store.hub).parent / "held"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    code = f"import weighlock as wl; wl.hub.download_url_to_file({url!r}, {str(target)!r})"
+    victim = start(code)
+    deadline = time.monotonic() + 20
+    while not host.count("net.bin") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    (part,) = target.parent.glob(".*.part")
+    host.released.set()
+    other = part.with_name(part.name.replace(str(victim.pid), f"{victim.pid}.1"))
+    shutil.copy(f"{part}.note", f"{other}.note")  # as of one that was killed between its note and its file
+    assert finish([start(code)])[0][2] == 0
+    assert target.read_bytes() == b"data"
+    assert [path for path in target.parent.iterdir() if ".part" in path.name] == []
 
 
 def test_a_winner_that_is_killed_is_taken_over_by_who_waits(host, store):

@@ -88,8 +88,16 @@ def _weights(store: Store) -> Iterator[Item]:
         name = os.path.basename(path)
         if os.path.realpath(path) in known or name.endswith(".note"):
             continue
-        kind = "partial" if name.endswith((".part", ".partial")) else "damaged" if ".damaged." in name else "torch.hub"
-        yield Item(kind, name, path, os.path.getsize(path))
+        yield Item(_kind_of(name), name, path, os.path.getsize(path))
+
+
+def _kind_of(name: str) -> str:
+    """Return what a file of nobody's is: the names are those that the writers give."""
+    if name.endswith((".part", ".partial")):
+        return "partial"
+    if name.startswith(".tmp."):
+        return "temporary"
+    return "damaged" if ".damaged." in name else "torch.hub"
 
 
 def _files(folder: str) -> Iterator[str]:

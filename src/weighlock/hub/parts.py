@@ -66,8 +66,13 @@ class Part:
         self.note: dict[str, Any] = {}
         self.size = 0
         self.resumed = False
-        # Like any file of the user's, so that the umask decides who may read it.
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._write_note(done=None)  # before there is a file: one of which nobody knows whose it is would stay for days
+        try:
+            # Like any file of the user's, so that the umask decides who may read it.
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError:
+            forget(self.path + _NOTE)
+            raise
 
     def describe(self, **facts: Any) -> None:
         """Note what the bytes are the beginning of."""
@@ -141,12 +146,12 @@ class Part:
 
 
 class Orphan:
-    """What another process left unfinished."""
+    """What another process left unfinished: a beginning, or no more than the note that there would be one."""
 
     def __init__(self, path: str, note: dict[str, Any]) -> None:
         self.path, self.note = path, note
         done = note.get("done")
-        self.done = done if isinstance(done, int) else os.stat(path).st_size
+        self.done = done if isinstance(done, int) else os.stat(path).st_size if os.path.exists(path) else 0
 
     def remove(self) -> None:
         forget(self.path)
@@ -158,8 +163,8 @@ def orphans(target: str, url: str) -> Iterator[Orphan]:
     folder, marker = os.path.dirname(target), f".{_marker(url)}."
     found = []
     for name in os.listdir(folder):
-        if name.startswith(".") and name.endswith(".part") and marker in name:
-            path = os.path.join(folder, name)
+        if name.startswith(".") and name.endswith(".part" + _NOTE) and marker in name:
+            path = os.path.join(folder, name.removesuffix(_NOTE))
             note = read_record(path + _NOTE)
             with contextlib.suppress(OSError):
                 if note is not None and note.get("url") == url and _is_gone(note, path):
@@ -169,7 +174,8 @@ def orphans(target: str, url: str) -> Iterator[Orphan]:
 
 def leftovers(folder: str) -> Iterator[str]:
     """Give the paths of all unfinished downloads in a folder whose process is gone."""
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    for name in sorted({name.removesuffix(_NOTE) for name in names}):
         path = os.path.join(folder, name)
         if name.startswith(".") and name.endswith(".part"):
             note = read_record(path + _NOTE) or {}
@@ -188,7 +194,7 @@ def _is_gone(note: dict[str, Any], path: str) -> bool:
     if note.get("left"):
         return True
     if note.get("host") != socket.gethostname() or not isinstance(note.get("pid"), int):
-        return time.time() - os.stat(path).st_mtime > _OLD
+        return time.time() - os.stat(path if os.path.exists(path) else path + _NOTE).st_mtime > _OLD
     if note["pid"] == os.getpid():
         return False
     try:
