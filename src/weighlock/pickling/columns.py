@@ -24,6 +24,7 @@ _FEWEST: Final = 4  # Shorter runs are not worth the preparation.
 _MOST: Final = 1 << 14  # Bounds the memory that a run takes. pickle writes dictionaries in batches of 1,000.
 _MOST_FORMS: Final = 8192
 _SHORT_INDICES: Final = 256
+_SHORT_PUTS: Final = b"".join(b"q%c" % index for index in range(_SHORT_INDICES))
 
 
 _PUT: Final = rb"(q.|r.{4})"  # BINPUT, LONG_BINPUT
@@ -326,7 +327,7 @@ def _index(put: bytes) -> int:
 
 def _spelled(first: int, stop: int) -> bytes:
     """Return how the puts of a run are spelled, whose indices follow each other."""
-    short = bytes(range(first, min(stop, _SHORT_INDICES)))
+    short = _SHORT_PUTS[2 * first : 2 * min(stop, _SHORT_INDICES)]
     words = array("I", range(max(first, _SHORT_INDICES), max(min(stop, 1 << 32), _SHORT_INDICES)))
     if sys.byteorder == "big":
         words.byteswap()
@@ -334,7 +335,7 @@ def _spelled(first: int, stop: int) -> bytes:
     spelled[::5] = b"r" * len(words)
     for place in range(4):
         spelled[place + 1 :: 5] = raw[place::4]
-    return b"".join(b"q%c" % index for index in short) + spelled
+    return short + spelled
 
 
 def _is_free(memo: dict[int, Any], first: int, stop: int) -> bool:
