@@ -19,6 +19,7 @@ from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import TensorCall, TensorForm, TensorPattern
 from weighlock.salvaging.bytes_kept import kept_records
+from weighlock.salvaging.identity import Claim, Surroundings, identified
 from weighlock.salvaging.plan import Plan, decide, fates, settled
 from weighlock.salvaging.report import SalvagedTensor
 from weighlock.salvaging.structure import Structure, describe, nbytes_of
@@ -36,6 +37,10 @@ _LONG_DESCRIPTOR: Final = 24
 _FULL32: Final = 0xFFFFFFFF
 _ORDERS: Final = (b"little", b"big")
 _MOST_PICKLES: Final = 16
+# The small records that PyTorch writes between the pickle and the storages.
+_FRONT: Final = (b"byteorder", b".format_version", b".storage_alignment")
+_BEHIND: Final = (b"version", b".data/serialization_id")
+_LONGEST_MARK: Final = 64
 
 
 class _Pickle(NamedTuple):
@@ -65,7 +70,7 @@ def plan_zip(source: ByteSource, limits: Limits, *, require_crc: bool) -> Plan:
     if any(name.endswith(b"constants.pkl") for name in carving.headers):
         raise UnsupportedError("a TorchScript program cannot be salvaged", hint="--raw saves its storages as bytes.")
     byteorder = _byteorder(source, carving, pickle, notes)
-    storages = {key: decide(found, require_crc=require_crc) for key, found in _storages(pickle, carving)}
+    storages = {key: decide(found, require_crc=require_crc) for key, found in _storages(pickle).items()}
     structure, root = pickle.structure, pickle.root.decode("utf-8", "surrogateescape")
     tensors = fates(structure.leaves(), storages, lambda key: f"{root}data/{key}")
     made, keys = settled(structure, storages)
@@ -154,10 +159,33 @@ def _is_pickle(name: bytes) -> bool:
 # ------------------------------------------------------------------------------------------------------ the storages
 
 
-def _storages(pickle: _Pickle, carving: Carving) -> Iterator[tuple[str, Found]]:
-    """Look for each storage, from the first in the file on: where one ends, the next one begins."""
-    named = {key: pickle.root + b"data/" + key.encode("utf-8", "surrogateescape") for key in pickle.structure.places}
+def _storages(pickle: _Pickle) -> dict[str, Found]:
+    """Look for each storage, and make sure whose the bytes are that were found."""
+    places, carving = pickle.structure.places, pickle.prover.carving
+    named = {key: pickle.root + b"data/" + key.encode("utf-8", "surrogateescape") for key in places}
     keys, in_order = _file_order(named, carving)
+    found = dict(_searched(pickle, keys, named, in_order=in_order))
+    stored = [key for key in keys if places[key].location != "meta"]
+    claims = [Claim(named[key], nbytes_of(places[key]), found[key]) for key in stored]
+    around = _surroundings(pickle)
+    return found | dict(
+        zip(stored, identified(claims, pickle.prover, carving, around, in_order=in_order), strict=True)
+    )
+
+
+def _surroundings(pickle: _Pickle) -> Surroundings:
+    """Return what stands in front of the storages and behind them."""
+    carving = pickle.prover.carving
+    fronts = [pickle.prover.sized(pickle.root + name, _LONGEST_MARK) for name in _FRONT]
+    ends = [end for rows in (*fronts, [pickle.found]) for row in rows if (end := _end(row)) is not None]
+    behind = [header.offset for name in _BEHIND for header in carving.headers.get(pickle.root + name, [])]
+    return Surroundings(ends, behind + [rows[0].place for rows in carving.entries.values() if rows])
+
+
+def _searched(
+    pickle: _Pickle, keys: list[str], named: dict[str, bytes], *, in_order: bool
+) -> Iterator[tuple[str, Found]]:
+    """Look for each storage, from the first in the file on: where one ends, the next one begins."""
     if in_order:
         pickle = pickle._replace(prover=pickle.prover.in_order([named[key] for key in keys]))
     before = _end(pickle.prover.find(pickle.root + b"byteorder", 6))
