@@ -163,7 +163,7 @@ def _header(source: ByteSource, place: int) -> LocalHeader | None:
     _, _, method, crc, packed, size, name_size, extra = LOCAL.unpack_from(raw)
     name = raw[LOCAL_SIZE : LOCAL_SIZE + name_size]
     start = place + LOCAL_SIZE + name_size + extra
-    if method not in (0, 8) or not _is_name(name, name_size) or start > source.size:
+    if method not in (0, 8) or not _is_name(name, name_size):
         return None
     if _FULL32 in (packed, size):
         packed = size = 0  # the zip64 field of PyTorch's local headers is not to be believed either

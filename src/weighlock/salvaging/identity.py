@@ -6,19 +6,24 @@ damaged only one by one have to name a storage: its own header, the directory, a
 its neighbours. A storage whose size no other has needs none of them.
 """
 
+from bisect import bisect, bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-from weighlock.formats.zip_carving import Carving, Entry
+from weighlock.formats.zip_carving import Carving, Entry, LocalHeader
 from weighlock.formats.zip_proving import Found, Prover
+from weighlock.formats.zip_remains import LOCAL_SIZE
 
 __all__ = ["Claim", "Surroundings", "identified"]
 
 # What may stand between data and the next header: a descriptor, short or long, or none.
 _TAILS: Final = (16, 24, 0, 12, 20)
+# A local header with its padding's mark; and what the fields of zip64 add to it.
+_LEAST: Final = LOCAL_SIZE + 4
+_WIDE: Final = (0, 12, 20, 28)
 # How many records without header and entry may stand between two neighbours.
 _MOST_PASSED: Final = 64
 
@@ -126,15 +131,21 @@ class _Witnesses:
                       for shift in prover.shifts[:1]}  # fmt: skip
         self._only = {name: rows[0] for name, rows in entries if len(rows) == 1}
         if in_order:
-            self._only = _rising(self._only)
+            self._only = self._believed(_rising(self._only))
+            self._only |= self._chosen({name: rows for name, rows in entries if len(rows) > 1})
         self._owners = {(entry.crc, entry.size): name for name, entry in self._only.items()}
+        self._starts = [claim.found.start or _only_start(carving.headers.get(claim.name, [])) for claim in claims]
         self._crcs = {claim.name: claim.found.crc for claim in claims}
-        self._named = [self._header(claim) for claim in claims]
+        self._named = [self._header(claim.name, start) for claim, start in zip(claims, self._starts, strict=True)]
         self._listed = [self._directory(claim) for claim in claims]
         known = [index for index in range(len(claims)) if self._is_known(index)]
         self._previous = dict(_nearest(known, range(len(claims))))
         self._next = {index: at for index, at in _nearest(known[::-1], range(len(claims) - 1, -1, -1))}
-        self._is_broken = in_order and any(self._follows(*pair) == _Says.NO for pair in pairwise(known))
+        # Without a directory, one name that is in the wrong place makes all of them doubtful.
+        self._is_believed = self._has_directory or not (
+            _Says.NO in self._named or max(self._borne.values(), default=0) > 1 or self._has_odd_name(carving)
+            or (in_order and any(self._follows(*pair) == _Says.NO for pair in pairwise(known)))
+        )
 
     def words(self, index: int) -> _Words:
         """Return what all of them say."""
@@ -145,34 +156,86 @@ class _Witnesses:
             entry.offset + shift for shift in self._prover.shifts
         }
         header = self._named[index]
-        if header > 0 and not self._has_directory and (self._is_broken or self._borne[claim.name] > 1):
+        if header > 0 and not self._is_believed:
             before = after = _Says.NOTHING
         return _Words(header, self._listed[index], before, after, offset, self._has_directory)
 
-    def _header(self, claim: Claim) -> _Says:
-        name = self._bearers.get(claim.found.start) if claim.found.start else None
-        return _Says.NOTHING if name is None else _Says.YES if claim.name == name else _Says.NO
+    def _header(self, name: bytes, start: int) -> _Says:
+        bearer = self._bearers.get(start) if start else None
+        return _Says.NOTHING if bearer is None else _Says.YES if bearer == name else _Says.NO
+
+    def _has_odd_name(self, carving: Carving) -> bool:
+        """Whether a header that is no storage's stands where one should."""
+        starts = {claim.found.start for claim in self._claims if claim.found.start}
+        return any(header.start in starts and name not in self._borne
+                   for name, rows in carving.headers.items() for header in rows)  # fmt: skip
 
     def _directory(self, claim: Claim) -> _Says:
         found, entry = claim.found, self._only.get(claim.name)
         if entry is not None and entry.crc and (entry.crc, entry.size) == (found.crc, found.size):
             return _Says.YES
         here = self._here.get(self._heads.get(found.start, -1))
-        if here is not None and not _is_flipped(here, found):
+        if any(row is not None and not _is_flipped(row, found) for row in (entry, here)):
             return _Says.NO
         owner = self._owners.get((found.crc, found.size), claim.name)
-        if owner == claim.name:
-            return _Says.NOTHING
         # Two storages may be equal: then the other one has its own bytes elsewhere.
-        is_equal = self._crcs.get(owner) == found.crc and (entry is None or _is_flipped(entry, found))
-        return _Says.NOTHING if is_equal else _Says.NO
+        return _Says.NOTHING if owner == claim.name or self._crcs.get(owner) == found.crc else _Says.NO
+
+    def _believed(self, entries: dict[bytes, Entry]) -> dict[bytes, Entry]:
+        """Return the entries without those whose offsets do not follow from the sizes of the storages between them.
+
+        In archives with another alignment than PyTorch's, nothing follows from sizes.
+        """
+        places = [index for index, claim in enumerate(self._claims) if claim.name in entries]
+        runs: list[list[int]] = []
+        for index in places:
+            if runs and self._is_regular(runs[-1][-1], index, entries):
+                runs[-1].append(index)
+            else:
+                runs.append([index])
+        kept = max(runs, key=len, default=[])
+        if not places or len(runs) * 2 > len(places):
+            return entries
+        for index in places[bisect(places, kept[-1]) :]:
+            if self._is_regular(kept[-1], index, entries):
+                kept.append(index)
+        for index in reversed(places[: bisect_left(places, kept[0])]):
+            if self._is_regular(index, kept[0], entries):
+                kept.insert(0, index)
+        return {claim.name: entries[claim.name] for claim in map(self._claims.__getitem__, kept)}
+
+    def _chosen(self, entries: dict[bytes, list[Entry]]) -> dict[bytes, Entry]:
+        """Return of several entries of one name the one whose offset follows from those of its neighbours."""
+        found: dict[bytes, Entry] = {}
+        known = [index for index, claim in enumerate(self._claims) if claim.name in self._only]
+        for index, claim in enumerate(self._claims):
+            rows = entries.get(claim.name, [])[:_MOST_PASSED]
+            at = bisect(known, index)
+            pairs = [(known[at - 1], index)] if rows and at else [(index, known[at])] if rows and known[at:] else []
+            regular = [row for row in rows for pair in pairs if self._is_regular(*pair, self._only | {claim.name: row})]
+            if len(regular) == 1:
+                found[claim.name] = regular[0]
+        return found
+
+    def _is_regular(self, one: int, other: int, entries: dict[bytes, Entry]) -> bool:
+        if other - one > _MOST_PASSED:
+            return True
+        claims, align = self._claims[one:other], self._prover.alignment
+        for tail in _TAILS[:2]:
+            ends = {entries[claims[0].name].offset}
+            for claim in claims:
+                starts = {end + _LEAST + len(claim.name) + wide for end in ends for wide in _WIDE}
+                ends = {start + -start % align + claim.size + (tail if claim.size else 0) for start in starts}
+            if entries[self._claims[other].name].offset in ends:
+                return True
+        return False
 
     # ---------------------------------------------------------------------------------------------- neighbours
 
     def _is_known(self, index: int) -> bool:
         """Whether a neighbour is one: located, and named by somebody."""
-        found = self._claims[index].found
-        return bool(found.start and self._claims[index].size) and max(self._named[index], self._listed[index]) > 0
+        there = self._starts[index] and self._claims[index].size
+        return bool(there) and max(self._named[index], self._listed[index]) > 0
 
     def _before(self, index: int) -> _Says:
         other = self._previous.get(index)
@@ -183,14 +246,13 @@ class _Witnesses:
         if any(self._leads(end, -1, index) for end in self._fronts):
             return _Says.YES
         least = self._passed(self._fronts[-1], -1, index, _TAILS[0])
-        return _Says.NO if self._claims[index].found.start < least else _Says.NOTHING
+        return _Says.NO if self._starts[index] < least else _Says.NOTHING
 
     def _after(self, index: int) -> _Says:
         other, last = self._next.get(index), len(self._claims)
         if other is not None:
             return self._follows(index, other)
-        found = self._claims[index].found
-        end = found.start + found.packed
+        end = self._end(index)
         tail = next((place for place in self._behind if place >= end), None)
         if tail is None or last - index > _MOST_PASSED:
             return _Says.NOTHING
@@ -202,14 +264,17 @@ class _Witnesses:
         """Whether a record stands where it must if another one stands where it does."""
         if other - one > _MOST_PASSED:
             return _Says.NOTHING
-        found = self._claims[one].found
-        end = found.start + found.packed
+        end = self._end(one)
         return _Says.YES if any(self._leads(end + tail, one, other, tail) for tail in _TAILS) else _Says.NO
+
+    def _end(self, index: int) -> int:
+        claim = self._claims[index]
+        return self._starts[index] + (claim.found.packed or claim.size)
 
     def _leads(self, end: int, one: int, other: int, tail: int = 16) -> bool:
         """Whether records behind each other, from `end` on, come to the place where `other` was found."""
         end = self._passed(end, one, other, tail)
-        start = self._claims[other].found.start
+        start = self._starts[other]
         return self._heads.get(start) == end or self._prover.start_behind(end, self._claims[other].name) == start
 
     def _passed(self, end: int, one: int, other: int, tail: int) -> int:
@@ -217,6 +282,11 @@ class _Witnesses:
             end = self._prover.start_behind(end, claim.name) + (claim.found.packed or claim.size)
             end += tail if claim.size else 0
         return end
+
+
+def _only_start(headers: Sequence[LocalHeader]) -> int:
+    """Return where the data begin of a record that was cut, as its header says; 0 where there are several, or none."""
+    return headers[0].start if len(headers) == 1 else 0
 
 
 def _nearest(known: Sequence[int], indices: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -239,6 +309,6 @@ def _rising(entries: dict[bytes, Entry]) -> dict[bytes, Entry]:
 
 
 def _is_flipped(entry: Entry, found: Found) -> bool:
-    """Whether an entry is that of the bytes but for one byte of its CRC-32, or has none."""
-    differs = entry.crc ^ found.crc
-    return not entry.crc or any(not differs & ~(0xFF << shift) for shift in range(0, 32, 8))
+    """Whether an entry is that of the bytes, but for one byte of its CRC-32 or for zeros in it."""
+    pairs = list(zip(entry.crc.to_bytes(4, "little"), found.crc.to_bytes(4, "little"), strict=True))
+    return all(one in (other, 0) for one, other in pairs) or sum(one != other for one, other in pairs) == 1

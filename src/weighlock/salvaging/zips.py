@@ -211,16 +211,17 @@ def _searched(
 
 
 def _file_order(named: dict[str, bytes], carving: Carving) -> tuple[list[str], bool]:
-    """Return the keys in the order of their records, and whether the headers bear it out.
+    """Return the keys in the order of their records, and whether headers or directory bear it out.
 
     PyTorch writes them as the pickle names them; older releases sorted them as text.
     """
     best, least = list(named), -1
     for keys in (list(named), sorted(named)):
-        found = [rows[0].offset for key in keys if (rows := carving.headers.get(named[key]))]
-        wrong = sum(one > other for one, other in pairwise(found))
-        if least < 0 or wrong < least:
-            best, least = keys, wrong
+        for rows in (carving.headers, carving.entries):
+            found = [there[0].offset for key in keys if (there := rows.get(named[key]))]
+            wrong = sum(one > other for one, other in pairwise(found))
+            if found and (least < 0 or wrong < least):
+                best, least = keys, wrong
     return best, least <= 2 + len(named) // 50
 
 
