@@ -189,11 +189,11 @@ IN_PLACE = [
 def is_of_another(whole: Archive, data: bytes, number: int) -> bool:
     """Whether damage has made, around a storage, what another model's archive would be.
 
-    Without a directory, its name and its neighbours' stand where they must, or are gone: then nothing in the file is
+    Where no directory lists it, its name and its neighbours' stand where they must, or are gone: then nothing in the file is
     wrong.
     """
     heads = [at for at, _ in whole.names]
-    return b"PK\1\2" not in data and all(
+    return data.count(b"/data/%d" % number) == 1 and all(
         data[heads[index] : heads[index] + 1] in ((b"%d" % index,) if index == number else (b"%d" % index, b"", b"\0"))
         for index in range(max(number - 1, 0), min(number + 2, COUNT))
     )

@@ -141,11 +141,18 @@ class _Witnesses:
         known = [index for index in range(len(claims)) if self._is_known(index)]
         self._previous = dict(_nearest(known, range(len(claims))))
         self._next = {index: at for index, at in _nearest(known[::-1], range(len(claims) - 1, -1, -1))}
-        # Without a directory, one name that is in the wrong place makes all of them doubtful.
-        self._is_believed = self._has_directory or not (
-            _Says.NO in self._named or max(self._borne.values(), default=0) > 1 or self._has_odd_name(carving)
-            or (in_order and any(self._follows(*pair) == _Says.NO for pair in pairwise(known)))
-        )
+        self._unlisted = {name for name, rows in entries if not rows}
+        # What no directory knows is doubtful as soon as one header is in a wrong place.
+        self._is_contradicted = self._has_contradiction(known, carving)
+
+    def _has_contradiction(self, known: Sequence[int], carving: Carving) -> bool:
+        """Whether any header is not where its name says, or stands there twice."""
+        if _Says.NO in self._named or max(self._borne.values(), default=0) > 1 or self._has_odd_name(carving):
+            return True
+        if not self._in_order or not known:
+            return False
+        links = (self._follows(*pair) for pair in pairwise(known))
+        return _Says.NO in (self._before(known[0]), self._after(known[-1])) or _Says.NO in links
 
     def words(self, index: int) -> _Words:
         """Return what all of them say."""
@@ -156,7 +163,7 @@ class _Witnesses:
             entry.offset + shift for shift in self._prover.shifts
         }
         header = self._named[index]
-        if header > 0 and not self._is_believed:
+        if header > 0 and self._is_contradicted and claim.name in self._unlisted:
             before = after = _Says.NOTHING
         return _Words(header, self._listed[index], before, after, offset, self._has_directory)
 
