@@ -161,7 +161,7 @@ class Adversary:
         low, high = self._whole.records[one]
         kind = rng.randrange(5)
         self.did.append(f"move {kind} {one}")
-        if kind == 0 or kind == 1:
+        if kind < 2:
             return data[:low] + data[high:]
         if kind == 2:
             at, step = rng.randrange(low, high), rng.choice([high - low, 64, 512, rng.randrange(1, 900)])
@@ -189,8 +189,8 @@ IN_PLACE = [
 def is_of_another(whole: Archive, data: bytes, number: int) -> bool:
     """Whether damage has made, around a storage, what another model's archive would be.
 
-    Where no directory lists it, its name and its neighbours' stand where they must, or are gone: then nothing in the file is
-    wrong.
+    Where no directory lists it, its name and its neighbours' stand where they must, or are gone: the file says
+    nothing that is wrong.
     """
     heads = [at for at, _ in whole.names]
     return data.count(b"/data/%d" % number) == 1 and all(

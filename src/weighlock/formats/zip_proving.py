@@ -166,6 +166,8 @@ class Prover:
         The stretch of the file that is looked at.
     alignment : int
         That of the data in the file as it was written.
+    progress : callable, optional
+        Called with the number of bytes whose checksum was computed since the last call.
 
     Attributes
     ----------
@@ -174,8 +176,13 @@ class Prover:
         By how much the offsets of the directory may be wrong, the likeliest first.
     """
 
-    def __init__(self, source: ByteSource, carving: Carving, low: int, high: int, alignment: int = 64) -> None:
+    # Reason for the parameter count: one stretch of one file, and two facts about it.
+    def __init__(
+        self, source: ByteSource, carving: Carving, low: int, high: int, alignment: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:  # fmt: skip
         self._source = source
+        self._progress = progress
         self.carving = carving
         self.alignment = alignment
         self.low = low
@@ -192,7 +199,7 @@ class Prover:
 
     def in_order(self, names: Sequence[bytes]) -> "Prover":
         """Return a prover that believes no header which stands out of this order."""
-        return Prover(self._source, self.carving.in_order(names), self.low, self.high, self.alignment)
+        return Prover(self._source, self.carving.in_order(names), self.low, self.high, self.alignment, self._progress)
 
     def find(
         self, name: bytes, size: int, before: int | None = None, after: bytes | None = None, floor: int = 0
@@ -245,7 +252,7 @@ class Prover:
             return None
         if not own and guess.kind == "behind" and not listed:
             return None
-        crc = crc_of(self._source, guess.start, size)
+        crc = crc_of(self._source, guess.start, size, self._progress)
         found = found._replace(crc=crc)
         if crc in listed - {0} and (by_name or len(listed) == 1):
             return found

@@ -140,7 +140,7 @@ class _Witnesses:
         self._listed = [self._directory(claim) for claim in claims]
         known = [index for index in range(len(claims)) if self._is_known(index)]
         self._previous = dict(_nearest(known, range(len(claims))))
-        self._next = {index: at for index, at in _nearest(known[::-1], range(len(claims) - 1, -1, -1))}
+        self._next = dict(_nearest(known[::-1], range(len(claims) - 1, -1, -1)))
         self._unlisted = {name for name, rows in entries if not rows}
         # What no directory knows is doubtful as soon as one header is in a wrong place.
         self._is_contradicted = self._has_contradiction(known, carving)

@@ -5,7 +5,7 @@ it stood. A call that needs a lost storage is lost as a whole, with all calls ar
 the dictionary, attribute or list that holds it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError
@@ -133,14 +133,14 @@ class Structure:
             if key in keys:
                 place.persistent.pid = (mark, kind, str(keys[key]), *rest)
 
-    def without(self, lost: Callable[[tuple[StoragePlace, ...]], bool]) -> Any:
-        """Take out what needs a lost storage; return the object, or `LOST`.
+    def without(self, lost: Callable[[tuple[StoragePlace, ...]], bool], refused: Collection[int] = ()) -> Any:
+        """Take out what needs a lost storage, and leaves of these ids; return the object, or `LOST`.
 
         Dictionaries and attributes lose the key. In lists and tuples None takes the place, so that the others keep
         their numbers.
         """
         try:
-            return _Pruning(self, lost).pruned(self.object)
+            return _Pruning(self, lost, refused).pruned(self.object)
         except RecursionError:
             raise _too_deep() from None
 
@@ -190,9 +190,12 @@ def _pairs(args: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
 class _Pruning:
     """One removal of what is lost; containers are changed where they are, so that what shares them still does."""
 
-    def __init__(self, structure: Structure, lost: Callable[[tuple[StoragePlace, ...]], bool]) -> None:
+    def __init__(
+        self, structure: Structure, lost: Callable[[tuple[StoragePlace, ...]], bool], refused: Collection[int]
+    ) -> None:
         self._structure = structure
         self._lost = lost
+        self._refused = refused
         self._done: dict[int, Any] = {}
         self._kept: list[Any] = []
 
@@ -208,6 +211,8 @@ class _Pruning:
         return made
 
     def _made(self, kind: type, value: Any) -> Any:
+        if id(value) in self._refused:
+            return LOST
         if kind is StoragePlace:
             return LOST if self._lost((value,)) else value.persistent
         if kind is Stub:
