@@ -60,9 +60,11 @@ class _Words(NamedTuple):
     doubtful: bool  # there is a directory: it should know these bytes
 
 
+# Reason for the parameter count: what was found, what it was found in, and two facts that only the caller knows.
 def identified(
-    claims: Sequence[Claim], prover: Prover, carving: Carving, around: Surroundings, *, in_order: bool
-) -> Iterator[Found]:
+    claims: Sequence[Claim], prover: Prover, carving: Carving, around: Surroundings, *, in_order: bool,
+    by_size: bool = True,
+) -> Iterator[Found]:  # fmt: skip
     """Give what was found for each claim: proven only where it is known whose bytes they are.
 
     Parameters
@@ -74,11 +76,13 @@ def identified(
     around : Surroundings
     in_order : bool
         Whether the file bears the order out; if not, places say nothing.
+    by_size : bool
+        Whether it is known which name has which size: then one that no other has tells whose it is.
     """
     witnesses = _Witnesses(claims, prover, carving, around, in_order=in_order)
     counts = Counter(claim.size for claim in claims)
     for index, claim in enumerate(claims):
-        if claim.found.state != "proven" or not claim.size or counts[claim.size] == 1:
+        if claim.found.state != "proven" or not claim.size or (by_size and counts[claim.size] == 1):
             yield claim.found
         else:
             yield _judged(claim.found, witnesses.words(index))

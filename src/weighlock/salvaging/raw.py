@@ -112,7 +112,7 @@ def _records(source: ByteSource, terms: Terms, carving: Carving) -> list[tuple[s
     judged = dict(
         zip(
             (claim.name for claim in ordered),
-            identified(ordered, prover, carving, Surroundings((), ()), in_order=True), strict=True,
+            identified(ordered, prover, carving, Surroundings((), ()), in_order=True, by_size=False), strict=True,
         )
     )  # fmt: skip
     return [(_short(name), name.decode("utf-8", "surrogateescape"), judged[name]) for name in names]

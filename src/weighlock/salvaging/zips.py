@@ -18,6 +18,7 @@ from weighlock.measuring.manifests import ManifestTensor
 from weighlock.pickling.pickler import Pickler
 from weighlock.salvaging.bytes_kept import kept_records
 from weighlock.salvaging.identity import Claim, Surroundings, identified
+from weighlock.salvaging.npz import is_npz, plan_npz
 from weighlock.salvaging.plan import Plan, Terms, decide, fates, settled
 from weighlock.salvaging.raw import DATA, plan_named
 from weighlock.salvaging.structure import Structure, describe, nbytes_of
@@ -74,6 +75,8 @@ def plan_zip(source: ByteSource, terms: Terms, listed: Sequence[ManifestTensor] 
         If the pickle is damaged: then nothing else says what the bytes are.
     """
     carving = carve(source, terms.progress)
+    if is_npz(carving):
+        return plan_npz(source, terms, carving)
     notes: list[str] = []
     if not carving.complete:
         notes.append("the file holds too many marks of records; only the first were looked at")
