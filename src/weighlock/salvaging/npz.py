@@ -106,7 +106,11 @@ def _found(source: ByteSource, prover: Prover, name: bytes, limits: Limits) -> F
         best = found if best is _MISSING else best
     for header in prover.carving.headers.get(name, [])[:8]:
         packed, size = _own_sizes(source, header)
-        if header.method and packed and header.start + packed <= source.size and not prover.carving.entries.get(name):
+        if not header.method or not packed or prover.carving.entries.get(name):
+            continue
+        if header.start + packed > source.size:
+            best = best._replace(state="cut", reason="the file ends before its data do")
+        else:
             crc = inflated_crc(source, header.start, packed, size)
             if crc is not None and crc == header.crc:
                 reason = "its CRC-32 is the one that was written"
