@@ -93,7 +93,7 @@ class Adversary:
         do(self, data, one, other)
 
     def rename_header(self, data: bytearray, one: int, other: int) -> None:
-        if one in self._overwritten:
+        if one in self._overwritten or not data[self._whole.names[one][0]]:
             return  # under its old name again it would be a storage that is equal to another one
         data[self._whole.names[one][0]] = 48 + other
 

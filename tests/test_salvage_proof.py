@@ -29,7 +29,7 @@ def target(tmp_path):
     return tmp_path / "out.pt"
 
 
-# -------------------------------------------------------------------------------------- damages that agree with each other
+# ----------------------------------------------------------------------------------- damages that agree with each other
 
 
 def test_no_damage_gives_a_tensor_the_proven_bytes_of_another(target):

@@ -75,13 +75,14 @@ def _claims(source: ByteSource, carving: Carving, terms: Terms) -> list[tuple[by
             if name.endswith(_SUFFIX) and there:
                 places.setdefault(name, there[0].offset)
     names = sorted(places, key=places.__getitem__)
-    bearers = {header.start: name for name in names for header in carving.headers.get(name, [])}
-    found = {name: _found(source, prover, name, terms.limits) for name in names}
+    headers = [header for name in names for header in carving.headers.get(name, [])]
+    bearers = {header.start: header.name for header in headers}
+    shown = {header.offset: header.name for header in headers}
     # A member that the directory has under another name than its header is one member.
-    return [
-        (name, _judged(name, found[name], bearers, carving)) for name in names
-        if bearers.get(found[name].start, name) == name
-    ]  # fmt: skip
+    names = [name for name in names if carving.headers.get(name)
+             or shown.get(places[name] + prover.shifts[0], name) == name]  # fmt: skip
+    found = {name: _found(source, prover, name, terms.limits) for name in names}
+    return [(name, _judged(name, found[name], bearers, carving)) for name in names]
 
 
 def _judged(name: bytes, found: Found, bearers: Mapping[int, bytes], carving: Carving) -> Found:

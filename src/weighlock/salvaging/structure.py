@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError
 from weighlock.formats.reading import allowlist_with
+from weighlock.formats.torchscript import VALUE_ROWS
 from weighlock.limits import Limits
 from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.inert import GlobalRef, Stub
@@ -62,45 +63,49 @@ class Structure:
         Each storage, as it is named first.
     end : int
         Where the pickle ends.
+    is_script : bool
+        Whether it names classes of a TorchScript program.
     """
 
-    def __init__(self, made: Any, mentions: list[StoragePlace], end: int) -> None:
+    def __init__(self, made: Any, mentions: list[StoragePlace], end: int, *, is_script: bool = False) -> None:
         self.object = made
         self.mentions = mentions
         self.places: dict[str, StoragePlace] = {}
         for place in mentions:
             self.places.setdefault(place.key, place)
         self.end = end
+        self.is_script = is_script
         self._within: dict[int, tuple[StoragePlace, ...]] = {}
         self._kept: list[Any] = []
 
     # Reason for recursion: a tree that is nested deeper than Python's own stack is refused, and no checkpoint is.
-    def leaves(self) -> list[Leaf]:
-        """Return each object with data of its own, at the first place where it stands."""
+    def leaves(self, *, again: bool = False) -> list[Leaf]:
+        """Return each object with data of its own, at the first place where it stands; with `again`, at each."""
         found: list[Leaf] = []
         seen: set[int] = set()
         try:
-            self._visit((), self.object, found, seen)
+            self._visit((), self.object, found, seen, again=again)
         except RecursionError:
             raise _too_deep() from None
         return found
 
-    def _visit(self, path: tuple[Any, ...], value: Any, found: list[Leaf], seen: set[int]) -> None:
+    def _visit(self, path: tuple[Any, ...], value: Any, found: list[Leaf], seen: set[int], *, again: bool) -> None:
         kind = type(value)
         if kind in _PLAIN:
             return
         if kind is StoragePlace:
             found.append(Leaf(path, value, (value,)))
             return
-        if id(value) in seen:
+        known = id(value) in seen
+        if known and not again:
             return
         seen.add(id(value))
         places = self.needed(value) if kind is Stub else ()
         if places:
             found.append(Leaf(path, value, places))
-            return
-        for part, child in _held(value):
-            self._visit((*path, part), child, found, seen)
+        elif not known:
+            for part, child in _held(value):
+                self._visit((*path, part), child, found, seen, again=again)
 
     def needed(self, value: Any) -> tuple[StoragePlace, ...]:
         """Return the storages without which an object cannot be made; not those of what it merely holds."""
@@ -266,7 +271,7 @@ class _Pruning:
 
 
 def describe(data: bytes, limits: Limits, *, start: int = 0) -> Structure:
-    """Run a pickle as a description.
+    """Run a pickle as a description; in one of TorchScript, lists are lists, whatever says their types.
 
     Raises
     ------
@@ -275,6 +280,11 @@ def describe(data: bytes, limits: Limits, *, start: int = 0) -> Structure:
     LimitError
         If it asks for more than its own bytes justify.
     """
+    made = _described(data, limits, start, Allowlist())
+    return _described(data, limits, start, Allowlist(VALUE_ROWS)) if made.is_script else made
+
+
+def _described(data: bytes, limits: Limits, start: int, table: Allowlist) -> Structure:
     mentions: list[StoragePlace] = []
 
     def persistent_load(pid: Any) -> Any:
@@ -283,9 +293,10 @@ def describe(data: bytes, limits: Limits, *, start: int = 0) -> Structure:
         mentions.append(_place(pid))
         return mentions[-1]
 
-    machine = Unpickler(data, Allowlist(), Leaves(), persistent_load, start=start, limits=limits)
+    machine = Unpickler(data, table, Leaves(), persistent_load, start=start, limits=limits)
     made = machine.load()
-    return Structure(made, mentions, machine.end)
+    is_script = any(module.partition(".")[0] == "__torch__" for module, _ in machine.globals_seen)
+    return Structure(made, mentions, machine.end, is_script=is_script)
 
 
 def _place(pid: Any) -> StoragePlace:

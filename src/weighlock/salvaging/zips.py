@@ -57,7 +57,6 @@ class _Archive(NamedTuple):
     pickle: _Pickle
     storages: dict[str, Found]
     byteorder: str
-    is_script: bool
     notes: list[str]
 
 
@@ -91,12 +90,11 @@ def plan_zip(source: ByteSource, terms: Terms, listed: Sequence[ManifestTensor] 
             hint="--raw (raw=True) saves the storages that are whole as arrays of bytes, without names; with a "
             "manifest, tensors are found by their digests.",
         )
-    script = any(name.endswith(b"constants.pkl") for name in (*carving.headers, *carving.entries))
-    if script:
+    if pickle.structure.is_script:
         notes.append("a TorchScript program: its weights are saved as a state_dict, without the code")
     byteorder = _byteorder(source, carving, pickle, notes)
     storages = {key: decide(found, terms) for key, found in _storages(pickle).items()}
-    return _planned(_Archive(source, terms, pickle, storages, byteorder, script, notes))
+    return _planned(_Archive(source, terms, pickle, storages, byteorder, notes))
 
 
 def _planned(archive: _Archive, refused: Collection[tuple[Any, ...]] = ()) -> Plan:
@@ -106,10 +104,12 @@ def _planned(archive: _Archive, refused: Collection[tuple[Any, ...]] = ()) -> Pl
     root = pickle.root.decode("utf-8", "surrogateescape")
     leaves = structure.leaves()
     tensors = fates(leaves, storages, lambda key: f"{root}data/{key}")
+    named = [(key_text(leaf.path), leaf.value) for leaf in structure.leaves(again=True)] if structure.is_script else []
     made, keys = settled(structure, storages, refused)
-    if archive.is_script:
-        made = {key_text(leaf.path): leaf.value for leaf, tensor in zip(leaves, tensors, strict=True)
+    if structure.is_script:
+        kept = {id(leaf.value) for leaf, tensor in zip(leaves, tensors, strict=True)
                 if tensor.state != "lost" and leaf.path not in refused}  # fmt: skip
+        made = {name: value for name, value in named if id(value) in kept}
     data = Pickler(2).dumps(made)
     records = kept_records(source, [storages[key] for key in keys], terms.progress)
     form = ZipForm(byteorder=archive.byteorder)
