@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -134,6 +137,41 @@ def test_equal_tensors_are_not_doubted(target):
         report = wl.salvage(data, target, force=True)
         assert len(report.lost) <= 1
         assert {tensor.state for tensor in report.kept} == {"proven"}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_archives_that_other_programs_have_packed(target, method):
+    """Their headers say how long data are, descriptors are left out, and nothing is aligned."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(OURS.data)) as old, zipfile.ZipFile(file, "w", method) as new:
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info))
+    with zipfile.ZipFile(file) as archive:
+        directory, rows = archive.start_dir, archive.infolist()
+    data = file.getvalue()
+    assert proven(data[:directory], target) == set(EXPECTED)
+    places = {info.filename.rpartition("/")[2]: info.header_offset for info in rows if "/data/" in info.filename}
+    assert proven(data[: places["6"] + 3], target) == {(f"t{number}",) for number in range(6)}
+    for name, at in places.items():
+        assert proven(flipped(data, at + 100), target) == set(EXPECTED) - {(f"t{name}",)}
+        assert proven(flipped(data, at + 42), target) >= set(EXPECTED) - {(f"t{name}",)}
+
+
+def test_records_that_were_sorted_as_text(target):
+    """As older releases of PyTorch wrote them; of the order, a cut archive shows the beginning only."""
+    value = {f"t{number}": np.random.default_rng(number).random(56, "f4") for number in range(25)}
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved(value))) as old, zipfile.ZipFile(file, "w") as new:
+        names = old.namelist()
+        storages = sorted(name for name in names if "/data/" in name)
+        first = next(index for index, name in enumerate(names) if name in storages)
+        for name in [*names[:first], *storages, *names[first + 25 :]]:
+            new.writestr(name, old.read(name))
+    with zipfile.ZipFile(file) as archive:
+        at = next(info.header_offset for info in archive.infolist() if info.filename.endswith("/data/19"))
+    report = wl.salvage(file.getvalue()[:at], target)
+    assert [tensor.key for tensor in report.kept] == ["t0", "t1", *(f"t{number}" for number in range(10, 19))]
+    assert {tensor.state for tensor in report.kept} == {"proven"}
 
 
 # --------------------------------------------------------------------------------------------- what is contradicted

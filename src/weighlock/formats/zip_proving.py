@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weighlock.errors import WeighlockError
-from weighlock.formats.zip_carving import Carving, Entry
+from weighlock.formats.zip_carving import Carving, Entry, LocalHeader
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
@@ -19,11 +19,13 @@ from weighlock.storages.source import ByteSource
 __all__ = ["Found", "Prover", "crc_of", "described", "inflated", "inflated_crc"]
 
 _DESCRIPTOR_MARK: Final = b"PK\x07\x08"
+_DESCRIPTORS: Final = (16, 24)
 _FULL32: Final = 0xFFFFFFFF
 _CHUNK: Final = 4 << 20
 _PIECE: Final = 1 << 20
 _OVERLAP: Final = 3
 _MOST_TRIED: Final = 1 << 16
+_FEW: Final = 8
 
 
 class Found(NamedTuple):
@@ -218,9 +220,9 @@ class Prover:
         if not size:
             return Found(0, 0, 0, 0, "proven", "it has no bytes")
         entries = self.carving.entries.get(name, [])
-        packed_entry = next((e for e in entries if e.method), None)
-        if packed_entry is not None:
-            return self._packed(name, packed_entry)
+        packed = self._packed(name)
+        if packed is not None:
+            return packed
         listed = {entry.crc for entry in entries if entry.size == size}
         weighing = _Weighing()
         for guess in self._guesses(name, size, before, after):
@@ -313,7 +315,9 @@ class Prover:
     def _all_guesses(self, name: bytes, size: int, before: int | None, after: bytes | None) -> Iterator[_Guess]:
         for header in self.carving.headers.get(name, [])[:_MOST_TRIED]:
             if not header.method and header.size in (0, size):
-                yield _Guess(header.start, "header", header.crc, before is not None and header.offset != before)
+                # Writers that can seek leave the descriptor out.
+                misplaced = before is not None and before - header.offset not in (0, *_DESCRIPTORS)
+                yield _Guess(header.start, "header", header.crc, misplaced)
         for entry in self.carving.entries.get(name, []):
             for shift in self.shifts:
                 for start in self._from_header(entry.offset + shift, name, size, shift):
@@ -324,7 +328,7 @@ class Prover:
                     yield _Guess(start, "behind")
         follower = (self.carving.headers.get(after, []) if after is not None else [])[:1]
         for end in [header.offset for header in follower] or self.carving.places[-1:]:
-            for tail in (16, 24):
+            for tail in _DESCRIPTORS:
                 yield _Guess(end - tail - size, "listed")
 
     def _from_header(self, offset: int, name: bytes, size: int, shift: int) -> Iterator[int]:
@@ -339,16 +343,30 @@ class Prover:
             start = offset - shift + LOCAL_SIZE + len(name) + 4 + wide
             yield start + -start % self.alignment + shift
 
-    def _packed(self, name: bytes, entry: Entry) -> Found:
-        """Prove a record that is compressed."""
-        found = Found(0, entry.packed, entry.size, entry.method, "missing", "its header was not found")
-        for header in self.carving.headers.get(name, [])[:8]:
-            found = found._replace(start=header.start)
-            if header.start + entry.packed > self.high:
-                found = found._replace(state="cut", reason="the file ends before its data do")
-                continue
-            return self._judged(found, {entry.crc, header.crc})
-        return found
+    def _packed(self, name: bytes) -> Found | None:
+        """Prove a record that is compressed, as directory or header say; None if neither does."""
+        best: Found | None = None
+        for start, row in self._packed_places(name):
+            found = Found(start, row.packed, row.size, row.method, "cut", "the file ends before its data do")
+            if start + row.packed <= self.high:
+                found = self._judged(found, {row.crc})
+            if found.state == "proven":
+                return found
+            best = best or found
+        return best
+
+    def _packed_places(self, name: bytes) -> Iterator[tuple[int, Entry | LocalHeader]]:
+        """Give where compressed data may begin, and who says how long they are."""
+        entries = [entry for entry in self.carving.entries.get(name, []) if entry.method][:_FEW]
+        headers = [header for header in self.carving.headers.get(name, []) if header.method][:_FEW]
+        for header in headers:
+            rows: list[Entry | LocalHeader] = [*entries, header]
+            yield from ((header.start, row) for row in rows if row.packed)
+        for entry in entries:
+            for shift in self.shifts:
+                offset = entry.offset + shift
+                yield from ((start, entry) for start in self._from_header(offset, name, entry.size, shift))
+                yield offset + LOCAL_SIZE + len(name), entry
 
     def _judged(self, found: Found, crcs: set[int]) -> Found:
         crc = inflated_crc(self._source, found.start, found.packed, found.size)

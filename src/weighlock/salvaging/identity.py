@@ -145,7 +145,7 @@ class _Witnesses:
         known = [index for index in range(len(claims)) if self._is_known(index)]
         self._previous = dict(_nearest(known, range(len(claims))))
         self._next = dict(_nearest(known[::-1], range(len(claims) - 1, -1, -1)))
-        self._unlisted = {name for name, rows in entries if not rows}
+        self._unlisted = {claim.name for claim in claims} - self._only.keys()
         # What no directory knows is doubtful as soon as one header is in a wrong place.
         self._is_contradicted = self._has_contradiction(known, carving)
 
@@ -176,10 +176,10 @@ class _Witnesses:
         return _Says.NOTHING if bearer is None else _Says.YES if bearer == name else _Says.NO
 
     def _has_odd_name(self, carving: Carving) -> bool:
-        """Whether a header that is no storage's stands where one should."""
-        starts = {claim.found.start for claim in self._claims if claim.found.start}
-        return any(header.start in starts and name not in self._borne
-                   for name, rows in carving.headers.items() for header in rows)  # fmt: skip
+        """Whether a header in the folder of the storages names none of them."""
+        folders = {name.rpartition(b"/")[0] for name in self._borne}
+        return any(rows and name not in self._borne and name.rpartition(b"/")[0] in folders
+                   for name, rows in carving.headers.items())  # fmt: skip
 
     def _directory(self, claim: Claim) -> _Says:
         found, entry = claim.found, self._only.get(claim.name)

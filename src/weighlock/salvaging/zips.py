@@ -251,14 +251,17 @@ def _file_order(named: dict[str, bytes], carving: Carving) -> tuple[list[str], b
 
     PyTorch writes them as the pickle names them; older releases sorted them as text.
     """
-    best, least = list(named), -1
+    best, least = list(named), (len(named) + 1, 0)
     for keys in (list(named), sorted(named)):
         for rows in (carving.headers, carving.entries):
-            found = [there[0].offset for key in keys if (there := rows.get(named[key]))]
+            there = [index for index, key in enumerate(keys) if rows.get(named[key])]
+            found = [rows[named[keys[index]]][0].offset for index in there]
             wrong = sum(one > other for one, other in pairwise(found))
-            if found and (least < 0 or wrong < least):
-                best, least = keys, wrong
-    return best, least <= 2 + len(named) // 50
+            # What is cut away is missing at the end of the right order, and in the middle of the other.
+            missing = there[-1] - len(there) if there else 0
+            if there and (wrong, missing) < least:
+                best, least = keys, (wrong, missing)
+    return best, least[0] <= 2 + len(named) // 50
 
 
 def _end(found: Found) -> int | None:
