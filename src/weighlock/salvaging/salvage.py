@@ -32,9 +32,9 @@ def salvage(
     """Write a new checkpoint of all that is whole in a damaged one; the damaged file is never touched.
 
     Reads PyTorch's zip archives (without a directory, cut, with damaged stretches, with something in front or behind,
-    with translated line ends), its older streams, and safetensors files that were cut. The new file has the same
-    structure and the same format. Tensors that are lost leave their dictionaries; in lists and tuples None stands for
-    them, so that the others keep their numbers.
+    with translated line ends), its older streams, .npz archives, and safetensors files that were cut. The new file has
+    the same structure and the same format; of a TorchScript program it holds the weights, by key. Tensors that are lost
+    leave their dictionaries; in lists and tuples None stands for them, so that the others keep their numbers.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def salvage(
     dry_run : bool
         Only find out what could be saved.
     require_crc : bool
-        Keep only what a checksum proves. Without, bytes are also kept that are where they should be and as many, where
+        Keep only what is proven. Without, bytes are also kept that are where they should be and as many, where
         the format, or what is left of the file, has no checksum for them.
     raw : bool
         Where the structure is lost: save the storages that are whole as flat arrays of bytes, by their records' names.
