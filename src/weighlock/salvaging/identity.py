@@ -131,8 +131,9 @@ class _Witnesses:
             self._bearers.update((header.start, name) for header in rows)
         entries = [(claim.name, carving.entries.get(claim.name, [])) for claim in claims]
         self._has_directory = any(rows for _, rows in entries)
-        self._here = {entry.offset + shift: entry for _, rows in entries for entry in rows
-                      for shift in prover.shifts[:1]}  # fmt: skip
+        # Rows under damaged names too: what they know of a place is right.
+        shift = prover.shifts[0]
+        self._here = {entry.offset + shift: entry for rows in carving.entries.values() for entry in rows}
         self._only = {name: rows[0] for name, rows in entries if len(rows) == 1}
         if in_order:
             self._only = self._believed(_rising(self._only))
