@@ -116,6 +116,16 @@ def test_archives_of_other_writers_are_sound(method):
     assert wl.verify(file.getvalue()).sound
 
 
+def test_our_own_npz_is_sound(tmp_path):
+    """Its padding is of zeros, where PyTorch's is of another byte."""
+    wl.save({"a": np.ones(3), "b": np.ones(9)}, tmp_path / "own.npz", format="npz")
+    assert wl.verify(tmp_path / "own.npz").sound
+    data = bytearray((tmp_path / "own.npz").read_bytes())
+    data[data.index(b"FB") + 9] ^= 1
+    (tmp_path / "own.npz").write_bytes(data)
+    assert not wl.verify(tmp_path / "own.npz").sound
+
+
 def test_npz_and_npy(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.ones(5), b=np.zeros(3))
     np.savez_compressed(tmp_path / "b.npz", a=np.ones(5))

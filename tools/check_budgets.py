@@ -42,6 +42,7 @@ ALLOWED_PARAMETERS: Final[Mapping[str, str]] = {
     "weighlock.hub.surface.load_state_dict_from_url": "torch.hub's own parameters come first, then ours, keyword-only",
     "weighlock.loading.load": "torch.load's own parameters come first, then ours, keyword-only",
     "weighlock.pickling.rare_opcodes.Handlers.__init__": "each is a separate promise to the caller",
+    "weighlock.salvaging.salvage.salvage": "each is a separate wish about the one new file",
     "weighlock.saving.save": "torch.save's own parameters come first, then ours, keyword-only",
     "weighlock.scanning.notes.Notes.add": "the fields of a finding, each optional",
     "weighlock.storages.refs.StorageRef.__init__": "the fields of the persistent id and of the record, one to one",

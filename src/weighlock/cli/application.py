@@ -408,7 +408,10 @@ def manifest(**options: Any) -> int:
 @application.command(short_help=VERBS["salvage"])
 @click.argument("damaged", metavar="DAMAGED")
 @click.argument("out", metavar="OUT")
-@click.option("--require-crc", is_flag=True, help="Keep only what a checksum proves.")
+@click.option(
+    "--manifest", metavar="FILE", help="What `weighlock manifest` wrote when the file was whole: proves tensors."
+)
+@click.option("--require-crc", is_flag=True, help="Keep only what is proven.")
 @click.option("--raw", is_flag=True, help="Where the structure is lost: the storages that are whole, as bytes.")
 @click.option("--all", "everything", is_flag=True, help="List every tensor, not only those without proof.")
 @click.option("--force", is_flag=True, help="Overwrite OUT.")
@@ -420,12 +423,13 @@ def manifest(**options: Any) -> int:
 def salvage(**options: Any) -> int:
     r"""Write to OUT, a new checkpoint, all that is whole in the file DAMAGED, which is never touched.
 
-    Of PyTorch's zip archives and streams that were cut, or that hold damaged bytes, and of safetensors files that were
-    cut. Tensors that are lost are named, and leave the object.
+    Of PyTorch's zip archives and streams, TorchScript programs and .npz archives that were cut, or that hold damaged
+    bytes, and of safetensors files that were cut. Tensors that are lost are named, and leave the object.
 
     \b
     weighlock salvage broken.pth saved.pth --dry-run
     weighlock salvage broken.pth saved.pth
+    weighlock salvage broken.safetensors saved.safetensors --manifest manifest.json
 
     Exit codes: 0 nothing is lost; 1 something is lost; 2 nothing could be saved.
     """

@@ -1,14 +1,15 @@
 """A bar for long work: on standard error, for a person at a terminal, gone when the work is done."""
 
+import os
 import sys
 import threading
 import time
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from weighlock.cli.wording import size
 
-__all__ = ["Bar"]
+__all__ = ["Bar", "file_size"]
 
 _EVERY: Final = 0.1
 _FIRST: Final = 0.5
@@ -64,3 +65,11 @@ def _is_terminal() -> bool:
         return sys.stderr is not None and sys.stderr.isatty()
     except ValueError:
         return False
+
+
+def file_size(file: Any) -> int:
+    """Return how long a file is; 0 for what is no file here, such as an address."""
+    try:
+        return os.path.getsize(file)
+    except (OSError, TypeError, ValueError):
+        return 0

@@ -7,6 +7,7 @@ from weighlock.cli.common import taken
 from weighlock.cli.documents import document
 from weighlock.cli.opening import GOOD, NO
 from weighlock.cli.output import Output, Piece
+from weighlock.cli.progress import Bar, file_size
 from weighlock.text import safe_text
 
 if TYPE_CHECKING:
@@ -24,10 +25,16 @@ def salvage_file(damaged: str, out: str, **options: Any) -> int:
     from weighlock.salvaging.salvage import salvage
 
     require_crc, raw = options.pop("require_crc", False), options.pop("raw", False)
-    everything = options.pop("everything", False)
+    everything, manifest = options.pop("everything", False), options.pop("manifest", None)
     common = taken(options)
     output = Output(json=common.form == "json", color=common.color, quiet=common.quiet)
-    report = salvage(damaged, out, force=common.force, dry_run=common.dry_run, require_crc=require_crc, raw=raw)
+    # Searched, checked and written; and with a manifest, hashed.
+    total = file_size(damaged) * (3 if manifest is None else 4)
+    with Bar(total, shown=common.progress and not common.quiet) as bar:
+        report = salvage(
+            damaged, out, force=common.force, dry_run=common.dry_run, require_crc=require_crc, raw=raw,
+            manifest=manifest, progress=bar,
+        )  # fmt: skip
     if common.form == "json":
         output.document(document("weighlock/salvage", **report.to_dict()))
     else:
@@ -46,7 +53,7 @@ def _write(report: "SalvageReport", output: Output, *, everything: bool, truncat
         output.line(("note       ", "note"), note)
     counts = [f"{len(report.kept):,} of {len(report.tensors):,} tensors kept"]
     unproven = sum(tensor.state == "unproven" for tensor in report.kept)
-    counts += [f"{unproven:,} of them without a checksum"] if unproven else []
+    counts += [f"{unproven:,} of them unproven"] if unproven else []
     counts += [f"{len(report.lost):,} lost"] if report.lost else []
     done = "would be written" if report.target is None else f"{wording.size(report.nbytes)} written"
     where = "" if report.target is None else f" to {safe_text(report.target)}"

@@ -8,7 +8,7 @@ from weighlock.cli.common import STDIN, Common, check_target, chosen_files, take
 from weighlock.cli.documents import document
 from weighlock.cli.opening import FAILED, GOOD, INCOMPLETE, NO, spooled
 from weighlock.cli.output import Output, Piece
-from weighlock.cli.progress import Bar
+from weighlock.cli.progress import Bar, file_size
 from weighlock.errors import ArgumentError
 from weighlock.scanning.rules import rank
 from weighlock.text import safe_text
@@ -43,7 +43,7 @@ def verify_paths(paths: Sequence[str] = (), **options: Any) -> int:
     meant = None if named is None else [spooled() if name == STDIN else name for name in named]
     wanted = plan(meant, holding.manifest, holding.lock, None, common.encoding)
     done: list[FileCheck] = []
-    total = sum(_size(file.file) for file in wanted.files)
+    total = sum(file_size(file.file) for file in wanted.files)
     with writing(common, named or []) as output, Bar(total, shown=common.progress and not common.quiet) as bar:
         for found in checks(wanted, jobs=holding.jobs, progress=bar):
             done.append(found)
@@ -56,15 +56,6 @@ def verify_paths(paths: Sequence[str] = (), **options: Any) -> int:
         elif common.form == "text" and len(done) != 1:
             output.line((_summary(done), "note"))
     return _exit_code(done, allow_incomplete=holding.allow_incomplete)
-
-
-def _size(file: Any) -> int:
-    import os
-
-    try:
-        return os.path.getsize(file)
-    except (OSError, TypeError, ValueError):
-        return 0
 
 
 def _exit_code(done: "Sequence[FileCheck]", *, allow_incomplete: bool) -> int:
@@ -153,7 +144,7 @@ def make_manifest(paths: Sequence[str] = (), **options: Any) -> int:
     if common.target is not None:
         check_target(common.target, named, force=common.force)
     left_out = [] if common.target is None else [common.target]
-    total = 2 * sum(map(_size, named))
+    total = 2 * sum(map(file_size, named))
     with Bar(total, shown=common.progress and not common.quiet) as bar:
         text = manifest(named, progress=bar, exclude=left_out).to_json()
     if common.target is not None:

@@ -4,17 +4,18 @@ Members are stored, not deflated; the arrays in them begin at multiples of 64 by
 `numpy.save` writes. Types that NumPy itself does not have become raw bytes of their size, as there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from weighlock.dtypes import DType
 from weighlock.errors import SaveError
 from weighlock.storages.checksum import crc32
-from weighlock.storages.sinks import GatheringSink, Sink, Stream
+from weighlock.storages.sinks import Buffer, GatheringSink, Sink, Stream
 from weighlock.tensors.flat import FlatLeaf
 
-__all__ = ["check_npz_names", "npy_header", "write_npz"]
+__all__ = ["Member", "check_npz_names", "npy_header", "write_members", "write_npz"]
 
 _ALIGNMENT: Final = 64
 _FULL: Final = 0xFFFFFFFF
@@ -69,41 +70,80 @@ def check_npz_names(names: list[str]) -> list[bytes]:
     return found
 
 
+class Member(NamedTuple):
+    """A member of an archive.
+
+    Attributes
+    ----------
+    name : bytes
+    method : int
+        0 where its bytes are stored, 8 where they are deflated.
+    size : int
+        Unpacked.
+    packed : int
+        In the archive.
+    crc : int or None
+        Of the unpacked bytes; None where it is worked out from the pieces, which are those bytes then.
+    pieces : callable
+        Returns its bytes as they are in the archive, piece by piece.
+    """
+
+    name: bytes
+    method: int
+    size: int
+    packed: int
+    crc: int | None
+    pieces: Callable[[], Iterator[Buffer | Stream]]
+
+
 def write_npz(sink: Sink, leaves: Mapping[str, FlatLeaf]) -> None:
     """Write an archive; the names were checked."""
+    write_members(sink, (_member(*item) for item in zip(check_npz_names(list(leaves)), leaves.values(), strict=True)))
+
+
+def _member(name: bytes, leaf: FlatLeaf) -> Member:
+    head = npy_header(leaf.dtype, leaf.shape)
+    size = len(head) + leaf.nbytes
+    return Member(name, 0, size, size, None, lambda: chain((head,), leaf.pieces()))
+
+
+def write_members(sink: Sink, members: Iterable[Member]) -> None:
+    """Write an archive of these members, their data at multiples of 64 bytes."""
     archive = GatheringSink(sink)
     offset = 0
     entries = []
-    for name, leaf in zip(check_npz_names(list(leaves)), leaves.values(), strict=True):
-        head = npy_header(leaf.dtype, leaf.shape)
-        size = len(head) + leaf.nbytes
+    for member in members:
+        name, packed, size = member.name, member.packed, member.size
         padding = -(offset + 30 + len(name) + 4) % _ALIGNMENT
         extra = b"FB" + padding.to_bytes(2, "little") + bytes(padding)
-        archive.write(_LOCAL(b"PK\3\4", 20, _FLAGS, 0, 0, _DATE, 0, 0, 0, len(name), len(extra)) + name + extra + head)
-        crc = crc32(head)
-        for piece in leaf.pieces():
+        fields = (20, _FLAGS, member.method, 0, _DATE, 0, 0, 0, len(name), len(extra))
+        archive.write(_LOCAL(b"PK\3\4", *fields) + name + extra)
+        crc = 0
+        for piece in member.pieces():
             for part in piece.pieces() if isinstance(piece, Stream) else (piece,):
-                crc = crc32(part, crc)
+                crc = crc32(part, crc) if member.crc is None else member.crc
                 archive.write(bytes(part) if part is not piece else part)
-        wide = size >= _FULL or offset >= _FULL
-        tail = (_DESCRIPTOR if wide else _SHORT_DESCRIPTOR)(b"PK\7\x08", crc, size, size)
+        wide = max(size, packed, offset) >= _FULL
+        tail = (_DESCRIPTOR if wide else _SHORT_DESCRIPTOR)(b"PK\7\x08", crc, packed, size)
         archive.write(tail)
-        entries.append(_entry(name, offset, size, crc))
-        offset += 30 + len(name) + len(extra) + size + len(tail)
+        entries.append(_entry(member, offset, crc))
+        offset += 30 + len(name) + len(extra) + packed + len(tail)
     directory = b"".join(entries)
     archive.write(directory)
     archive.write(_ending(len(entries), len(directory), offset))
     archive.flush()
 
 
-def _entry(name: bytes, offset: int, size: int, crc: int) -> bytes:
-    extra = b""
-    if size >= _FULL or offset >= _FULL:
-        extra = b"\1\0\x18\0" + size.to_bytes(8, "little") * 2 + offset.to_bytes(8, "little")
-    shown, place = (_FULL, _FULL) if extra else (size, offset)
+def _entry(member: Member, offset: int, crc: int) -> bytes:
+    extra, name = b"", member.name
+    if max(member.size, member.packed, offset) >= _FULL:
+        numbers = (member.size, member.packed, offset)
+        extra = b"\1\0\x18\0" + b"".join(number.to_bytes(8, "little") for number in numbers)
+    packed, size, place = (_FULL,) * 3 if extra else (member.packed, member.size, offset)
     version = 45 if extra else 20
     return _ENTRY(
-        b"PK\1\2", version, version, _FLAGS, 0, 0, _DATE, crc, shown, shown, len(name), len(extra), 0, 0, 0, 0, place
+        b"PK\1\2", version, version, _FLAGS, member.method, 0, _DATE, crc, packed, size, len(name), len(extra), 0, 0,
+        0, 0, place,
     ) + name + extra  # fmt: skip
 
 

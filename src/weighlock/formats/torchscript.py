@@ -17,7 +17,7 @@ from weighlock.pickling.allowlist import Known
 from weighlock.pickling.inert import Described, ScriptClass
 from weighlock.storages.source import ByteSource
 
-__all__ = ["ScriptRows", "read"]
+__all__ = ["VALUE_ROWS", "ScriptRows", "read"]
 
 Args = tuple[Any, ...]
 
@@ -34,6 +34,14 @@ _JIT_NAMES: Final = (
 )  # fmt: skip
 
 
+def _value_row(module: str, name: str) -> Callable[[], Known]:
+    return lambda: Known(Described(module, name), _tagged)
+
+
+VALUE_ROWS: Final = {("torch.jit._pickle", name): _value_row("torch.jit._pickle", name) for name in _JIT_NAMES}
+"""What TorchScript wraps around lists and dictionaries, to say their types."""
+
+
 class ScriptRows:
     """Every class of the archive's own program is known data, whatever its name."""
 
@@ -45,9 +53,7 @@ class ScriptRows:
         if module == "__torch__" or module.startswith("__torch__."):
             members = self._members.get(f"{module}.{name}")
             return lambda: Known(ScriptClass(module, name, members))
-        if module == "torch.jit._pickle" and name in _JIT_NAMES:
-            return lambda: Known(Described(module, name), _tagged)
-        return None
+        return VALUE_ROWS.get(key)
 
 
 _CLASS: Final = re.compile(

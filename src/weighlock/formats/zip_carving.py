@@ -1,6 +1,6 @@
 """What can still be found in a damaged zip archive: local headers and directory entries, by their marks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weighlock.formats.zip_directory import entry_struct, zip64_fields
@@ -116,13 +116,19 @@ def _longest_rise(numbers: Sequence[int]) -> set[int]:
     return found
 
 
-def carve(source: ByteSource) -> Carving:
-    """Search a file for local headers and directory entries."""
+def carve(source: ByteSource, progress: Callable[[int], object] | None = None) -> Carving:
+    """Search a file for local headers and directory entries.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called with the number of bytes read since the last call.
+    """
     headers: dict[bytes, list[LocalHeader]] = {}
     entries: dict[bytes, list[Entry]] = {}
     places: list[int] = []
     count, false, stop = 0, 0, -1
-    for place, is_entry in _marks(source):
+    for place, is_entry in _marks(source, progress):
         found = _entry(source, place) if is_entry else _header(source, place)
         if found is None:
             false += 1
@@ -141,13 +147,15 @@ def carve(source: ByteSource) -> Carving:
     return Carving(headers, entries, sorted(places), True)
 
 
-def _marks(source: ByteSource) -> Iterator[tuple[int, bool]]:
+def _marks(source: ByteSource, progress: Callable[[int], object] | None) -> Iterator[tuple[int, bool]]:
     """Give where the marks of headers and entries stand."""
     position, kept = 0, b""
     while position < source.size:
         data = kept + source.read_at(position, min(_CHUNK, source.size - position))
         base = position - len(kept)
         position = base + len(data)
+        if progress is not None:
+            progress(len(data) - len(kept))
         for mark, is_entry in ((LOCAL_MARK, False), (_ENTRY_MARK, True)):
             at = data.find(mark)
             while at >= 0:
@@ -163,7 +171,7 @@ def _header(source: ByteSource, place: int) -> LocalHeader | None:
     _, _, method, crc, packed, size, name_size, extra = LOCAL.unpack_from(raw)
     name = raw[LOCAL_SIZE : LOCAL_SIZE + name_size]
     start = place + LOCAL_SIZE + name_size + extra
-    if method not in (0, 8) or not _is_name(name, name_size) or start > source.size:
+    if method not in (0, 8) or not _is_name(name, name_size):
         return None
     if _FULL32 in (packed, size):
         packed = size = 0  # the zip64 field of PyTorch's local headers is not to be believed either

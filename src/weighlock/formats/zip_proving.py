@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from weighlock.errors import WeighlockError
-from weighlock.formats.zip_carving import Carving, Entry
+from weighlock.formats.zip_carving import Carving, Entry, LocalHeader
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
@@ -19,11 +19,13 @@ from weighlock.storages.source import ByteSource
 __all__ = ["Found", "Prover", "crc_of", "described", "inflated", "inflated_crc"]
 
 _DESCRIPTOR_MARK: Final = b"PK\x07\x08"
+_DESCRIPTORS: Final = (16, 24)
 _FULL32: Final = 0xFFFFFFFF
 _CHUNK: Final = 4 << 20
 _PIECE: Final = 1 << 20
 _OVERLAP: Final = 3
 _MOST_TRIED: Final = 1 << 16
+_FEW: Final = 8
 
 
 class Found(NamedTuple):
@@ -40,6 +42,8 @@ class Found(NamedTuple):
         found.
     reason : str
         A clause that says why.
+    crc : int
+        That of the bytes, where it was computed.
     """
 
     start: int
@@ -48,6 +52,7 @@ class Found(NamedTuple):
     method: int
     state: str
     reason: str
+    crc: int = 0
 
 
 def crc_of(source: ByteSource, start: int, size: int, progress: Callable[[int], object] | None = None) -> int:
@@ -163,18 +168,31 @@ class Prover:
         The stretch of the file that is looked at.
     alignment : int
         That of the data in the file as it was written.
+    progress : callable, optional
+        Called with the number of bytes whose checksum was computed since the last call.
+
+    Attributes
+    ----------
+    carving : Carving
+    shifts : list of int
+        By how much the offsets of the directory may be wrong, the likeliest first.
     """
 
-    def __init__(self, source: ByteSource, carving: Carving, low: int, high: int, alignment: int = 64) -> None:
+    # Reason for the parameter count: one stretch of one file, and two facts about it.
+    def __init__(
+        self, source: ByteSource, carving: Carving, low: int, high: int, alignment: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:  # fmt: skip
         self._source = source
-        self._carving = carving
+        self._progress = progress
+        self.carving = carving
         self.alignment = alignment
         self.low = low
         self.high = high
         shifts = [h.offset - e.offset for n, rows in carving.headers.items() for h in rows[:1]
                   for e in carving.entries.get(n, [])[:1]]  # fmt: skip
         # Where something was put in front, or cut away, all offsets of the directory are wrong by as much.
-        self._shifts = sorted(set(shifts), key=lambda shift: (shift != 0, -shifts.count(shift)))[:8] or [0]
+        self.shifts = sorted(set(shifts), key=lambda shift: (shift != 0, -shifts.count(shift)))[:8] or [0]
         self._unique: dict[int, bytes] | None = None
         self._owners: dict[int, set[bytes]] = {}
         for name, entries in carving.entries.items():
@@ -183,7 +201,7 @@ class Prover:
 
     def in_order(self, names: Sequence[bytes]) -> "Prover":
         """Return a prover that believes no header which stands out of this order."""
-        return Prover(self._source, self._carving.in_order(names), self.low, self.high, self.alignment)
+        return Prover(self._source, self.carving.in_order(names), self.low, self.high, self.alignment, self._progress)
 
     def find(
         self, name: bytes, size: int, before: int | None = None, after: bytes | None = None, floor: int = 0
@@ -201,10 +219,10 @@ class Prover:
         """
         if not size:
             return Found(0, 0, 0, 0, "proven", "it has no bytes")
-        entries = self._carving.entries.get(name, [])
-        packed_entry = next((e for e in entries if e.method), None)
-        if packed_entry is not None:
-            return self._packed(name, packed_entry)
+        entries = self.carving.entries.get(name, [])
+        packed = self._packed(name)
+        if packed is not None:
+            return packed
         listed = {entry.crc for entry in entries if entry.size == size}
         weighing = _Weighing()
         for guess in self._guesses(name, size, before, after):
@@ -236,7 +254,8 @@ class Prover:
             return None
         if not own and guess.kind == "behind" and not listed:
             return None
-        crc = crc_of(self._source, guess.start, size)
+        crc = crc_of(self._source, guess.start, size, self._progress)
+        found = found._replace(crc=crc)
         if crc in listed - {0} and (by_name or len(listed) == 1):
             return found
         if crc not in own:
@@ -252,7 +271,7 @@ class Prover:
 
     def _holds_header(self, start: int, size: int) -> bool:
         """Whether a header stands among the data: then some are missing, and these are not they."""
-        return self._carving.next_place(start, self.high) < start + size
+        return self.carving.next_place(start, self.high) < start + size
 
     def _is_listed_elsewhere(self, name: bytes, crc: int, listed: set[int]) -> bool:
         """Whether the directory knows these bytes under another name.
@@ -262,26 +281,26 @@ class Prover:
         """
         if not self._owners.get(crc, set()) - {name}:
             return False
-        return bool(listed - {0}) or len(self._carving.headers.get(name, [])) > 1
+        return bool(listed - {0}) or len(self.carving.headers.get(name, [])) > 1
 
     def _is_of_another(self, start: int, name: bytes) -> bool:
         """Whether data that begin here have a header of another name, and the only one of that name."""
         if self._unique is None:
-            self._unique = {rows[0].start: one for one, rows in self._carving.headers.items() if len(rows) == 1}
+            self._unique = {rows[0].start: one for one, rows in self.carving.headers.items() if len(rows) == 1}
         return self._unique.get(start, name) != name
 
     def start_behind(self, before: int, name: bytes) -> int:
         """Return where the data of a record begin whose header stands at `before`, as PyTorch aligns them."""
-        header = next((h for h in self._carving.headers.get(name, []) if h.offset == before), None)
+        header = next((h for h in self.carving.headers.get(name, []) if h.offset == before), None)
         if header is not None:
             return header.start
-        shift = self._shifts[0]
+        shift = self.shifts[0]
         start = before - shift + LOCAL_SIZE + len(name) + 4
         return start + -start % self.alignment + shift
 
     def _beyond(self, name: bytes, size: int, before: int | None) -> bool:
         """Whether the record would begin, or end, behind the end of the file."""
-        if self._carving.headers.get(name):
+        if self.carving.headers.get(name):
             return False
         return before is not None and before + LOCAL_SIZE + len(name) + size > self.high
 
@@ -294,20 +313,22 @@ class Prover:
                 yield guess
 
     def _all_guesses(self, name: bytes, size: int, before: int | None, after: bytes | None) -> Iterator[_Guess]:
-        for header in self._carving.headers.get(name, [])[:_MOST_TRIED]:
+        for header in self.carving.headers.get(name, [])[:_MOST_TRIED]:
             if not header.method and header.size in (0, size):
-                yield _Guess(header.start, "header", header.crc, before is not None and header.offset != before)
-        for entry in self._carving.entries.get(name, []):
-            for shift in self._shifts:
+                # Writers that can seek leave the descriptor out.
+                misplaced = before is not None and before - header.offset not in (0, *_DESCRIPTORS)
+                yield _Guess(header.start, "header", header.crc, misplaced)
+        for entry in self.carving.entries.get(name, []):
+            for shift in self.shifts:
                 for start in self._from_header(entry.offset + shift, name, size, shift):
                     yield _Guess(start, "listed")
         if before is not None:
-            for shift in self._shifts:
+            for shift in self.shifts:
                 for start in self._from_header(before, name, size, shift):
                     yield _Guess(start, "behind")
-        follower = (self._carving.headers.get(after, []) if after is not None else [])[:1]
-        for end in [header.offset for header in follower] or self._carving.places[-1:]:
-            for tail in (16, 24):
+        follower = (self.carving.headers.get(after, []) if after is not None else [])[:1]
+        for end in [header.offset for header in follower] or self.carving.places[-1:]:
+            for tail in _DESCRIPTORS:
                 yield _Guess(end - tail - size, "listed")
 
     def _from_header(self, offset: int, name: bytes, size: int, shift: int) -> Iterator[int]:
@@ -322,23 +343,37 @@ class Prover:
             start = offset - shift + LOCAL_SIZE + len(name) + 4 + wide
             yield start + -start % self.alignment + shift
 
-    def _packed(self, name: bytes, entry: Entry) -> Found:
-        """Prove a record that is compressed."""
-        found = Found(0, entry.packed, entry.size, entry.method, "missing", "its header was not found")
-        for header in self._carving.headers.get(name, [])[:8]:
-            found = found._replace(start=header.start)
-            if header.start + entry.packed > self.high:
-                found = found._replace(state="cut", reason="the file ends before its data do")
-                continue
-            return self._judged(found, {entry.crc, header.crc})
-        return found
+    def _packed(self, name: bytes) -> Found | None:
+        """Prove a record that is compressed, as directory or header say; None if neither does."""
+        best: Found | None = None
+        for start, row in self._packed_places(name):
+            found = Found(start, row.packed, row.size, row.method, "cut", "the file ends before its data do")
+            if start + row.packed <= self.high:
+                found = self._judged(found, {row.crc})
+            if found.state == "proven":
+                return found
+            best = best or found
+        return best
+
+    def _packed_places(self, name: bytes) -> Iterator[tuple[int, Entry | LocalHeader]]:
+        """Give where compressed data may begin, and who says how long they are."""
+        entries = [entry for entry in self.carving.entries.get(name, []) if entry.method][:_FEW]
+        headers = [header for header in self.carving.headers.get(name, []) if header.method][:_FEW]
+        for header in headers:
+            rows: list[Entry | LocalHeader] = [*entries, header]
+            yield from ((header.start, row) for row in rows if row.packed)
+        for entry in entries:
+            for shift in self.shifts:
+                offset = entry.offset + shift
+                yield from ((start, entry) for start in self._from_header(offset, name, entry.size, shift))
+                yield offset + LOCAL_SIZE + len(name), entry
 
     def _judged(self, found: Found, crcs: set[int]) -> Found:
         crc = inflated_crc(self._source, found.start, found.packed, found.size)
         if crc is None:
             return found._replace(state="damaged", reason="it cannot be unpacked")
         if crc in crcs - {0}:
-            return found._replace(state="proven", reason="its CRC-32 is the one that was written")
+            return found._replace(state="proven", reason="its CRC-32 is the one that was written", crc=crc)
         return found._replace(state="damaged", reason="its CRC-32 is another one")
 
     # ------------------------------------------------------------------------------------- records of unknown size
@@ -363,12 +398,12 @@ class Prover:
                 yield size
 
     def _stated_sizes(self, name: bytes) -> Iterator[int]:
-        for entry in self._carving.entries.get(name, []):
+        for entry in self.carving.entries.get(name, []):
             yield entry.size
-        for header in self._carving.headers.get(name, []):
+        for header in self.carving.headers.get(name, []):
             if header.size:
                 yield header.size
-            yield from descriptor_sizes(self._source, header.start, self._carving.next_place(header.offset, self.high))
+            yield from descriptor_sizes(self._source, header.start, self.carving.next_place(header.offset, self.high))
 
 
 def descriptor_sizes(source: ByteSource, start: int, stop: int) -> Iterator[int]:

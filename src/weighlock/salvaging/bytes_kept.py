@@ -1,7 +1,7 @@
 """The bytes that are kept, on their way from the damaged file to the new one."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from weighlock.errors import UnsupportedError
@@ -12,12 +12,13 @@ from weighlock.storages.source import ByteSource
 __all__ = ["kept_records", "stretch"]
 
 
-def kept_records(source: ByteSource, founds: Sequence[Found]) -> StorageRecords:
+def kept_records(source: ByteSource, founds: Sequence[Found], progress: Callable[[int], object]) -> StorageRecords:
     """Return the storages that are kept, each read when it is its turn: mapped where that can be."""
     whole = _mapped(source)
 
     def buffer(index: int) -> Any:
         found = founds[index]
+        progress(found.size)
         if found.method:
             return inflated(source, found)
         return stretch(source, whole, found.start, found.size)

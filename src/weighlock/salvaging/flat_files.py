@@ -1,13 +1,13 @@
 """Salvage from safetensors files: the header stands first and says where everything is; there are no checksums."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from weighlock.dtypes import VALUES_PER_UNIT
 from weighlock.formats.flat import DOCUMENT
 from weighlock.formats.safetensors_header import SafetensorsEntry, read_header
-from weighlock.limits import Limits
 from weighlock.salvaging.bytes_kept import stretch
-from weighlock.salvaging.plan import Plan
+from weighlock.salvaging.plan import TRIED, Plan, Terms
 from weighlock.salvaging.report import SalvagedTensor
 from weighlock.storages.sinks import Buffer, GatheringSink, Sink
 from weighlock.storages.source import ByteSource
@@ -34,8 +34,8 @@ class _Lengthened:
         return getattr(self._source, name)
 
 
-def plan_safetensors(source: ByteSource, limits: Limits, *, require_crc: bool) -> Plan:
-    """Find out what can be saved.
+def plan_safetensors(source: ByteSource, terms: Terms, refused: Collection[tuple[Any, ...]] = ()) -> Plan:
+    """Find out what can be saved, without the tensors of some paths.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def plan_safetensors(source: ByteSource, limits: Limits, *, require_crc: bool) -
     """
     length = int.from_bytes(source.read_at(0, _HEADER_LENGTH), "little")
     start = _HEADER_LENGTH + length
-    header = read_header(_Lengthened(source, start + _declared(source, start, length)), limits)
+    header = read_header(_Lengthened(source, start + _declared(source, start, length)), terms.limits)
     notes = ["this format has no checksums: what is kept is where it should be, and as long"]
     there = source.size - start
     tensors: list[SalvagedTensor] = []
@@ -53,16 +53,21 @@ def plan_safetensors(source: ByteSource, limits: Limits, *, require_crc: bool) -
         state, reason = "unproven", "by size and position only: the format has no checksums"
         if entry.end > there:
             state, reason = "lost", "the file ends before its data do"
-        elif require_crc and entry.end > entry.begin:
-            state, reason = "lost", f"a checksum is demanded: {reason}"
+        elif terms.require_crc and entry.end > entry.begin:
+            state, reason = TRIED if terms.tries else "lost", f"a checksum is demanded: {reason}"
         tensors.append(SalvagedTensor((entry.name,), (entry.name,), entry.end - entry.begin, state, reason))
-        if state != "lost":
+        if state != "lost" and (entry.name,) not in refused:
             kept.append(entry)
     metadata = dict(header.metadata)
     if DOCUMENT in metadata and len(kept) < len(header.tensors):
         del metadata[DOCUMENT]
         notes.append("the description of aliases and structure is left out: it names tensors that are lost")
-    return Plan("safetensors", tensors, notes, lambda sink: _write(sink, source, start, kept, metadata))
+
+    def write(sink: Sink) -> None:
+        _write(sink, source, start, kept, metadata)
+        terms.progress(sum(entry.end - entry.begin for entry in kept))
+
+    return Plan("safetensors", tensors, notes, write, lambda paths: plan_safetensors(source, terms, paths))
 
 
 def _declared(source: ByteSource, start: int, length: int) -> int:

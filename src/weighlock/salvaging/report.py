@@ -19,8 +19,8 @@ class SalvagedTensor(NamedTuple):
     nbytes : int
         Of these storages.
     state : str
-        ``"proven"``: a checksum shows that the bytes are those that were written. ``"unproven"``: they are where they
-        should be, and as many, and there is no checksum. ``"lost"``.
+        ``"proven"``: a checksum shows that the bytes are those that were written, and two witnesses whose they are, or
+        a manifest shows both. ``"unproven"``: nothing contradicts them, and one of these proofs is missing. ``"lost"``.
     reason : str
         A clause that says why.
     """
@@ -52,7 +52,7 @@ class SalvageReport(NamedTuple):
     source : str
     size : int
     format : str
-        Of the input, and of what was written.
+        Of what was written: that of the input, but for programs of TorchScript.
     target : str or None
         The file that was written; None for a dry run.
     tensors : tuple of SalvagedTensor

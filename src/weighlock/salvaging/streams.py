@@ -4,6 +4,7 @@ There are no checksums. A storage's place is believed where its own length stand
 the end of what is there, behind it; its bytes are never proven.
 """
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from weighlock.errors import DamagedError, PickleStreamError, TruncatedPickleError, WeighlockError
@@ -14,7 +15,7 @@ from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.unpickler import Unpickler
 from weighlock.salvaging.bytes_kept import kept_records
-from weighlock.salvaging.plan import Plan, decide, fates, settled
+from weighlock.salvaging.plan import Plan, Terms, decide, fates, settled
 from weighlock.salvaging.structure import Structure, describe, nbytes_of, unit_of
 from weighlock.storages.source import ByteSource
 from weighlock.tensors.leaves import Leaves
@@ -25,8 +26,8 @@ _FIRST_READ: Final = 1 << 20
 _COUNT: Final = 8
 
 
-def plan_stream(source: ByteSource, limits: Limits, *, require_crc: bool) -> Plan:
-    """Find out what can be saved.
+def plan_stream(source: ByteSource, terms: Terms, refused: Collection[tuple[Any, ...]] = ()) -> Plan:
+    """Find out what can be saved, without the tensors of some paths.
 
     Raises
     ------
@@ -34,16 +35,19 @@ def plan_stream(source: ByteSource, limits: Limits, *, require_crc: bool) -> Pla
         If the pickles are damaged: then nothing says what the bytes are.
     """
     notes: list[str] = ["this format has no checksums: what is kept is where it should be, and as long"]
-    structure, keys, position = _pickles(source, limits)
+    structure, keys, position = _pickles(source, terms.limits)
     located = _located(source, structure, keys, position)
-    storages = {key: decide(found, require_crc=require_crc) for key, found in located.items()}
+    storages = {key: decide(found, terms) for key, found in located.items()}
     tensors = fates(structure.leaves(), storages, lambda key: f"storage {key}")
     places = structure.places
-    made, kept = settled(structure, storages)
+    made, kept = settled(structure, storages, refused)
     data = Pickler(2).dumps(made)
     units = [unit_of(places[key]) for key in kept]
-    records = kept_records(source, [storages[key] for key in kept])
-    return Plan("torch-legacy", tensors, notes, lambda sink: write_legacy(sink, data, records, units, 2))
+    records = kept_records(source, [storages[key] for key in kept], terms.progress)
+    return Plan(
+        "torch-legacy", tensors, notes, lambda sink: write_legacy(sink, data, records, units, 2),
+        lambda paths: plan_stream(source, terms, paths),
+    )  # fmt: skip
 
 
 def _pickles(source: ByteSource, limits: Limits) -> tuple[Structure, list[str], int]:

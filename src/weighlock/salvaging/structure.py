@@ -5,11 +5,12 @@ it stood. A call that needs a lost storage is lost as a whole, with all calls ar
 the dictionary, attribute or list that holds it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, PickleStreamError
 from weighlock.formats.reading import allowlist_with
+from weighlock.formats.torchscript import VALUE_ROWS
 from weighlock.limits import Limits
 from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.inert import GlobalRef, Stub
@@ -62,45 +63,49 @@ class Structure:
         Each storage, as it is named first.
     end : int
         Where the pickle ends.
+    is_script : bool
+        Whether it names classes of a TorchScript program.
     """
 
-    def __init__(self, made: Any, mentions: list[StoragePlace], end: int) -> None:
+    def __init__(self, made: Any, mentions: list[StoragePlace], end: int, *, is_script: bool = False) -> None:
         self.object = made
         self.mentions = mentions
         self.places: dict[str, StoragePlace] = {}
         for place in mentions:
             self.places.setdefault(place.key, place)
         self.end = end
+        self.is_script = is_script
         self._within: dict[int, tuple[StoragePlace, ...]] = {}
         self._kept: list[Any] = []
 
     # Reason for recursion: a tree that is nested deeper than Python's own stack is refused, and no checkpoint is.
-    def leaves(self) -> list[Leaf]:
-        """Return each object with data of its own, at the first place where it stands."""
+    def leaves(self, *, again: bool = False) -> list[Leaf]:
+        """Return each object with data of its own, at the first place where it stands; with `again`, at each."""
         found: list[Leaf] = []
         seen: set[int] = set()
         try:
-            self._visit((), self.object, found, seen)
+            self._visit((), self.object, found, seen, again=again)
         except RecursionError:
             raise _too_deep() from None
         return found
 
-    def _visit(self, path: tuple[Any, ...], value: Any, found: list[Leaf], seen: set[int]) -> None:
+    def _visit(self, path: tuple[Any, ...], value: Any, found: list[Leaf], seen: set[int], *, again: bool) -> None:
         kind = type(value)
         if kind in _PLAIN:
             return
         if kind is StoragePlace:
             found.append(Leaf(path, value, (value,)))
             return
-        if id(value) in seen:
+        known = id(value) in seen
+        if known and not again:
             return
         seen.add(id(value))
         places = self.needed(value) if kind is Stub else ()
         if places:
             found.append(Leaf(path, value, places))
-            return
-        for part, child in _held(value):
-            self._visit((*path, part), child, found, seen)
+        elif not known:
+            for part, child in _held(value):
+                self._visit((*path, part), child, found, seen, again=again)
 
     def needed(self, value: Any) -> tuple[StoragePlace, ...]:
         """Return the storages without which an object cannot be made; not those of what it merely holds."""
@@ -133,14 +138,14 @@ class Structure:
             if key in keys:
                 place.persistent.pid = (mark, kind, str(keys[key]), *rest)
 
-    def without(self, lost: Callable[[tuple[StoragePlace, ...]], bool]) -> Any:
-        """Take out what needs a lost storage; return the object, or `LOST`.
+    def without(self, lost: Callable[[tuple[StoragePlace, ...]], bool], refused: Collection[int] = ()) -> Any:
+        """Take out what needs a lost storage, and leaves of these ids; return the object, or `LOST`.
 
         Dictionaries and attributes lose the key. In lists and tuples None takes the place, so that the others keep
         their numbers.
         """
         try:
-            return _Pruning(self, lost).pruned(self.object)
+            return _Pruning(self, lost, refused).pruned(self.object)
         except RecursionError:
             raise _too_deep() from None
 
@@ -190,9 +195,12 @@ def _pairs(args: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
 class _Pruning:
     """One removal of what is lost; containers are changed where they are, so that what shares them still does."""
 
-    def __init__(self, structure: Structure, lost: Callable[[tuple[StoragePlace, ...]], bool]) -> None:
+    def __init__(
+        self, structure: Structure, lost: Callable[[tuple[StoragePlace, ...]], bool], refused: Collection[int]
+    ) -> None:
         self._structure = structure
         self._lost = lost
+        self._refused = refused
         self._done: dict[int, Any] = {}
         self._kept: list[Any] = []
 
@@ -208,6 +216,8 @@ class _Pruning:
         return made
 
     def _made(self, kind: type, value: Any) -> Any:
+        if id(value) in self._refused:
+            return LOST
         if kind is StoragePlace:
             return LOST if self._lost((value,)) else value.persistent
         if kind is Stub:
@@ -261,7 +271,7 @@ class _Pruning:
 
 
 def describe(data: bytes, limits: Limits, *, start: int = 0) -> Structure:
-    """Run a pickle as a description.
+    """Run a pickle as a description; in one of TorchScript, lists are lists, whatever says their types.
 
     Raises
     ------
@@ -270,6 +280,11 @@ def describe(data: bytes, limits: Limits, *, start: int = 0) -> Structure:
     LimitError
         If it asks for more than its own bytes justify.
     """
+    made = _described(data, limits, start, Allowlist())
+    return _described(data, limits, start, Allowlist(VALUE_ROWS)) if made.is_script else made
+
+
+def _described(data: bytes, limits: Limits, start: int, table: Allowlist) -> Structure:
     mentions: list[StoragePlace] = []
 
     def persistent_load(pid: Any) -> Any:
@@ -278,9 +293,10 @@ def describe(data: bytes, limits: Limits, *, start: int = 0) -> Structure:
         mentions.append(_place(pid))
         return mentions[-1]
 
-    machine = Unpickler(data, Allowlist(), Leaves(), persistent_load, start=start, limits=limits)
+    machine = Unpickler(data, table, Leaves(), persistent_load, start=start, limits=limits)
     made = machine.load()
-    return Structure(made, mentions, machine.end)
+    is_script = any(module.partition(".")[0] == "__torch__" for module, _ in machine.globals_seen)
+    return Structure(made, mentions, machine.end, is_script=is_script)
 
 
 def _place(pid: Any) -> StoragePlace:

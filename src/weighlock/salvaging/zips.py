@@ -4,38 +4,40 @@ PyTorch writes ``data.pkl`` first, then the storages in the order in which the p
 followed by its CRC-32. So the pickle and one neighbour say where a storage is whose header is gone.
 """
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from weighlock.errors import DamagedError, UnsupportedError, WeighlockError
+from weighlock.errors import DamagedError, WeighlockError
 from weighlock.formats.zip_archive import check_proportion
 from weighlock.formats.zip_carving import Carving, carve
 from weighlock.formats.zip_proving import Found, Prover, described, inflated
 from weighlock.formats.zip_writer import ZipForm, write_zip
-from weighlock.limits import Limits
-from weighlock.pickling.inert import GlobalRef
+from weighlock.inspection.paths import key_text
+from weighlock.measuring.manifests import ManifestTensor
 from weighlock.pickling.pickler import Pickler
-from weighlock.pickling.reductions import TensorCall, TensorForm, TensorPattern
 from weighlock.salvaging.bytes_kept import kept_records
-from weighlock.salvaging.plan import Plan, decide, fates, settled
-from weighlock.salvaging.report import SalvagedTensor
+from weighlock.salvaging.identity import Claim, Surroundings, identified
+from weighlock.salvaging.npz import is_npz, plan_npz
+from weighlock.salvaging.plan import Plan, Terms, decide, fates, settled
+from weighlock.salvaging.raw import DATA, plan_named
 from weighlock.salvaging.structure import Structure, describe, nbytes_of
 from weighlock.storages.checksum import crc32
-from weighlock.storages.sinks import Sink, StorageRecords
 from weighlock.storages.source import ByteSource
 from weighlock.text import safe_text
 
-__all__ = ["plan_raw", "plan_zip"]
+__all__ = ["plan_zip"]
 
 _PICKLE: Final = b"data.pkl"
-_DATA: Final = re.compile(rb"(.*/|)(data|tensors)/([^/]+)\Z", re.DOTALL)
 _DESCRIPTOR: Final = 16
 _LONG_DESCRIPTOR: Final = 24
 _FULL32: Final = 0xFFFFFFFF
 _ORDERS: Final = (b"little", b"big")
 _MOST_PICKLES: Final = 16
+# The small records that PyTorch writes between the pickle and the storages.
+_FRONT: Final = (b"byteorder", b".format_version", b".storage_alignment")
+_BEHIND: Final = (b"version", b".data/serialization_id")
+_LONGEST_MARK: Final = 64
 
 
 class _Pickle(NamedTuple):
@@ -47,59 +49,100 @@ class _Pickle(NamedTuple):
     prover: Prover
 
 
-def plan_zip(source: ByteSource, limits: Limits, *, require_crc: bool) -> Plan:
+class _Archive(NamedTuple):
+    """What was found out of an archive: a plan is made of this as often as tensors turn out to be others."""
+
+    source: ByteSource
+    terms: Terms
+    pickle: _Pickle
+    storages: dict[str, Found]
+    byteorder: str
+    notes: list[str]
+
+
+def plan_zip(source: ByteSource, terms: Terms, listed: Sequence[ManifestTensor] = ()) -> Plan:
     """Find out what can be saved.
+
+    Parameters
+    ----------
+    listed : sequence of ManifestTensor
+        What storages are looked for, by their digests, where the pickle is damaged.
 
     Raises
     ------
     DamagedError
-        If the pickle is damaged: then nothing says what the bytes are.
-    UnsupportedError
-        If the archive is a TorchScript program.
+        If the pickle is damaged: then nothing else says what the bytes are.
     """
-    carving = carve(source)
+    carving = carve(source, terms.progress)
+    if is_npz(carving):
+        return plan_npz(source, terms, carving)
     notes: list[str] = []
     if not carving.complete:
         notes.append("the file holds too many marks of records; only the first were looked at")
-    pickle = _pickle(source, carving, limits, notes)
-    if any(name.endswith(b"constants.pkl") for name in carving.headers):
-        raise UnsupportedError("a TorchScript program cannot be salvaged", hint="--raw saves its storages as bytes.")
+    tried: list[str] = []
+    pickle = _pickle(source, carving, terms, notes, tried)
+    if pickle is None and listed:
+        return plan_named(source, terms, carving, listed)
+    if pickle is None:
+        raise DamagedError(
+            "the structure is lost: the pickle that names the tensors is damaged or missing",
+            got="; ".join(dict.fromkeys(tried)) or "no record data.pkl",
+            hint="--raw (raw=True) saves the storages that are whole as arrays of bytes, without names; with a "
+            "manifest, tensors are found by their digests.",
+        )
+    if pickle.structure.is_script:
+        notes.append("a TorchScript program: its weights are saved as a state_dict, without the code")
     byteorder = _byteorder(source, carving, pickle, notes)
-    storages = {key: decide(found, require_crc=require_crc) for key, found in _storages(pickle, carving)}
-    structure, root = pickle.structure, pickle.root.decode("utf-8", "surrogateescape")
-    tensors = fates(structure.leaves(), storages, lambda key: f"{root}data/{key}")
-    made, keys = settled(structure, storages)
+    storages = {key: decide(found, terms) for key, found in _storages(pickle).items()}
+    return _planned(_Archive(source, terms, pickle, storages, byteorder, notes))
+
+
+def _planned(archive: _Archive, refused: Collection[tuple[Any, ...]] = ()) -> Plan:
+    """Plan the new archive, without the tensors of some paths."""
+    source, terms, pickle, storages = archive[:4]
+    structure = describe(inflated(source, pickle.found), terms.limits) if refused else pickle.structure
+    root = pickle.root.decode("utf-8", "surrogateescape")
+    leaves = structure.leaves()
+    tensors = fates(leaves, storages, lambda key: f"{root}data/{key}")
+    named = [(key_text(leaf.path), leaf.value) for leaf in structure.leaves(again=True)] if structure.is_script else []
+    made, keys = settled(structure, storages, refused)
+    if structure.is_script:
+        kept = {id(leaf.value) for leaf, tensor in zip(leaves, tensors, strict=True)
+                if tensor.state != "lost" and leaf.path not in refused}  # fmt: skip
+        made = {name: value for name, value in named if id(value) in kept}
     data = Pickler(2).dumps(made)
-    records = kept_records(source, [storages[key] for key in keys])
-    form = ZipForm(byteorder=byteorder)
-    return Plan("torch-zip", tensors, notes, lambda sink: write_zip(sink, data, records, form))
+    records = kept_records(source, [storages[key] for key in keys], terms.progress)
+    form = ZipForm(byteorder=archive.byteorder)
+    return Plan(
+        "torch-zip", tensors, archive.notes, lambda sink: write_zip(sink, data, records, form),
+        lambda paths: _planned(archive, paths),
+    )  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------------- the pickle
 
 
-def _pickle(source: ByteSource, carving: Carving, limits: Limits, notes: list[str]) -> _Pickle:
-    """Return the first pickle that is whole."""
-    tried: list[str] = []
+def _pickle(source: ByteSource, carving: Carving, terms: Terms, notes: list[str], tried: list[str]) -> _Pickle | None:
+    """Return the first pickle that is whole; say of the others why they are not."""
     unproven: _Pickle | None = None
     candidates = _candidates(source, carving)
     ends = [*(offset for _, offset in candidates[1:]), source.size]
     for index, (name, offset) in enumerate(candidates):
         low = offset if index else 0
         prover = Prover(source, carving.within(low, ends[index]), low, ends[index])
-        for found in prover.sized(name, limits.max_pickle_bytes):
+        for found in prover.sized(name, terms.limits.max_pickle_bytes):
             shown = safe_text(name.decode("utf-8", "replace"), limit=80)
             if found.state not in ("proven", "unproven"):
                 tried.append(f"{shown}: {found.reason}")
                 continue
             try:
                 check_proportion(found.size, found.packed, name.decode("utf-8", "replace"))
-                structure = describe(inflated(source, found), limits)
+                structure = describe(inflated(source, found), terms.limits)
             except WeighlockError as error:
                 tried.append(f"{shown}: {error.what}")
                 continue
             high = _region_end(name.removesuffix(_PICKLE), structure, carving, low, ends[index:])
-            prover = Prover(source, carving.within(low, high), low, high)
+            prover = Prover(source, carving.within(low, high), low, high, progress=terms.progress)
             pickle = _Pickle(name.removesuffix(_PICKLE), found, structure, prover)
             if found.state == "proven":
                 if tried:
@@ -110,11 +153,7 @@ def _pickle(source: ByteSource, carving: Carving, limits: Limits, notes: list[st
     if unproven is not None:
         notes.append("no checksum proves the pickle: names and shapes are as the file has them")
         return unproven
-    raise DamagedError(
-        "the structure is lost: the pickle that names the tensors is damaged or missing",
-        got="; ".join(dict.fromkeys(tried)) or "no record data.pkl",
-        hint="--raw (raw=True) saves the storages that are whole as arrays of bytes, without names.",
-    )  # fmt: skip
+    return None
 
 
 def _candidates(source: ByteSource, carving: Carving) -> list[tuple[bytes, int]]:
@@ -125,7 +164,7 @@ def _candidates(source: ByteSource, carving: Carving) -> list[tuple[bytes, int]]
     if found:
         return [(name, offset) for offset, name in found]
     names = [name for name in carving.entries if _is_pickle(name)]
-    names += [match[1] + _PICKLE for match in map(_DATA.match, carving.headers) if match][:1]
+    names += [match[1] + _PICKLE for match in map(DATA.match, carving.headers) if match][:1]
     return [(name, source.size) for name in dict.fromkeys(names)][:1]
 
 
@@ -154,10 +193,35 @@ def _is_pickle(name: bytes) -> bool:
 # ------------------------------------------------------------------------------------------------------ the storages
 
 
-def _storages(pickle: _Pickle, carving: Carving) -> Iterator[tuple[str, Found]]:
-    """Look for each storage, from the first in the file on: where one ends, the next one begins."""
-    named = {key: pickle.root + b"data/" + key.encode("utf-8", "surrogateescape") for key in pickle.structure.places}
+def _storages(pickle: _Pickle) -> dict[str, Found]:
+    """Look for each storage, and make sure whose the bytes are that were found."""
+    places, carving = pickle.structure.places, pickle.prover.carving
+    named = {key: pickle.root + b"data/" + key.encode("utf-8", "surrogateescape") for key in places}
     keys, in_order = _file_order(named, carving)
+    found = dict(_searched(pickle, keys, named, in_order=in_order))
+    stored = [key for key in keys if places[key].location != "meta"]
+    claims = [Claim(named[key], nbytes_of(places[key]), found[key]) for key in stored]
+    around = _surroundings(pickle, claims)
+    return found | dict(zip(stored, identified(claims, pickle.prover, carving, around, in_order=in_order), strict=True))
+
+
+def _surroundings(pickle: _Pickle, claims: Sequence[Claim]) -> Surroundings:
+    """Return what stands in front of the storages and behind them; TorchScript's pickle stands behind."""
+    carving = pickle.prover.carving
+    fronts = [pickle.prover.sized(pickle.root + name, _LONGEST_MARK) for name in _FRONT]
+    ends = [end for rows in (*fronts, [pickle.found]) for row in rows if (end := _end(row)) is not None]
+    first = min((claim.found.start for claim in claims if claim.found.start), default=0)
+    behind = [header.offset for name in (*_BEHIND, _PICKLE) for header in carving.headers.get(pickle.root + name, [])]
+    return Surroundings(
+        [end for end in ends if end <= first],
+        [place for place in behind if place >= first] + [rows[0].place for rows in carving.entries.values() if rows],
+    )
+
+
+def _searched(
+    pickle: _Pickle, keys: list[str], named: dict[str, bytes], *, in_order: bool
+) -> Iterator[tuple[str, Found]]:
+    """Look for each storage, from the first in the file on: where one ends, the next one begins."""
     if in_order:
         pickle = pickle._replace(prover=pickle.prover.in_order([named[key] for key in keys]))
     before = _end(pickle.prover.find(pickle.root + b"byteorder", 6))
@@ -183,17 +247,21 @@ def _storages(pickle: _Pickle, carving: Carving) -> Iterator[tuple[str, Found]]:
 
 
 def _file_order(named: dict[str, bytes], carving: Carving) -> tuple[list[str], bool]:
-    """Return the keys in the order of their records, and whether the headers bear it out.
+    """Return the keys in the order of their records, and whether headers or directory bear it out.
 
     PyTorch writes them as the pickle names them; older releases sorted them as text.
     """
-    best, least = list(named), -1
+    best, least = list(named), (len(named) + 1, 0)
     for keys in (list(named), sorted(named)):
-        found = [rows[0].offset for key in keys if (rows := carving.headers.get(named[key]))]
-        wrong = sum(one > other for one, other in pairwise(found))
-        if least < 0 or wrong < least:
-            best, least = keys, wrong
-    return best, least <= 2 + len(named) // 50
+        for rows in (carving.headers, carving.entries):
+            there = [index for index, key in enumerate(keys) if rows.get(named[key])]
+            found = [rows[named[keys[index]]][0].offset for index in there]
+            wrong = sum(one > other for one, other in pairwise(found))
+            # What is cut away is missing at the end of the right order, and in the middle of the other.
+            missing = there[-1] - len(there) if there else 0
+            if there and (wrong, missing) < least:
+                best, least = keys, (wrong, missing)
+    return best, least[0] <= 2 + len(named) // 50
 
 
 def _end(found: Found) -> int | None:
@@ -218,62 +286,3 @@ def _byteorder(source: ByteSource, carving: Carving, pickle: _Pickle, notes: lis
     if name in carving.headers or name in carving.entries:
         notes.append("the record byteorder is damaged: the bytes were taken for little-endian")
     return "little"
-
-
-# ----------------------------------------------------------------------------------------------------------- raw bytes
-
-
-def plan_raw(source: ByteSource, limits: Limits, *, require_crc: bool) -> Plan:
-    """Find out which storages are whole, whatever they mean: a dictionary of byte arrays by record name.
-
-    Raises
-    ------
-    DamagedError
-        If none is.
-    """
-    carving = carve(source)
-    prover = Prover(source, carving, 0, source.size)
-    names = sorted(
-        (min(h.offset for h in rows), name) for name, rows in carving.headers.items() if _DATA.match(name) and rows
-    )
-    known = {name for _, name in names}
-    names += [(source.size, name) for name in carving.entries if _DATA.match(name) and name not in known]
-    kept: list[tuple[str, Found]] = []
-    tensors: list[SalvagedTensor] = []
-    for _, name in names:
-        text = name.decode("utf-8", "surrogateescape")
-        best = next(iter(prover.sized(name, source.size)), Found(0, 0, 0, 0, "missing", "nothing says how long it is"))
-        found = decide(best, require_crc=require_crc)
-        match = _DATA.match(name)
-        short = text if match is None else text[len(match[1].decode("utf-8", "surrogateescape")) :]
-        tensors.append(SalvagedTensor((short,), (text,), found.size, found.state, found.reason))
-        if found.state != "lost":
-            kept.append((short, found))
-    if not kept:
-        raise DamagedError("no storage in the file is whole")
-    notes = ["the structure is lost: the storages are saved as arrays of bytes, by the names of their records"]
-    return Plan("torch-zip", tensors, notes, _raw_writer(source, kept))
-
-
-def _raw_writer(source: ByteSource, kept: list[tuple[str, Found]]) -> Callable[[Sink], object]:
-    founds = [found for _, found in kept]
-    form = TensorForm(GlobalRef("torch._utils", "_rebuild_tensor_v2"), GlobalRef("torch", "ByteStorage"))
-    made = {}
-    for index, (name, found) in enumerate(kept):
-        pattern = TensorPattern(form, "cpu", found.size, 0, (found.size,), (1,))
-        made[name] = _Flat(pattern, index)
-    data = Pickler(2, describe=lambda kind: _Flat.call if kind is _Flat else None).dumps(made)
-    records: StorageRecords = kept_records(source, founds)
-    return lambda sink: write_zip(sink, data, records)
-
-
-class _Flat(NamedTuple):
-    """A flat array of bytes, as the pickler is given it."""
-
-    pattern: TensorPattern
-    number: int
-
-    @staticmethod
-    def call(value: "_Flat") -> TensorCall:
-        """Describe it to the pickler."""
-        return value.pattern, str(value.number)

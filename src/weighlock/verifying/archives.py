@@ -285,12 +285,12 @@ def _compare_fields(source: ByteSource, listed: ZipDirectory, notes: Notebook) -
 
 
 def _is_tiled(extra: bytes) -> bool:
-    """Whether an extra field is made of whole parts, and PyTorch's filling of what it fills with."""
+    """Whether an extra field is made of whole parts, and padding of what PyTorch, or our writer of .npz, fills with."""
     position = 0
     while position + 4 <= len(extra):
         stop = position + 4 + int.from_bytes(extra[position + 2 : position + 4], "little")
         body = extra[position + 4 : stop]
-        if extra[position : position + 2] == b"FB" and body.strip(b"Z"):
+        if extra[position : position + 2] == b"FB" and body.strip(b"Z") and body.strip(b"\0"):
             return False
         position = stop
     return position == len(extra)
