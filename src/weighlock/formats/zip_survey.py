@@ -17,7 +17,7 @@ from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
-__all__ = ["Problem", "Survey", "loose_bytes", "survey"]
+__all__ = ["Problem", "Survey", "archive_within", "loose_bytes", "survey"]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
 _FULL32: Final = 0xFFFFFFFF
@@ -82,6 +82,23 @@ def survey(source: ByteSource, limits: Limits) -> Survey:
         ends = [*(record.header_offset for record in found[1:]), source.size]
         views.append([record._replace(end=end) for record, end in zip(found, ends, strict=False)])
     return Survey(views, problems[:_MOST_PROBLEMS], loose)
+
+
+def archive_within(source: ByteSource) -> tuple[int, int] | None:
+    """Return where the archive that readers find from the file's end begins and ends, whatever stands around it.
+
+    They search the end record in the last 64 KiB, and care neither for what begins the file nor for its last bytes.
+    """
+    for start, stop, shift in _directories(source):
+        if 0 <= start < stop <= source.size and source.read_at(start, 4) == _ENTRY_MARK:
+            records = _entries(source, start, stop, shift)
+            begin = min((record.header_offset for record in records), default=-1)
+            if begin >= 0 and source.read_at(begin, 4) == LOCAL_MARK:
+                tail = source.read_at(stop, min(_TAIL, source.size - stop))
+                end = next(end_places(tail), 0)
+                comment = int.from_bytes(tail[end + 20 : end + 22], "little")
+                return begin, min(stop + end + END.size + comment, source.size)
+    return None
 
 
 def _directories(source: ByteSource) -> Iterator[tuple[int, int, int]]:

@@ -191,6 +191,10 @@ class ScanReading(Reading):
         self._latest[place] = latest
         return (*place, latest)
 
+    def forget(self, key: tuple[str | None, int, int]) -> None:
+        """Let go of one run: it was an attempt, and there is nothing to judge."""
+        self.traces.pop(key).recorder.release()
+
     def release(self) -> None:
         """Let go of everything that was run; see `Recorder.release`."""
         for trace in self.traces.values():
