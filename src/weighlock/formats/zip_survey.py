@@ -10,8 +10,9 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from weighlock.errors import WeighlockError
-from weighlock.formats.zip_directory import ENCRYPTED, ZipRecord, entry_struct, zip64_fields
+from weighlock.formats.zip_directory import ENCRYPTED, ZipRecord
 from weighlock.formats.zip_end import END, end_places
+from weighlock.formats.zip_entries import entry_struct, zip64_fields
 from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32
@@ -129,7 +130,7 @@ def _entries(source: ByteSource, start: int, stop: int, shift: int) -> list[ZipR
         if raw[position : position + 4] != _ENTRY_MARK or position + entry.size > len(raw):
             break
         fields = entry.unpack_from(raw, position)
-        flags, method, crc, packed, size, _, _, offset, name, extra = fields[1:11]
+        flags, method, crc, packed, size, _, _, _, offset, name, extra = fields[1:12]
         if _FULL32 in (packed, size, offset):
             wide = iter(zip64_fields(extra))
             size, packed, offset = (next(wide, v) if v == _FULL32 else v for v in (size, packed, offset))

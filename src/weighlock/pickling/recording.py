@@ -121,6 +121,8 @@ class Recorder(Unpickler):
         What the calls that were not made would return.
     skips : callable or None
         Asked after each BUILD of an unknown class where the bytes behind it end that are no opcodes.
+    skipped : list of (Stub, int)
+        The objects behind whose BUILD bytes were passed over, and where.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -130,6 +132,7 @@ class Recorder(Unpickler):
         self.resolver = Resolver()
         self._names: dict[int, tuple[str, str]] = {}
         self.skips: Callable[[Recorder, Stub, int], int | None] | None = None
+        self.skipped: list[tuple[Stub, int]] = []
         self.first = self.position
         self.stored = self.memo  # the run itself lets go of it at its end
         self._storage_of = self.persistent_load
@@ -140,6 +143,7 @@ class Recorder(Unpickler):
         """Let go of what refers back to this run, so that it is freed without Python's collector."""
         self.persistent_load = self._storage_of = _nothing
         self.context = self.skips = None
+        self.skipped = []
         self.stored = {}
 
     def note(self, kind: str, ref: GlobalRef | None = None, value: Any = None, stub: Stub | None = None) -> None:

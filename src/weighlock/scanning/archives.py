@@ -77,6 +77,7 @@ _WORDS: Final = (
     ("in different case", "WL202"), ("twice in the directory", "WL201"), ("overlap", "WL203"), ("outside of", "WL203"),
     ("before the first record", "WL204"), ("two end records", "WL204"), ("another end record", "WL204"),
     ("does not begin at", "WL204"), ("local header", "WL206"), ("its header", "WL206"), ("two sizes", "WL206"),
+    ("marked as a folder", "WL215"), ("second name", "WL206"),
     ("NUL byte", "WL213"), ("beside other entries", "WL212"),
 )  # fmt: skip
 

@@ -29,7 +29,7 @@ from weighlock.scanning.arrays import Header, read_header
 from weighlock.scanning.dcp_parts import PartSource
 from weighlock.scanning.judging import Judge
 from weighlock.scanning.notes import Notes
-from weighlock.scanning.otherwise import run_as_pickle
+from weighlock.scanning.otherwise import run_as_pickle, run_without_joblib
 from weighlock.scanning.report import FileReport, in_order
 from weighlock.scanning.sparse import check_sparse
 from weighlock.scanning.sweeping import looks_like_pickle
@@ -124,6 +124,9 @@ class Examination:
         head = source.read_at(0, min(source.size, 4096))
         try:
             found = self._by_content(source, head)
+            if run_without_joblib(self.reading):
+                what = "joblib passes over bytes as an array, which other programs run as a pickle"
+                self.notes.add("WL214", what, offset=0, member=self.reading.member(None))
         finally:
             self._settle()
         if head[:4] != _ZIP:
@@ -289,7 +292,7 @@ class Examination:
         """Unpack gzip, bzip2, xz and zlib, and examine what is inside; False where it is none of them."""
         most = min(self.reading.limits.max_inflated_bytes, _FREE_UNPACKED + _UNPACKED_PER_BYTE * source.size)
         try:
-            data, more, rest, _ = unpack(source, most)
+            data, more, rest = unpack(source, most)
         except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
             return False
         member = self.reading.member(None)

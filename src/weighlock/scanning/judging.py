@@ -213,6 +213,8 @@ class Judge:
         """Items or a state for what takes none."""
         error = event.value
         rule = "WL114" if "hide a method" in str(error) else "WL308"
+        if isinstance(error, TensorBoundsError):
+            rule = "WL405"
         got = f": {error.got}" if isinstance(error, WeighlockError) and error.got else ""
         what = error.what if isinstance(error, WeighlockError) else f"{type(error).__name__}: {error}"
         self._notes.add(rule, f"{what}{got}", member=member, offset=event.offset, path=event.path)

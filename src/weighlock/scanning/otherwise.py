@@ -14,7 +14,7 @@ from weighlock.pickling.opcodes import BY_CODE, CODE
 from weighlock.scanning.tracing import ScanReading, Trace
 from weighlock.storages.source import ByteSource
 
-__all__ = ["Path", "follow", "run_as_pickle"]
+__all__ = ["Path", "follow", "run_as_pickle", "run_without_joblib"]
 
 _WINDOW: Final = 4096
 _SEARCHED: Final = 1 << 20
@@ -27,9 +27,10 @@ _NUMBERS: Final = frozenset({"decimalnl", "longnl", "floatnl", "keynl"})
 _BEGINS_A_NUMBER: Final = frozenset(b"\0 \t\v\f\r+-.0123456789nNiI")
 _NAMING: Final = frozenset(CODE[name] for name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
 # What needs nothing on the stack. Any other opcode at the very beginning stops every reader.
-_FIRST: Final = frozenset(
-    row.code for row in BY_CODE.values() if row.argument not in ("-", "keynl") or row.name.startswith("EMPTY_")
-) - {CODE["BINPUT"], CODE["LONG_BINPUT"]} | {CODE[name] for name in ("MARK", "NONE", "NEWTRUE", "NEWFALSE")}  # fmt: skip
+_FIRST: Final = {row.code for row in BY_CODE.values() if row.argument not in ("-", "keynl")}
+_FIRST -= {CODE["BINPUT"], CODE["LONG_BINPUT"]}
+_FIRST |= {CODE[name] for name in ("MARK", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE")}
+_FIRST |= {CODE["EMPTY_SET"], CODE["NEXT_BUFFER"]}
 
 
 class Path(Enum):
@@ -176,3 +177,33 @@ def _acts(trace: Trace, stopped: WeighlockError | None) -> bool:
     if recorder.globals_seen or any(event.kind in ("computed", "extension") for event in recorder.events):
         return True
     return isinstance(stopped, LimitError) and "text argument" not in stopped.what
+
+
+def run_without_joblib(reading: ScanReading) -> bool:
+    """Run the pickles in which bytes were passed over once more, as whoever has no joblib does; whether they act then.
+
+    What joblib takes for an array is opcodes to everybody else. Those of an array are nonsense, and end the run.
+    """
+    does = False
+    for trace in [trace for trace in reading.traces.values() if trace.recorder.skipped]:
+        behind = trace.recorder.skipped[0][1]
+        outer, reading.inside = reading.inside, f"{trace.member} > without joblib" if trace.member else "without joblib"
+        reading.skipping = False
+        before = set(reading.traces)
+        try:
+            reading.unpickle(trace.recorder.data, start=trace.start)
+        except WeighlockError:
+            pass
+        finally:
+            reading.skipping, reading.inside = True, outer
+        for key in [key for key in reading.traces if key not in before]:
+            events = reading.traces[key].recorder.events
+            if any(event.offset >= behind and event.kind not in _NOTHING for event in events):
+                does = True
+            else:
+                reading.forget(key)
+    return does
+
+
+# What bytes that are no pickle may come to by chance.
+_NOTHING: Final = frozenset({"leftover", "frame", "protocol", "memo", "items", "limit", "buffer", "refused"})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
-from weighlock.errors import LimitError, WeighlockError
+from weighlock.errors import LimitError, TensorBoundsError, WeighlockError
 from weighlock.formats.dcp_metadata import CLASSES
 from weighlock.formats.detect import read_any
 from weighlock.formats.reading import Options, Reading, parse_persistent_id
@@ -15,10 +15,11 @@ from weighlock.pickling.allowlist import Allowlist, Known
 from weighlock.pickling.inert import Described
 from weighlock.pickling.recording import Recorder, RecordingAllowlist
 from weighlock.scanning.joblib_arrays import JOBLIB_NAMES, skip_array
+from weighlock.scanning.numpy_types import check_dtype
 from weighlock.storages.checksum import crc32
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.leaves import Leaves
-from weighlock.tensors.spec import MetaSpec, SparseSpec, TensorSpec
+from weighlock.tensors.spec import MetaSpec, NumpyArraySpec, NumpyDtypeSpec, SparseSpec, TensorSpec
 
 __all__ = ["ScanLeaves", "ScanReading", "Trace"]
 
@@ -51,6 +52,23 @@ class ScanLeaves(Leaves):
         self.first_calls: dict[tuple[str, str], Any] = {}
         self.sparse_specs: list[SparseSpec] = []
         self.huge: list[tuple[int, tuple[int, ...], int]] = []
+        self._in_use: dict[int, NumpyDtypeSpec] = {}
+
+    def build(self, target: Any, state: Any) -> Any:
+        if type(target) is NumpyDtypeSpec and (target.state is not None or id(target) in self._in_use):
+            # NumPy changes the type in its place, and with it the arrays that are of it already.
+            raise TensorBoundsError("a NumPy type is described anew when it is in use")
+        made = super().build(target, state)
+        if type(made) is NumpyDtypeSpec:
+            check_dtype(made)
+        elif type(made) is NumpyArraySpec and type(made.dtype) is NumpyDtypeSpec:
+            self._in_use[id(made.dtype)] = made.dtype
+        return made
+
+    def numpy_scalar(self, dtype: Any, data: Any) -> Any:
+        if type(dtype) is NumpyDtypeSpec:
+            self._in_use[id(dtype)] = dtype
+        return super().numpy_scalar(dtype, data)
 
     # Reason for the parameter count: as of the method that it overrides.
     def strided(
@@ -119,6 +137,8 @@ class ScanReading(Reading):
         It is a record of an archive, whose storages lie beside it: a storage is what the pickle says of it.
     scripted : bool
         It lies in a TorchScript archive, whose pickles name the classes of the program.
+    skipping : bool
+        The arrays that joblib puts between the opcodes are passed over, as joblib does.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -130,6 +150,7 @@ class ScanReading(Reading):
         self.inside: str | None = None
         self.lenient = False
         self.scripted = False
+        self.skipping = True
 
     @property
     def machine(self) -> Recorder:
@@ -160,7 +181,7 @@ class ScanReading(Reading):
             data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding, errors="replace",
             limits=self.limits,
         )  # fmt: skip
-        recorder.skips = skip_array
+        recorder.skips = skip_array if self.skipping else None
         outer, self._machine = self._machine, recorder
         stopped, made = None, None
         if record is not None and start == 0:

@@ -28,13 +28,11 @@ class Unpacked(NamedTuple):
         There is more than was asked for.
     rest : int
         So many bytes behind the last stream are none.
-    streams : int
     """
 
     data: bytes
     more: bool
     rest: int
-    streams: int
 
 
 def _engines(head: bytes) -> Callable[[], Any]:
@@ -123,7 +121,7 @@ def unpack(source: ByteSource, most: int) -> Unpacked:
     make = _engines(head)
     magic = next((one for one in PACKED[:3] if head.startswith(one)), None)
     reader = _Reader(source, most)
-    for count in range(1, _MOST_STREAMS + 1):
+    for _ in range(_MOST_STREAMS):
         reader.stream(make())
         if reader.full or magic is None or not reader.left:
             break
@@ -131,5 +129,6 @@ def unpack(source: ByteSource, most: int) -> Unpacked:
             reader.skip_zeros()
         if not reader.begins(magic):
             break
-    return Unpacked(b"".join(reader.parts), reader.full or (count == _MOST_STREAMS and reader.left > 0),
-                    reader.left, count)  # fmt: skip
+    else:
+        return Unpacked(b"".join(reader.parts), True, reader.left)
+    return Unpacked(b"".join(reader.parts), reader.full, reader.left)
