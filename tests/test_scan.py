@@ -42,7 +42,11 @@ ADVISORIES = (
 NOT_LOADED = frozenset({
     "legacy_second_stream", "plain_second_pickle", "plain_third_pickle", "script_constants", "script_debug",
     "script_bytecode", "extra_record", "extra_record_deflated", "extra_record_as_storage", "zip_in_zip",
-    "trailing_pickle", "cve_2025_32434_script", "cve_2025_1889",
+    "trailing_pickle", "cve_2025_32434_script", "cve_2025_1889", "safetensors_that_is_a_pickle",
+    "safetensors_that_is_a_second_pickle", "safetensors_by_an_integer_with_nul", "tar_that_is_a_pickle",
+    "safetensors_with_an_archive", "safetensors_with_an_archive_and_more", "npy_with_an_archive",
+    "npy_behind_an_array", "script_that_saves", "script_that_saves_by_another_name", "script_that_maps_a_file",
+    "script_of_bytecode", "record_without_proto", "record_with_a_last_line", "large_record_of_text",
 })  # fmt: skip
 
 

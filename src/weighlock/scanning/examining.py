@@ -21,6 +21,7 @@ from weighlock.formats.detect import read_any
 from weighlock.formats.foreign import describe_foreign
 from weighlock.formats.reading import Contents
 from weighlock.formats.torch_legacy import matches
+from weighlock.formats.zip_directory import read_directory
 from weighlock.formats.zip_end import END
 from weighlock.formats.zip_survey import archive_within
 from weighlock.limits import Limits
@@ -29,7 +30,7 @@ from weighlock.scanning.arrays import Header, read_header
 from weighlock.scanning.dcp_parts import PartSource
 from weighlock.scanning.judging import Judge
 from weighlock.scanning.notes import Notes
-from weighlock.scanning.otherwise import run_as_pickle, run_without_joblib
+from weighlock.scanning.otherwise import Path, follow, run_as_pickle, run_without_joblib
 from weighlock.scanning.report import FileReport, in_order
 from weighlock.scanning.sparse import check_sparse
 from weighlock.scanning.sweeping import looks_like_pickle
@@ -156,7 +157,7 @@ class Examination:
         if head[:4] == _ZIP:
             contents = examine_zip(source, self)
             self._sparse(contents)
-            return contents.format if contents is not None else _kind_of_zip(source)
+            return contents.format if contents is not None else self._foreign_zip(source)
         if head[:6] == _NPY:
             self._npy(source)
             return "npy"
@@ -193,6 +194,14 @@ class Examination:
         if contents.format in ("pickle", "torch-legacy"):
             self._following(source, contents.end)
         return contents.format
+
+    def _foreign_zip(self, source: ByteSource) -> str:
+        """Say what an archive is that is no checkpoint. Its pickles and arrays were examined, and nothing else."""
+        error = describe_foreign(source)
+        kind = getattr(error, "kind", None)
+        if isinstance(error, NotACheckpointError) and self._depth == 0 and not _only_known(source, self.reading.limits):
+            self.notes.gap("WL902", error.what)
+        return kind or "zip"
 
     def _foreign(self, error: NotACheckpointError) -> str:
         kind = error.kind or "unknown"
@@ -357,7 +366,9 @@ class Examination:
         """Whether bytes begin like a pickle, an archive, or a file that may hold one."""
         if data[:4] == _ZIP or data[:6] == _NPY:
             return True
-        return looks_like_pickle(data) or (len(data) > 64 and data.startswith(PACKED[:3]))
+        if looks_like_pickle(data) or (len(data) > 64 and data.startswith(PACKED[:3])):
+            return True
+        return bool(data) and follow(BytesSource(data, "bytes")) is Path.GLOBAL
 
     # ---------------------------------------------------------------------------------------------------- the end
 
@@ -400,9 +411,14 @@ class Examination:
             self.examine_bytes(rest, f"{member} > behind byte {recorder.end}")
 
 
-def _kind_of_zip(source: ByteSource) -> str:
-    error = describe_foreign(source)
-    return getattr(error, "kind", None) or "zip"
+def _only_known(source: ByteSource, limits: Limits) -> bool:
+    """Whether an archive holds one file, or nothing but pickles and arrays by their names: they are examined."""
+    try:
+        names = read_directory(source, limits).names
+    except WeighlockError:
+        return True  # said already
+    files = [name for name in names if not name.endswith("/")]
+    return len(files) == 1 or all(name.endswith((".npy", ".pkl", ".pickle")) for name in files)
 
 
 def _by_parts(examination: Examination, source: ByteSource, parts: Sequence[tuple[int, int]]) -> str:

@@ -206,4 +206,4 @@ def run_without_joblib(reading: ScanReading) -> bool:
 
 
 # What bytes that are no pickle may come to by chance.
-_NOTHING: Final = frozenset({"leftover", "frame", "protocol", "memo", "items", "limit", "buffer", "refused"})
+_NOTHING: Final = frozenset({"leftover", "frame", "protocol", "memo", "items", "limit", "buffer", "refused", "number"})

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
-from weighlock.errors import LimitError, TensorBoundsError, WeighlockError
+from weighlock.errors import LimitError, PickleStreamError, WeighlockError
 from weighlock.formats.dcp_metadata import CLASSES
 from weighlock.formats.detect import read_any
 from weighlock.formats.reading import Options, Reading, parse_persistent_id
@@ -57,7 +57,7 @@ class ScanLeaves(Leaves):
     def build(self, target: Any, state: Any) -> Any:
         if type(target) is NumpyDtypeSpec and (target.state is not None or id(target) in self._in_use):
             # NumPy changes the type in its place, and with it the arrays that are of it already.
-            raise TensorBoundsError("a NumPy type is described anew when it is in use")
+            raise PickleStreamError("a NumPy type is described anew when it is in use")
         made = super().build(target, state)
         if type(made) is NumpyDtypeSpec:
             check_dtype(made)
