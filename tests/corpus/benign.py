@@ -163,7 +163,8 @@ _MORE: dict[str, bytes | Callable[[], bytes]] = {
     "script": _script({"data.pkl": _HARMLESS_SCRIPT, "constants.pkl": pickled(b")")}),
     "script_constants": _script({"data.pkl": _HARMLESS_SCRIPT, "constants.pkl": pickled(tensor() + b"\x85")}),
     "npy": _npy(struct.pack("<d", 1.5), "<f8"), "npy_two": _npy(bytes(8), "<f8") + _npy(bytes(4), "<i4"),
-    "gzip_of_two_parts": _gzip(pickle.dumps({"a": 1})[:5]) + _gzip(pickle.dumps({"a": 1})[5:]), "npy_objects": _npy(pickle.dumps([1, "a"], 2)),
+    "gzip_of_two_parts": _gzip(pickle.dumps({"a": 1})[:5]) + _gzip(pickle.dumps({"a": 1})[5:]),
+    "npy_objects": _npy(pickle.dumps([1, "a"], 2)),
     "npz": archive([Entry("a.npy", _npy(struct.pack("<d", 1.5), "<f8")), Entry("b.npy", _npy(bytes(4), "<i4"), 8)]),
     "joblib": pickled(_joblib(b"\x05" + b"\xff" * 5 + struct.pack("<d", 1.5), _dtype("f8")), 4),
     "joblib_two": pickled(

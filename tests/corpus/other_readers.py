@@ -42,9 +42,10 @@ def plain_safetensors(data: bytes) -> bytes:
 def tar(first: bytes, evil: bytes | None = None, magic: bytes = b"ustar\x0000") -> bytes:
     """PyTorch's tar archive of 2016 behind an empty member of this name."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(old_writers.tar())) as good, tarfile.open(
-        fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT
-    ) as made:
+    with (
+        tarfile.open(fileobj=io.BytesIO(old_writers.tar())) as good,
+        tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT) as made,
+    ):
         made.addfile(tarfile.TarInfo("first"))
         for member in good:
             handle = good.extractfile(member)
@@ -160,10 +161,20 @@ add("npy_with_an_archive", _npy(INSIDE, "|u1").replace(b"(1,), ", b"(%d,),%s" % 
 # numpy.load(allow_pickle=True): the header is Python text, with all its spellings.
 add("npy_escaped_type", _npy(EVIL, "\\x4f"), "WL101")
 add("npy_type_by_name", _npy(EVIL, "object"), "WL101")
-add("npy_type_far_away", _npy(EVIL).replace(b"'descr': ", b"'descr': " + b" " * 5000).replace(
-    struct.pack("<H", len(_npy(b"")) - 10), struct.pack("<H", len(_npy(b"")) + 4990), 1), "WL101")
-add("npy_field_of_objects", _npy(EVIL).replace(b"'|O'", b"[('a','O')]").replace(
-    struct.pack("<H", len(_npy(b"")) - 10), struct.pack("<H", len(_npy(b"")) - 3), 1), "WL101")
+add(
+    "npy_type_far_away",
+    _npy(EVIL)
+    .replace(b"'descr': ", b"'descr': " + b" " * 5000)
+    .replace(struct.pack("<H", len(_npy(b"")) - 10), struct.pack("<H", len(_npy(b"")) + 4990), 1),
+    "WL101",
+)
+add(
+    "npy_field_of_objects",
+    _npy(EVIL)
+    .replace(b"'|O'", b"[('a','O')]")
+    .replace(struct.pack("<H", len(_npy(b"")) - 10), struct.pack("<H", len(_npy(b"")) - 3), 1),
+    "WL101",
+)
 add("npy_of_a_picture", _npy(GIF + OLD), "WL101")
 add("npy_behind_an_array", _npy(bytes(8), "<f8") + _npy(EVIL), "WL101")
 add("npz_type_by_name", archive([Entry("a.npy", _npy(EVIL, "object"))]), "WL101")
@@ -175,24 +186,57 @@ add("xz_of_two", lambda: lzma.compress(pickle.dumps({})) + bytes(8) + lzma.compr
 add("gzip_and_more", lambda: gzip.compress(pickle.dumps({}), mtime=0) + b"more", "WL302")
 # joblib passes over an array's bytes, pickle does not; and joblib must be followed to the byte.
 _U1 = _dtype("u1")
-add("joblib_array_of_opcodes", pickled(_joblib(b"0" + OLD.ljust(48) + bytes(8), _U1, number(8) + b"\x85"), 4), "WL214", "WL101")
-add("joblib_array_of_a_list", pickled(b"](" + _joblib(b"B" + struct.pack("<I", len(EVIL)) + EVIL, _U1, b"]" + number(
-    4) + b"a") + b"e", 4), "WL301", "WL101")
+add(
+    "joblib_array_of_opcodes",
+    pickled(_joblib(b"0" + OLD.ljust(48) + bytes(8), _U1, number(8) + b"\x85"), 4),
+    "WL214",
+    "WL101",
+)
+add(
+    "joblib_array_of_a_list",
+    pickled(b"](" + _joblib(b"B" + struct.pack("<I", len(EVIL)) + EVIL, _U1, b"]" + number(4) + b"a") + b"e", 4),
+    "WL301",
+    "WL101",
+)
 add("joblib_field_of_objects", pickled(_joblib(EVIL, structured("O8", 0, 8, 0x1B)), 4), "WL101")
-add("joblib_array_twice", pickled(b"(" + _joblib(b"\0\0", _U1).replace(b")\x81", b")\x81q\x09") + b"h\x09}bt", 4), "WL301")
+add(
+    "joblib_array_twice",
+    pickled(b"(" + _joblib(b"\0\0", _U1).replace(b")\x81", b")\x81q\x09") + b"h\x09}bt", 4),
+    "WL301",
+)
 # NumPy believes what a pickle says of a type.
 add("numpy_field_outside", pickled(array(structured("f8", 1000, 8, 0), bytes(8))), "WL405")
 add("numpy_hidden_objects", pickled(array(structured("O8", 0, 8, 0), b"A" * 8)), "WL405")
-add("numpy_hidden_object_scalar", pickled(reduced(name("numpy.core.multiarray", "scalar"), structured("O8", 0, 8, 0),
-                                                  b"C\x08AAAAAAAA"), 4), "WL405")
-add("numpy_type_changed_in_use", pickled(b"(" + array(_dtype("V8") + b"q\x09", bytes(8)) + b"h\x09(" + number(3) + text(
-    "|") + b"NNN" + number(10_000) + number(1) + number(0) + b"tbt"), "WL309")
+add(
+    "numpy_hidden_object_scalar",
+    pickled(reduced(name("numpy.core.multiarray", "scalar"), structured("O8", 0, 8, 0), b"C\x08AAAAAAAA"), 4),
+    "WL405",
+)
+add(
+    "numpy_type_changed_in_use",
+    pickled(
+        b"("
+        + array(_dtype("V8") + b"q\x09", bytes(8))
+        + b"h\x09("
+        + number(3)
+        + text("|")
+        + b"NNN"
+        + number(10_000)
+        + number(1)
+        + number(0)
+        + b"tbt"
+    ),
+    "WL309",
+)
 add("numpy_uninitialised", pickled(array(_dtype("f8"), bytes(8), 1000)), "WL309")
 # torch.jit.load runs __setstate__; so does torch.load(weights_only=False).
 add("script_that_saves", script(SETSTATE), "WL121")
 add("script_that_saves_by_another_name", script(SETSTATE.replace(b"torch.save(", b"torch \\\n . save (")), "WL121")
-add("script_that_maps_a_file", script(SETSTATE.replace(b"torch.save(torch.ones([1]), ", b"ops.aten.from_file(")),
-    "WL121")
+add(
+    "script_that_maps_a_file",
+    script(SETSTATE.replace(b"torch.save(torch.ones([1]), ", b"ops.aten.from_file(")),
+    "WL121",
+)
 add("script_of_bytecode", script(b"", bytecode_pkl=pickled(text("aten::save"))), "WL121")
 # PyTorch reads nothing from a record that is marked as a folder, and gives out the memory as it was.
 add("folder_by_attribute", folder(checkpoint(GOOD), b"archive/data/0"), "WL215")
@@ -201,7 +245,13 @@ add("folder_by_name", archive([*records(GOOD), Entry("archive/data/1/", bytes(8)
 add("second_name", second_name(checkpoint(GOOD)), "WL206")
 add("record_without_proto", archive([*records(GOOD), Entry("archive/attributes.pkl", NAKED)]), "WL101")
 add("record_with_a_last_line", archive([*records(GOOD), Entry("archive/attributes.pkl", OLD + b"\n")]), "WL101")
-add("large_record_of_text", archive([*records(GOOD), Entry("archive/notes.txt", b"V" + b"a" * 70_000 + b"\n0" + OLD)]),
-    "WL101")
-add("mesh_that_connects", pickled(reduced(name("torch.distributed.device_mesh", "DeviceMesh"), text("cpu"), b"]")),
-    "WL309")
+add(
+    "large_record_of_text",
+    archive([*records(GOOD), Entry("archive/notes.txt", b"V" + b"a" * 70_000 + b"\n0" + OLD)]),
+    "WL101",
+)
+add(
+    "mesh_that_connects",
+    pickled(reduced(name("torch.distributed.device_mesh", "DeviceMesh"), text("cpu"), b"]")),
+    "WL309",
+)

@@ -168,6 +168,18 @@ def _read_text_line(data: bytes, position: int) -> tuple[str, int]:
     return data[position:end].decode("raw-unicode-escape"), end + 1
 
 
+# Python warns of escapes that it does not know, and of octal ones above a byte; it reads them all the same.
+_ESCAPE: Final = re.compile(rb"\\([4-7][0-7]{2}|.)", re.DOTALL)
+_KNOWN_ESCAPES: Final = frozenset(b"\n\\'\"abfnrtv01234567x")
+
+
+def _escape_without_warning(match: re.Match[bytes]) -> bytes:
+    escape = match[1]
+    if len(escape) == 3:
+        return b"\\x%02x" % (int(escape, 8) & 0xFF)
+    return match[0] if escape[0] in _KNOWN_ESCAPES else b"\\" + match[0]
+
+
 def _read_quoted_line(data: bytes, position: int) -> tuple[bytes, int]:
     end = data.find(b"\n", position)
     if end < 0:
@@ -175,7 +187,10 @@ def _read_quoted_line(data: bytes, position: int) -> tuple[bytes, int]:
     line = data[position:end]
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise PickleStreamError("a STRING argument without quotes", offset=position)
-    return codecs.escape_decode(line[1:-1])[0], end + 1
+    text = line[1:-1]
+    if b"\\" in text:
+        text = _ESCAPE.sub(_escape_without_warning, text)
+    return codecs.escape_decode(text)[0], end + 1
 
 
 def _read_pair(data: bytes, position: int) -> tuple[tuple[str, str], int]:

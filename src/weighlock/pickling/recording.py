@@ -346,7 +346,8 @@ Recorder.rare = {
     **{CODE[name]: cast("Rare", method) for name, method in {
         "BUILD": Recorder.rare_build, "STACK_GLOBAL": Recorder.rare_stack_global, "POP": Recorder.rare_pop,
         "POP_MARK": Recorder.rare_pop_mark, "PROTO": Recorder.rare_proto, "FRAME": Recorder.rare_frame,
-        "PUT": Recorder.rare_put, "INT": Recorder.rare_integer, "LONG": Recorder.rare_integer, "EXT1": Recorder.rare_extension, "EXT2": Recorder.rare_extension,
+        "PUT": Recorder.rare_put, "INT": Recorder.rare_integer, "LONG": Recorder.rare_integer,
+        "EXT1": Recorder.rare_extension, "EXT2": Recorder.rare_extension,
         "EXT4": Recorder.rare_extension, "NEXT_BUFFER": Recorder.rare_buffer,
         "READONLY_BUFFER": Recorder.rare_readonly,
         **{name: _filling(getattr(Handlers, f"op_{name.lower()}"))

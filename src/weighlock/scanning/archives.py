@@ -18,6 +18,7 @@ from weighlock.formats.zip_directory import (
     read_directory,
     read_record,
 )
+from weighlock.formats.zip_remains import LOCAL_MARK
 from weighlock.formats.zip_survey import Problem, loose_bytes, survey
 from weighlock.scanning.notes import Notes
 from weighlock.scanning.otherwise import Path, follow
@@ -229,7 +230,7 @@ class _Archive:
         if not alone and not self._examiner.worth(data):
             return
         found = self._examiner.bytes_inside(data, called)
-        if alone and found is not None and found not in _KNOWN:
+        if alone and found is not None and found not in _KNOWN and data[:4] != LOCAL_MARK:
             self._notes.gap("WL902", f"the one file of the archive is of a kind that is not read: {found}", called)
 
     def _worth(self, record: ZipRecord) -> bool:

@@ -199,8 +199,8 @@ class Examination:
         """Say what an archive is that is no checkpoint. Its pickles and arrays were examined, and nothing else."""
         error = describe_foreign(source)
         kind = getattr(error, "kind", None)
-        if isinstance(error, NotACheckpointError) and self._depth == 0 and not _only_known(source, self.reading.limits):
-            self.notes.gap("WL902", error.what)
+        if isinstance(error, NotACheckpointError) and not _only_known(source, self.reading.limits):
+            self.notes.gap("WL902", error.what, self.reading.member(None))
         return kind or "zip"
 
     def _foreign(self, error: NotACheckpointError) -> str:

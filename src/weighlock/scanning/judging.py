@@ -306,7 +306,8 @@ class Judge:
 _EVENTS: Final[dict[str, Callable[[Judge, Event, str | None], None]]] = {
     "called": Judge.on_called, "built": Judge.on_built, "patched": Judge.on_patched, "computed": Judge.on_computed,
     "discarded": Judge.on_discarded, "extension": Judge.on_extension, "buffer": Judge.on_odd,
-    "protocol": Judge.on_odd, "number": Judge.on_odd, "frame": Judge.on_odd, "leftover": Judge.on_odd, "memo": Judge.on_memo,
+    "protocol": Judge.on_odd, "number": Judge.on_odd, "frame": Judge.on_odd, "leftover": Judge.on_odd,
+    "memo": Judge.on_memo,
     "items": Judge.on_items, "limit": Judge.on_limit, "refused": Judge.on_refused, "array": Judge.on_array,
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""NumPy's element types as a pickle describes them: how long an element is, whether it holds objects, and what is wrong.
+"""NumPy's element types as a pickle describes them: how long an element is, and whether it holds objects.
 
 NumPy believes the state of a dtype: where its fields lie, how long an element is, and whether it holds Python objects.
 A field behind the element's end reads memory that is not the array's; an object that the flags deny is an address

@@ -27,10 +27,14 @@ _NUMBERS: Final = frozenset({"decimalnl", "longnl", "floatnl", "keynl"})
 _BEGINS_A_NUMBER: Final = frozenset(b"\0 \t\v\f\r+-.0123456789nNiI")
 _NAMING: Final = frozenset(CODE[name] for name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"))
 # What needs nothing on the stack. Any other opcode at the very beginning stops every reader.
-_FIRST: Final = {row.code for row in BY_CODE.values() if row.argument not in ("-", "keynl")}
-_FIRST -= {CODE["BINPUT"], CODE["LONG_BINPUT"]}
-_FIRST |= {CODE[name] for name in ("MARK", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE")}
-_FIRST |= {CODE["EMPTY_SET"], CODE["NEXT_BUFFER"]}
+_STARTERS: Final = frozenset({
+    "MARK", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "EMPTY_SET", "NEXT_BUFFER",
+})  # fmt: skip
+_FIRST: Final = frozenset(
+    row.code
+    for row in BY_CODE.values()
+    if row.name in _STARTERS or (row.argument not in ("-", "keynl") and not row.name.endswith("BINPUT"))
+)
 
 
 class Path(Enum):

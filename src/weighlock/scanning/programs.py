@@ -33,7 +33,7 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
 
     Examples
     --------
-    >>> list(operators_in(b"x = torch . save(y, \"f\")\nself.save(y)\n"))
+    >>> list(operators_in(b'x = torch . save(y, "f")\nself.save(y)\n'))
     [('save', 'writes a file', 9)]
     """
     seen: set[str] = set()

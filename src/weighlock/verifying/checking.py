@@ -18,6 +18,7 @@ from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.formats.torch_legacy import matches
+from weighlock.formats.zip_survey import archive_within
 from weighlock.inspection.inventory import take_inventory
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.salvaging.translated import is_translated
@@ -192,6 +193,10 @@ def _containers(
         return found
     _translated(source, notes)
     if source.read_at(0, min(source.size, 4)) != _ZIP:
+        place = archive_within(source) if contents is not None and contents.format in ("safetensors", "npy") else None
+        if place is not None:
+            what = "a zip archive ends the file, and something else begins it"
+            notes.add("WL204", what, offset=place[0], length=place[1] - place[0])
         return False
     check_archive(source, limits, notes, progress)
     return True
