@@ -198,7 +198,8 @@ _ROWS: Final = (
          "A safetensors file whose header's length is the opcode of a text", _DO_NOT_LOAD, 436),
     Rule("WL215", "Data marked as a folder", "high",
          "A record has data and is marked as a folder, by its name or its attributes. PyTorch takes its length and "
-         "reads nothing: the tensor is whatever the memory held. Other readers read the data. `weighlock.load` refuses it.",
+         "reads nothing: the tensor is whatever the memory held. Other readers read the data. "
+         "`weighlock.load` refuses it.",
          "`archive/data/0` with the attribute of a folder", _MADE_BY_HAND, 908),
     # --------------------------------------------------------------------------------------------------- the pickle
     Rule("WL301", "The pickle is malformed", "medium",
@@ -260,8 +261,8 @@ _ROWS: Final = (
          "A tensor of 10**12 elements with stride 0", _MADE_BY_HAND, 789),
     Rule("WL405", "An array's type that leads out of it", "high",
          "The pickle describes the element type of a NumPy array so that a field lies behind the end of the element, "
-         "or so that it holds Python objects and says that it holds none. NumPy believes it, and reads memory that is not "
-         "the array's, or takes bytes of the file for the address of an object.",
+         "or so that it holds Python objects and says that it holds none. NumPy believes it, and reads memory that "
+         "is not the array's, or takes bytes of the file for the address of an object.",
          "A field at byte 1,000 of an element of 8", _DO_NOT_LOAD, 125),
     # ------------------------------------------------------------------------------------------------- repositories
     Rule("WL501", "The repository acts when it is imported", "medium",
