@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
+import os
 import pickle
 import random
 import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ import pytest
 import weighlock as wl
 from tests.corpus.benign import BENIGN, GOLDENS, LOOKALIKES
 from tests.corpus.hostile import EVIL, HOSTILE
+from tests.corpus.other_readers import plain_safetensors
 from tests.corpus.writers import (
     GOOD,
     Entry,
@@ -259,6 +264,80 @@ def test_folders_and_patterns(tmp_path):
         wl.scan(str(tmp_path / "*.nothing"))
 
 
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.pt").write_bytes(EVIL)
+    scanned_folder = tmp_path / "models"
+    scanned_folder.mkdir()
+    (scanned_folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(scanned_folder)
+    (scanned_folder / "itself").symlink_to(scanned_folder)
+    report = wl.scan(scanned_folder)
+    assert [Path(file.name).name for file in report.files] == ["model.pt"]
+    assert report.verdict == "findings"
+
+
+def test_a_folder_that_cannot_be_listed_is_a_gap(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "one.pkl").write_bytes(pickle.dumps(1))
+    (tmp_path / "secret").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = wl.scan(tmp_path)
+    assert report.verdict == "not fully examined"
+    assert [gap.rule for gap in report.gaps] == ["WL901"]
+
+
+def test_pictures_beside_models_are_passed_over_but_for_pickles(tmp_path):
+    (tmp_path / "logo.gif").write_bytes(b"GIF89a" + bytes(100))
+    assert wl.scan(tmp_path).verdict == "clean"
+    (tmp_path / "logo.gif").write_bytes(HOSTILE["picture_that_is_a_pickle"].make())
+    assert wl.scan(tmp_path).verdict == "findings"
+
+
+def test_archives_of_other_things_are_not_clean():
+    unknown = archive([Entry("setup.py", b"import os"), Entry("model.so", b"\x7fELF" + bytes(60))])
+    assert scanned(unknown).verdict == "not fully examined"
+    assert scanned(archive([Entry("inner.zip", unknown)])).verdict == "not fully examined"
+    assert scanned(archive([Entry("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(60))])).verdict == "not fully examined"
+
+
+def test_what_is_read_of_large_files_of_other_kinds(tmp_path):
+    """A file is not read through to find out that it is no pickle."""
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(plain_safetensors(bytes(8_000_000)))
+    assert wl.scan(path).files[0].bytes_read < 400_000
+
+
+@pytest.mark.parametrize(
+    "text", [b"010", b"0x1f", b"0o17", b"5\0junk", b"\0junk", b" 7", b"-010", b"1_0", b"00", b"01"]
+)
+def test_integers_are_read_as_the_unpickler_in_c_reads_them(text):
+    data = b"I" + text + b"\n."
+    assert wl.load(data) == pickle.loads(data)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", [rb"\l", rb"\777", rb"\\l", rb"\\\q", rb"\x41", rb"\'", rb"a\101"])
+def test_escapes_that_python_warns_of(text):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = pickle.loads(b"S'" + text + b"'\n.", encoding="latin1")
+    assert wl.load(b"S'" + text + b"'\n.", encoding="latin1") == expected
+
+
+@pytest.mark.parametrize("name", ["mypackage.os.system", "mypackage.models.subprocess.Popen", "builtins.eval"])
+def test_a_pattern_does_not_reach_through_what_it_allows(name):
+    data = checkpoint(pickled(two(tensor(), called(*name.split(".", 1), "echo"))))
+    assert scanned(data, allow=["mypackage.*", "builtins.*"]).verdict == "findings"
+
+
 def test_what_cannot_be_read_is_a_gap(tmp_path):
     report = wl.scan([tmp_path / "missing.pt", io.BytesIO(EVIL)])
     assert report.verdict == "findings"
@@ -351,6 +430,49 @@ def test_programs_of_torch_are_clean_but_for_a_remark(torch, tmp_path):
     assert report.verdict == "clean"
     assert rules_of(report) == {"WL120"}
     assert report.files[0].format == "torchscript"
+
+
+def test_programs_of_torch_that_write_files(torch, tmp_path):
+    """torch.jit.load, and torch.load(weights_only=False), run `__setstate__`: the file is written by loading."""
+    target = tmp_path / "written"
+    source = f"""
+import torch
+class Net(torch.nn.Module):
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.training,)
+    @torch.jit.export
+    def __setstate__(self, state: tuple[bool]):
+        self.training = state[0]
+        torch.save(torch.ones(1), {str(target)!r})
+    def forward(self, x):
+        return x
+"""
+    (tmp_path / "net_that_writes.py").write_text(source)
+    spec = importlib.util.spec_from_file_location("net_that_writes", tmp_path / "net_that_writes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = tmp_path / "script.pt"
+    torch.jit.script(module.Net()).save(str(path))
+    torch.jit.load(str(path))
+    assert target.exists()
+    assert "WL121" in rules_of(wl.scan(path))
+
+
+@pytest.mark.requires_torch
+def test_a_storage_marked_as_a_folder(torch, tmp_path):
+    """PyTorch returns memory that nobody has written; ours refuses, and the same bytes without the mark are read."""
+    path = tmp_path / "marked.pt"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    data = bytearray(path.read_bytes())
+    assert wl.scan(bytes(data)).verdict == "clean"
+    data[data.rindex(b"data/0") - len("marked/") - 46 + 38] = 0x10
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)  # without an error
+    assert "WL215" in rules_of(wl.scan(path))
+    assert wl.verify(path).verdict != "sound"
+    with pytest.raises(wl.CheckpointError, match="marked as a folder"):
+        wl.load(path)
 
 
 @pytest.mark.requires_torch

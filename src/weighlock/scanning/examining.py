@@ -30,7 +30,7 @@ from weighlock.scanning.arrays import Header, read_header
 from weighlock.scanning.dcp_parts import PartSource
 from weighlock.scanning.judging import Judge
 from weighlock.scanning.notes import Notes
-from weighlock.scanning.otherwise import Path, follow, run_as_pickle, run_without_joblib
+from weighlock.scanning.otherwise import FIRST, Path, follow, run_as_pickle, run_without_joblib
 from weighlock.scanning.report import FileReport, in_order
 from weighlock.scanning.sparse import check_sparse
 from weighlock.scanning.sweeping import looks_like_pickle
@@ -368,7 +368,7 @@ class Examination:
             return True
         if looks_like_pickle(data) or (len(data) > 64 and data.startswith(PACKED[:3])):
             return True
-        return bool(data) and follow(BytesSource(data, "bytes")) is Path.GLOBAL
+        return data[:1] != b"" and data[0] in FIRST and follow(BytesSource(data, "bytes")) is Path.GLOBAL
 
     # ---------------------------------------------------------------------------------------------------- the end
 

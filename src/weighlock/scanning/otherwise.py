@@ -14,7 +14,7 @@ from weighlock.pickling.opcodes import BY_CODE, CODE
 from weighlock.scanning.tracing import ScanReading, Trace
 from weighlock.storages.source import ByteSource
 
-__all__ = ["Path", "follow", "run_as_pickle", "run_without_joblib"]
+__all__ = ["FIRST", "Path", "follow", "run_as_pickle", "run_without_joblib"]
 
 _WINDOW: Final = 4096
 _SEARCHED: Final = 1 << 20
@@ -30,11 +30,12 @@ _NAMING: Final = frozenset(CODE[name] for name in ("STACK_GLOBAL", "EXT1", "EXT2
 _STARTERS: Final = frozenset({
     "MARK", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "EMPTY_SET", "NEXT_BUFFER",
 })  # fmt: skip
-_FIRST: Final = frozenset(
+FIRST: Final = frozenset(
     row.code
     for row in BY_CODE.values()
     if row.name in _STARTERS or (row.argument not in ("-", "keynl") and not row.name.endswith("BINPUT"))
 )
+"""The opcodes that a pickle can begin with."""
 
 
 class Path(Enum):
@@ -69,7 +70,7 @@ class _Walk:
                 return Path.NOWHERE if position >= self._size else Path.UNKNOWN
             code = self._bytes(position, 1)[0]
             row = BY_CODE.get(code)
-            if row is None or (fresh and code not in _FIRST):
+            if row is None or (fresh and code not in FIRST):
                 return Path.NOWHERE
             if code in _NAMING:
                 return Path.GLOBAL
