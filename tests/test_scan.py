@@ -50,7 +50,7 @@ NOT_LOADED = frozenset({
     "safetensors_that_is_a_second_pickle", "safetensors_by_an_integer_with_nul", "tar_that_is_a_pickle",
     "safetensors_with_an_archive", "safetensors_with_an_archive_and_more", "npy_with_an_archive",
     "npy_behind_an_array", "script_that_saves", "script_that_saves_by_another_name", "script_that_maps_a_file",
-    "script_of_bytecode", "record_without_proto", "record_with_a_last_line", "large_record_of_text",
+    "script_of_bytecode", "script_constant_too_short", "record_without_proto", "record_with_a_last_line", "large_record_of_text",
 })  # fmt: skip
 
 

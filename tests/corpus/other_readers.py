@@ -15,7 +15,7 @@ import tarfile
 
 from tests import old_writers
 from tests.corpus.hostile import _HARMLESS_SCRIPT, EVIL, PAYLOAD, _dtype, _joblib, _npy, add
-from tests.corpus.writers import GOOD, Entry, archive, checkpoint, name, number, pickled, records, reduced, text
+from tests.corpus.writers import GOOD, Entry, archive, checkpoint, name, number, pickled, records, reduced, tensor, text
 
 OLD = b"cposix\nsystem\n(S'echo weighlock'\ntR."
 """The payload in protocol 0: no byte says that it is a pickle."""
@@ -242,6 +242,19 @@ add(
     "WL121",
 )
 add("script_of_bytecode", script(b"", bytecode_pkl=pickled(text("aten::save"))), "WL121")
+# C++ takes the word of constants.pkl for the length of the data, and reads on behind them.
+add(
+    "script_constant_too_short",
+    archive(
+        [
+            Entry("m/data.pkl", _HARMLESS_SCRIPT),
+            Entry("m/constants.pkl", pickled(tensor(numel=6) + b"\x85")),
+            Entry("m/constants/0", bytes(8)),
+            Entry("m/version", b"3\n"),
+        ]
+    ),
+    "WL402",
+)
 # PyTorch reads nothing from a record that is marked as a folder, and gives out the memory as it was.
 add("folder_by_attribute", folder(checkpoint(GOOD), b"archive/data/0"), "WL215")
 add("folder_by_attribute_pickle", folder(checkpoint(GOOD), b"archive/data.pkl"), "WL215")

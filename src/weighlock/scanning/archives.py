@@ -136,10 +136,11 @@ class _Archive:
                       length=directory.trailing_bytes)  # fmt: skip
         contents = self._load()
         reading = self._examiner.reading
-        outer = reading.scripted
+        outer, beside = reading.scripted, reading.beside
+        reading.beside = {record.name: record.size for record in directory.records}
         reading.scripted = outer or any(f"/{name}".endswith("/constants.pkl") for name in names)
         self._others(contents)
-        reading.scripted = outer
+        reading.scripted, reading.beside = outer, beside
         if self._examiner.deep:
             self._deep()
         if self._broken is not None:

@@ -1,10 +1,10 @@
 """A reading that records: the loader's own formats and machine, with a recorder in the machine's place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
-from weighlock.errors import LimitError, PickleStreamError, WeighlockError
+from weighlock.errors import LimitError, PickleStreamError, TensorBoundsError, WeighlockError
 from weighlock.formats.dcp_metadata import CLASSES
 from weighlock.formats.detect import read_any
 from weighlock.formats.reading import Options, Reading, parse_persistent_id
@@ -116,12 +116,6 @@ _TABLE: Final = _recording_table()
 _SCRIPT_TABLE: Final = _TABLE.extended(ScriptRows({}))
 
 
-def _described(pid: Any) -> Any:
-    """Return a storage as its persistent id describes it, without knowing where it lies."""
-    kind, key, location, numel = parse_persistent_id(pid)
-    return StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
-
-
 class ScanReading(Reading):
     """A reading in recording mode.
 
@@ -137,6 +131,8 @@ class ScanReading(Reading):
         It is a record of an archive, whose storages lie beside it: a storage is what the pickle says of it.
     scripted : bool
         It lies in a TorchScript archive, whose pickles name the classes of the program.
+    beside : mapping of str to int
+        The bytes of each record in the archive that it lies in.
     skipping : bool
         The arrays that joblib puts between the opcodes are passed over, as joblib does.
     """
@@ -151,6 +147,7 @@ class ScanReading(Reading):
         self.lenient = False
         self.scripted = False
         self.skipping = True
+        self.beside: Mapping[str, int] = {}
 
     @property
     def machine(self) -> Recorder:
@@ -175,7 +172,7 @@ class ScanReading(Reading):
             raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=got, record=record)
         self.leaves.allow_work(len(data) - start)
         if persistent_load is None and self.lenient and not plain:
-            persistent_load = _described
+            persistent_load = self._described
         table = allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist)
         recorder = Recorder(
             data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding, errors="replace",
@@ -198,6 +195,22 @@ class ScanReading(Reading):
             trace = Trace(member, start, len(data), recorder, stopped, made)
             self.traces[self._key(trace)] = trace
         return made, recorder.end
+
+    def _described(self, pid: Any) -> Any:
+        """Return a storage as its persistent id describes it, and check that against its record if there is one.
+
+        The data of ``constants.pkl`` lie in ``constants/``. PyTorch's C++ reader takes the pickle's word for their
+        length, and reads on behind a record that is shorter.
+        """
+        kind, key, location, numel = parse_persistent_id(pid)
+        ref = StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
+        stem = (self.inside or "").rpartition(" > ")[2].removesuffix(".pkl")
+        for name in {f"{stem}/{key}", f"{stem.rpartition('/')[0]}/constants/{key}"}:
+            size = self.beside.get(name.removeprefix("/"))
+            if size is not None and size != ref.nbytes and numel:
+                what = "the data of a storage have another length than the pickle says"
+                raise TensorBoundsError(what, expected=f"{ref.nbytes} bytes", got=str(size), record=name)
+        return ref
 
     def _key(self, trace: Trace) -> tuple[str | None, int, int]:
         """Return where a trace is kept: in the place of an earlier one only if that was of the same pickle.
