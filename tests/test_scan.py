@@ -26,6 +26,7 @@ from tests.corpus.writers import (
     called,
     checkpoint,
     name,
+    number,
     pickled,
     records,
     reduced,
@@ -50,7 +51,8 @@ NOT_LOADED = frozenset({
     "safetensors_that_is_a_second_pickle", "safetensors_by_an_integer_with_nul", "tar_that_is_a_pickle",
     "safetensors_with_an_archive", "safetensors_with_an_archive_and_more", "npy_with_an_archive",
     "npy_behind_an_array", "script_that_saves", "script_that_saves_by_another_name", "script_that_maps_a_file",
-    "script_of_bytecode", "script_constant_too_short", "record_without_proto", "record_with_a_last_line", "large_record_of_text",
+    "script_of_bytecode", "script_constant_too_short", "record_without_proto", "record_with_a_last_line",
+    "large_record_of_text",
 })  # fmt: skip
 
 
@@ -261,6 +263,20 @@ def test_folders_and_patterns(tmp_path):
     assert wl.scan(tmp_path / "config.json").verdict == "not fully examined"
     with pytest.raises(wl.ArgumentError):
         wl.scan(str(tmp_path / "*.nothing"))
+
+
+def test_parts_of_a_distributed_checkpoint_are_files_of_their_own(tmp_path):
+    """An index that says that all of a file is one part does not make it known."""
+    info = b"}(" + text("relative_path") + text("__0_0.distcp") + text("offset") + number(0)
+    info += text("length") + number(108) + b"u"
+    module = "torch.distributed.checkpoint"
+    info = name(f"{module}.filesystem", "_StorageInfo") + b")\x81" + info + b"b"
+    index = name(f"{module}.metadata", "Metadata") + b")\x81}" + text("storage_data") + b"}" + text("a") + info + b"ssb"
+    (tmp_path / ".metadata").write_bytes(pickled(index))
+    (tmp_path / "__0_0.distcp").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    report = wl.scan(tmp_path / "__0_0.distcp")
+    assert report.files[0].format == "dcp-part"
+    assert report.verdict == "not fully examined"
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

@@ -146,7 +146,8 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
               "empty_view_far_outside": checkpoint(pickled(tensor(size=numbers(0), stride=numbers(1), offset=6)))},
     "WL402": {"constants_that_fit": archive([
         Entry("m/data.pkl", _HARMLESS_SCRIPT), Entry("m/constants.pkl", pickled(tensor(numel=6) + b"\x85")),
-        Entry("m/constants/0", DATA), Entry("m/version", b"3\n")]), "storage_of_zero": checkpoint(pickled(v2(storage_id("0", 0), 0, numbers(0), numbers(1))), {"0": b""})},
+        Entry("m/constants/0", DATA), Entry("m/version", b"3\n")]),
+        "storage_of_zero": checkpoint(pickled(v2(storage_id("0", 0), 0, numbers(0), numbers(1))), {"0": b""})},
     "WL403": {"sparse_to_the_last_index": _sparse_inside},
     "WL404": {"expanded": checkpoint(pickled(tensor(size=numbers(1000, 6), stride=numbers(0, 1))))},
 }  # fmt: skip

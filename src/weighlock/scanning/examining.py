@@ -111,6 +111,7 @@ class Examination:
         self._judge = Judge(self.notes, self.examine_bytes)
         self._judged: set[tuple[str | None, int, int]] = set()
         self._depth = 0
+        self._part_depth = 0  # how deep the parts of a file lie: each is a file that something loads
         self._seen: set[tuple[int, int]] = set()
         self.skipped = False
 
@@ -206,8 +207,8 @@ class Examination:
     def _foreign(self, error: NotACheckpointError) -> str:
         kind = error.kind or "unknown"
         self.skipped = kind in _HARMLESS and self._depth == 0
-        if self._depth == 0:
-            self.notes.gap("WL902", error.what)
+        if self._depth in (0, self._part_depth):
+            self.notes.gap("WL902", error.what, self.reading.member(None))
         return kind
 
     def _failed(self, error: WeighlockError, source: ByteSource | None) -> None:
@@ -345,6 +346,7 @@ class Examination:
         """Examine one of several checkpoints that lie behind each other in a file."""
         outer, self.reading.inside = self.reading.inside, f"part at {offset}"
         self._depth += 1
+        self._part_depth = self._depth
         try:
             self.examine(PartSource(source, offset, length))
         except (CheckpointError, SourceError) as error:
