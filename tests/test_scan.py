@@ -316,6 +316,14 @@ def test_pictures_beside_models_are_passed_over_but_for_pickles(tmp_path):
     assert wl.scan(tmp_path).verdict == "findings"
 
 
+@pytest.mark.parametrize("text", ["car\nbus\n", "class A:\n    pass\n", "import os\nimport sys\n", "cos\nsin\ntan\n", "V1\n"])
+def test_text_that_begins_like_opcodes_is_passed_over(tmp_path, text):
+    (tmp_path / "labels.txt").write_text(text * 20)
+    report = wl.scan(tmp_path)
+    assert report.verdict == "clean"
+    assert report.files[0].skipped
+
+
 def test_archives_of_other_things_are_not_clean():
     unknown = archive([Entry("setup.py", b"import os"), Entry("model.so", b"\x7fELF" + bytes(60))])
     assert scanned(unknown).verdict == "not fully examined"

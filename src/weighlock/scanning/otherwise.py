@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from weighlock.errors import LimitError, WeighlockError
 from weighlock.pickling.opcodes import BY_CODE, CODE
+from weighlock.scanning.dangers import judge
 from weighlock.scanning.tracing import ScanReading, Trace
 from weighlock.storages.source import ByteSource
 
@@ -176,10 +177,17 @@ def run_as_pickle(source: ByteSource, reading: ScanReading) -> bool:
     return does
 
 
+_DOING: Final = frozenset({"called", "computed", "extension", "built", "patched", "refused", "discarded"})
+
+
 def _acts(trace: Trace, stopped: WeighlockError | None) -> bool:
     """Whether a run has named anything, or ended for a reason that holds for our machine alone."""
     recorder: Any = trace.recorder
-    if recorder.globals_seen or any(event.kind in ("computed", "extension") for event in recorder.events):
+    kinds = {event.kind for event in recorder.events}
+    if recorder.globals_seen and (stopped is None or kinds & _DOING):
+        return True
+    # A list of words may begin with "car", "bus": a name that nothing is made of, and then the end.
+    if any((danger := judge(".".join(key))) is not None and danger.rule == "WL102" for key in recorder.globals_seen):
         return True
     return isinstance(stopped, LimitError) and "text argument" not in stopped.what
 
