@@ -316,12 +316,21 @@ def test_pictures_beside_models_are_passed_over_but_for_pickles(tmp_path):
     assert wl.scan(tmp_path).verdict == "findings"
 
 
-@pytest.mark.parametrize("text", ["car\nbus\n", "class A:\n    pass\n", "import os\nimport sys\n", "cos\nsin\ntan\n", "V1\n"])
+@pytest.mark.parametrize(
+    "text", ["car\nbus\n", "class A:\n    pass\n", "import os\nimport sys\n", "cos\nsin\ntan\n", "V1\n"]
+)
 def test_text_that_begins_like_opcodes_is_passed_over(tmp_path, text):
     (tmp_path / "labels.txt").write_text(text * 20)
     report = wl.scan(tmp_path)
     assert report.verdict == "clean"
     assert report.files[0].skipped
+
+
+def test_many_findings_crowd_out_none_that_is_worse():
+    many = b"".join(name("pkg", f"Class{number}") + b")R0" for number in range(1500))
+    report = scanned(b"\x80\x02" + many + EVIL[2:])
+    assert report.worst() == "critical"
+    assert "WL904" in {gap.rule for gap in report.gaps}
 
 
 def test_archives_of_other_things_are_not_clean():

@@ -97,15 +97,45 @@ def _catches_imports(handler: ast.ExceptHandler) -> bool:
 
 def effects_of(scope: Scope) -> Iterator[Effect]:
     """Give what happens as soon as a module is imported, beside definitions."""
-    for node in run_at_import(scope.module.body):
+    for node in _at_import(scope):
         if isinstance(node, ast.Call):
             what = _what_call(scope.full_name(node.func))
             if what:
                 yield Effect(f"{what}: {scope.full_name(node.func)}", scope.file, node.lineno)
             yield from _what_hidden(scope, node)
+        elif isinstance(node, ast.List | ast.Tuple | ast.Dict | ast.Set):
+            yield from _what_passed_on(scope, node, list(ast.iter_child_nodes(node)))
         elif isinstance(node, ast.Assign | ast.AugAssign):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 yield from _what_assigned(scope, target)
+
+
+_AT_ONCE: Final = frozenset({"__init_subclass__", "__class_getitem__", "__set_name__", "__prepare__"})
+
+
+def _at_import(scope: Scope) -> Iterator[ast.AST]:
+    """Give what is run when the module is imported: its statements, and the functions of its own that these call."""
+    own = {node.name: node for node in scope.module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    waiting = [scope.module.body, *_bodies(list(own.values()))]
+    while waiting:
+        for node in run_at_import(waiting.pop()):
+            yield node
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            found = own.pop(called, None)
+            if isinstance(found, ast.FunctionDef):
+                waiting.append(found.body)
+            elif found is not None:
+                waiting += [part.body for part in found.body if isinstance(part, ast.FunctionDef)]
+
+
+def _bodies(defined: list[Any]) -> Iterator[list[ast.stmt]]:
+    """Give the methods that run as soon as a class is made, derived from, or asked for an item."""
+    for node in defined:
+        if isinstance(node, ast.ClassDef):
+            makes_classes = any(dotted(base) == "type" for base in node.bases)
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and (part.name in _AT_ONCE or makes_classes):
+                    yield part.body
 
 
 _LOOKING_UP: Final = ("getattr", "__import__", "importlib.import_module", "vars", "globals", "locals")
@@ -123,12 +153,15 @@ def _what_hidden(scope: Scope, call: ast.Call) -> Iterator[Effect]:
             yield Effect(f"calls what it looks up by text: {ast.unparse(part.value)}", scope.file, call.lineno)
         elif isinstance(part, ast.Attribute) and part.attr in _INSIDE:
             yield Effect(f"reaches into the interpreter: {part.attr}", scope.file, call.lineno)
-    for value in (*call.args, *(word.value for word in call.keywords)):
-        for part in ast.walk(value):
-            name = scope.full_name(part) if isinstance(part, ast.Name | ast.Attribute) else ""
-            what = _what_call(name) if name else None
-            if what in _PASSED_ON:
-                yield Effect(f"{what}: {name}, which it passes on", scope.file, call.lineno)
+    yield from _what_passed_on(scope, call, [*call.args, *(word.value for word in call.keywords)])
+
+
+def _what_passed_on(scope: Scope, node: ast.expr, values: list[Any]) -> Iterator[Effect]:
+    for part in values:
+        name = scope.full_name(part) if isinstance(part, ast.Name | ast.Attribute) else ""
+        what = _what_call(name) if name else None
+        if what in _PASSED_ON:
+            yield Effect(f"{what}: {name}, which it passes on", scope.file, node.lineno)
 
 
 def _what_call(name: str) -> str | None:
