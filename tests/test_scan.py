@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 import random
 import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ import pytest
 import weighlock as wl
 from tests.corpus.benign import BENIGN, GOLDENS, LOOKALIKES
 from tests.corpus.hostile import EVIL, HOSTILE
+from tests.corpus.other_readers import plain_safetensors
 from tests.corpus.writers import (
     GOOD,
     Entry,
@@ -22,6 +26,7 @@ from tests.corpus.writers import (
     called,
     checkpoint,
     name,
+    number,
     pickled,
     records,
     reduced,
@@ -42,7 +47,12 @@ ADVISORIES = (
 NOT_LOADED = frozenset({
     "legacy_second_stream", "plain_second_pickle", "plain_third_pickle", "script_constants", "script_debug",
     "script_bytecode", "extra_record", "extra_record_deflated", "extra_record_as_storage", "zip_in_zip",
-    "trailing_pickle", "cve_2025_32434_script", "cve_2025_1889",
+    "trailing_pickle", "cve_2025_32434_script", "cve_2025_1889", "safetensors_that_is_a_pickle",
+    "safetensors_that_is_a_second_pickle", "safetensors_by_an_integer_with_nul", "tar_that_is_a_pickle",
+    "safetensors_with_an_archive", "safetensors_with_an_archive_and_more", "npy_with_an_archive",
+    "npy_behind_an_array", "script_that_saves", "script_that_saves_by_another_name", "script_that_maps_a_file",
+    "script_of_bytecode", "script_constant_too_short", "record_without_proto", "record_with_a_last_line",
+    "large_record_of_text",
 })  # fmt: skip
 
 
@@ -255,6 +265,111 @@ def test_folders_and_patterns(tmp_path):
         wl.scan(str(tmp_path / "*.nothing"))
 
 
+def test_parts_of_a_distributed_checkpoint_are_files_of_their_own(tmp_path):
+    """An index that says that all of a file is one part does not make it known."""
+    info = b"}(" + text("relative_path") + text("__0_0.distcp") + text("offset") + number(0)
+    info += text("length") + number(108) + b"u"
+    module = "torch.distributed.checkpoint"
+    info = name(f"{module}.filesystem", "_StorageInfo") + b")\x81" + info + b"b"
+    index = name(f"{module}.metadata", "Metadata") + b")\x81}" + text("storage_data") + b"}" + text("a") + info + b"ssb"
+    (tmp_path / ".metadata").write_bytes(pickled(index))
+    (tmp_path / "__0_0.distcp").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    report = wl.scan(tmp_path / "__0_0.distcp")
+    assert report.files[0].format == "dcp-part"
+    assert report.verdict == "not fully examined"
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "model.pt").write_bytes(EVIL)
+    scanned_folder = tmp_path / "models"
+    scanned_folder.mkdir()
+    (scanned_folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(scanned_folder)
+    (scanned_folder / "itself").symlink_to(scanned_folder)
+    report = wl.scan(scanned_folder)
+    assert [Path(file.name).name for file in report.files] == ["model.pt"]
+    assert report.verdict == "findings"
+
+
+def test_a_folder_that_cannot_be_listed_is_a_gap(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "one.pkl").write_bytes(pickle.dumps(1))
+    (tmp_path / "secret").mkdir()
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = wl.scan(tmp_path)
+    assert report.verdict == "not fully examined"
+    assert [gap.rule for gap in report.gaps] == ["WL901"]
+
+
+def test_pictures_beside_models_are_passed_over_but_for_pickles(tmp_path):
+    (tmp_path / "logo.gif").write_bytes(b"GIF89a" + bytes(100))
+    assert wl.scan(tmp_path).verdict == "clean"
+    (tmp_path / "logo.gif").write_bytes(HOSTILE["picture_that_is_a_pickle"].make())
+    assert wl.scan(tmp_path).verdict == "findings"
+
+
+@pytest.mark.parametrize(
+    "text", ["car\nbus\n", "class A:\n    pass\n", "import os\nimport sys\n", "cos\nsin\ntan\n", "V1\n"]
+)
+def test_text_that_begins_like_opcodes_is_passed_over(tmp_path, text):
+    (tmp_path / "labels.txt").write_text(text * 20)
+    report = wl.scan(tmp_path)
+    assert report.verdict == "clean"
+    assert report.files[0].skipped
+
+
+def test_many_findings_crowd_out_none_that_is_worse():
+    many = b"".join(name("pkg", f"Class{number}") + b")R0" for number in range(1500))
+    report = scanned(b"\x80\x02" + many + EVIL[2:])
+    assert report.worst() == "critical"
+    assert "WL904" in {gap.rule for gap in report.gaps}
+
+
+def test_archives_of_other_things_are_not_clean():
+    unknown = archive([Entry("setup.py", b"import os"), Entry("model.so", b"\x7fELF" + bytes(60))])
+    assert scanned(unknown).verdict == "not fully examined"
+    assert scanned(archive([Entry("inner.zip", unknown)])).verdict == "not fully examined"
+    assert scanned(archive([Entry("model.h5", b"\x89HDF\r\n\x1a\n" + bytes(60))])).verdict == "not fully examined"
+
+
+def test_what_is_read_of_large_files_of_other_kinds(tmp_path):
+    """A file is not read through to find out that it is no pickle."""
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(plain_safetensors(bytes(8_000_000)))
+    assert wl.scan(path).files[0].bytes_read < 400_000
+
+
+@pytest.mark.parametrize(
+    "text", [b"010", b"0x1f", b"0o17", b"5\0junk", b"\0junk", b" 7", b"-010", b"1_0", b"00", b"01"]
+)
+def test_integers_are_read_as_the_unpickler_in_c_reads_them(text):
+    data = b"I" + text + b"\n."
+    assert wl.load(data) == pickle.loads(data)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("text", [rb"\l", rb"\777", rb"\\l", rb"\\\q", rb"\x41", rb"\'", rb"a\101"])
+def test_escapes_that_python_warns_of(text):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = pickle.loads(b"S'" + text + b"'\n.", encoding="latin1")
+    assert wl.load(b"S'" + text + b"'\n.", encoding="latin1") == expected
+
+
+@pytest.mark.parametrize("name", ["mypackage.os.system", "mypackage.models.subprocess.Popen", "builtins.eval"])
+def test_a_pattern_does_not_reach_through_what_it_allows(name):
+    data = checkpoint(pickled(two(tensor(), called(*name.split(".", 1), "echo"))))
+    assert scanned(data, allow=["mypackage.*", "builtins.*"]).verdict == "findings"
+
+
 def test_what_cannot_be_read_is_a_gap(tmp_path):
     report = wl.scan([tmp_path / "missing.pt", io.BytesIO(EVIL)])
     assert report.verdict == "findings"
@@ -347,6 +462,49 @@ def test_programs_of_torch_are_clean_but_for_a_remark(torch, tmp_path):
     assert report.verdict == "clean"
     assert rules_of(report) == {"WL120"}
     assert report.files[0].format == "torchscript"
+
+
+def test_programs_of_torch_that_write_files(torch, tmp_path):
+    """torch.jit.load, and torch.load(weights_only=False), run `__setstate__`: the file is written by loading."""
+    target = tmp_path / "written"
+    source = f"""
+import torch
+class Net(torch.nn.Module):
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.training,)
+    @torch.jit.export
+    def __setstate__(self, state: tuple[bool]):
+        self.training = state[0]
+        torch.save(torch.ones(1), {str(target)!r})
+    def forward(self, x):
+        return x
+"""
+    (tmp_path / "net_that_writes.py").write_text(source)
+    names: dict[str, Any] = {}
+    filename = str(tmp_path / "net_that_writes.py")
+    exec(compile(source, filename, "exec"), names)  # torch.jit.script reads a class's text from its file
+    path = tmp_path / "script.pt"
+    torch.jit.script(names["Net"]()).save(str(path))
+    torch.jit.load(str(path))
+    assert target.exists()
+    assert "WL121" in rules_of(wl.scan(path))
+
+
+@pytest.mark.requires_torch
+def test_a_storage_marked_as_a_folder(torch, tmp_path):
+    """PyTorch returns memory that nobody has written; ours refuses, and the same bytes without the mark are read."""
+    path = tmp_path / "marked.pt"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    data = bytearray(path.read_bytes())
+    assert wl.scan(bytes(data)).verdict == "clean"
+    data[data.rindex(b"data/0") - len("marked/") - 46 + 38] = 0x10
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)  # without an error
+    assert "WL215" in rules_of(wl.scan(path))
+    assert wl.verify(path).verdict != "sound"
+    with pytest.raises(wl.CheckpointError, match="marked as a folder"):
+        wl.load(path)
 
 
 @pytest.mark.requires_torch

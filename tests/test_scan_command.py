@@ -306,6 +306,28 @@ def test_a_repository_is_reported(call, tmp_path):
     assert call("scan", ".").code == 0
 
 
+@pytest.mark.parametrize("code", [
+    "__import__('os').system('x')", "getattr(__import__('o' + 's'), 'sys' + 'tem')('x')",
+    "(lambda f: f('x'))(eval)", "import importlib as i; i.import_module('os').system('x')",
+    "import builtins; builtins.__dict__['ev' + 'al']('1')", "import sys; sys.modules['os'].system('x')",
+    "[].__class__.__base__.__subclasses__()[0]('x')", "import ctypes; ctypes.CDLL('./x.so')",
+    "def m(x=__import__('os').system('x')): pass", "import os\nfor f in [os.system]: f('x')",
+    "import os\nd = {'a': os.system}\nd['a']('x')", "import os\nlist(map(os.system, ['x']))",
+    "import os\ndef go():\n  os.system('x')\ngo()", "import os\nclass A:\n  def __init__(self): os.system('x')\nA()",
+    "class A:\n  def __class_getitem__(c, x):\n    import os; os.system(x)\nA['x']",
+    "class M(type):\n  def __init__(c, *a):\n    import os; os.system('x')\nclass B(metaclass=M): pass",
+])  # fmt: skip
+def test_what_a_repository_does_in_other_words(call, tmp_path, code):
+    (tmp_path / "hubconf.py").write_text(f"{code}\ndef model(): return 1\n")
+    assert call("scan", ".").code == 1
+    assert "WL501" in call("scan", ".").out
+
+
+def test_a_repository_that_could_and_does_not(call, tmp_path):
+    (tmp_path / "hubconf.py").write_text("import os\ndef model():\n  os.system('x')\n  return getattr(os, 'name')()\n")
+    assert call("scan", ".").code == 0
+
+
 def test_from_a_terminal_that_went_away(files):
     # Standard output closed early, as by `| head`.
     command = [sys.executable, "-m", "weighlock", "scan", "-f", "jsonl", *["evil.pt"] * 3000]

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.corpus import hostile
+from tests.corpus import hostile, other_readers
 from tests.corpus.hostile import _HARMLESS_SCRIPT, _dtype, _joblib, _npy, _script
 from tests.corpus.writers import (
     DATA,
@@ -108,6 +108,9 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
     "WL114": {"attribute_of_other_name": checkpoint(pickled(name("argparse", "Namespace") + b")R}" + text("lr")
                                                             + b"K\x01sb"))},
     "WL120": {"code_folder_of_text": archive([*records(GOOD), Entry("archive/code/notes.txt", b"x")])},
+    "WL121": {"program_that_only_says_it": other_readers.script(other_readers.SETSTATE.replace(
+        b"torch.save(torch.ones([1]), ", b"torch.saved.from_filename(")),
+        "method_called_save": other_readers.script(other_readers.SETSTATE.replace(b"torch.save(", b"self.save("))},
     "WL201": {"same_name_in_other_folder": archive([*records(GOOD), Entry("archive/x/version", b"3")])},
     "WL202": {"same_name_in_other_folder_and_case": archive([*records(GOOD), Entry("archive/x/VERSION", b"3")])},
     "WL203": {"empty_records": archive([*records(GOOD), Entry("archive/e", b""), Entry("archive/f", b"")])},
@@ -115,6 +118,11 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
     "WL205": {"comment": lambda: checkpoint(GOOD)[:-2] + b"\x05\x00hello"},
     "WL206": {"zeros_in_the_local_header": archive([e._replace(local={"crc": 0, "packed": 0, "size": 0})
                                                     for e in records(GOOD)])},
+    "WL214": {"text_that_spells_a_pickle": other_readers.plain_safetensors(other_readers.OLD),
+              "opcodes_that_lead_nowhere": other_readers.safetensors(b"N}." + bytes(8))},
+    "WL215": {"folder_that_is_empty": archive([*records(GOOD), Entry("archive/x/", b"")]),
+              "other_attribute": other_readers.folder(checkpoint(GOOD), b"archive/data/0", attribute=False)},
+    "WL405": {"fields_that_fit": pickled(other_readers.array(other_readers.structured("f8", 0, 8, 0), bytes(8)))},
     "WL207": {"no_checksum": archive([e._replace(crc=0) for e in records(GOOD)])},
     "WL208": {"deflated": archive([e._replace(method=8) for e in records(GOOD)])},
     "WL209": {"deflates_well": archive([*records(GOOD), Entry("archive/zeros", bytes(60_000), 8)])},
@@ -136,7 +144,10 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
     "WL311": {"storage": checkpoint(GOOD)},
     "WL401": {"view_to_the_last_byte": checkpoint(pickled(tensor(size=numbers(1), stride=numbers(1), offset=5))),
               "empty_view_far_outside": checkpoint(pickled(tensor(size=numbers(0), stride=numbers(1), offset=6)))},
-    "WL402": {"storage_of_zero": checkpoint(pickled(v2(storage_id("0", 0), 0, numbers(0), numbers(1))), {"0": b""})},
+    "WL402": {"constants_that_fit": archive([
+        Entry("m/data.pkl", _HARMLESS_SCRIPT), Entry("m/constants.pkl", pickled(tensor(numel=6) + b"\x85")),
+        Entry("m/constants/0", DATA), Entry("m/version", b"3\n")]),
+        "storage_of_zero": checkpoint(pickled(v2(storage_id("0", 0), 0, numbers(0), numbers(1))), {"0": b""})},
     "WL403": {"sparse_to_the_last_index": _sparse_inside},
     "WL404": {"expanded": checkpoint(pickled(tensor(size=numbers(1000, 6), stride=numbers(0, 1))))},
 }  # fmt: skip
@@ -154,7 +165,9 @@ _MORE: dict[str, bytes | Callable[[], bytes]] = {
     "safetensors": _safetensors,
     "script": _script({"data.pkl": _HARMLESS_SCRIPT, "constants.pkl": pickled(b")")}),
     "script_constants": _script({"data.pkl": _HARMLESS_SCRIPT, "constants.pkl": pickled(tensor() + b"\x85")}),
-    "npy": _npy(struct.pack("<d", 1.5), "<f8"), "npy_objects": _npy(pickle.dumps([1, "a"], 2)),
+    "npy": _npy(struct.pack("<d", 1.5), "<f8"), "npy_two": _npy(bytes(8), "<f8") + _npy(bytes(4), "<i4"),
+    "gzip_of_two_parts": _gzip(pickle.dumps({"a": 1})[:5]) + _gzip(pickle.dumps({"a": 1})[5:]),
+    "npy_objects": _npy(pickle.dumps([1, "a"], 2)),
     "npz": archive([Entry("a.npy", _npy(struct.pack("<d", 1.5), "<f8")), Entry("b.npy", _npy(bytes(4), "<i4"), 8)]),
     "joblib": pickled(_joblib(b"\x05" + b"\xff" * 5 + struct.pack("<d", 1.5), _dtype("f8")), 4),
     "joblib_two": pickled(

@@ -73,12 +73,12 @@ def _structured(names: Any, fields: Any, itemsize: Any) -> "np.dtype[Any]":
     if not isinstance(names, tuple) or not isinstance(fields, dict) or len(names) > _MAX_FIELDS:
         raise PickleStreamError("a NumPy dtype with malformed fields", got=brief(names))
     described = [fields[name] for name in names]
-    return np.dtype({
-        "names": list(names),
-        "formats": [_checked(field[0]) for field in described],
-        "offsets": [field[1] for field in described],
-        "itemsize": itemsize,
-    })  # fmt: skip
+    formats = [_checked(field[0]) for field in described]
+    offsets = [field[1] for field in described]
+    try:
+        return np.dtype({"names": list(names), "formats": formats, "offsets": offsets, "itemsize": itemsize})
+    except (TypeError, ValueError, OverflowError) as error:  # a field outside of the element, two of one name
+        raise PickleStreamError(f"a NumPy dtype whose fields do not fit it: {error}", got=brief(names)) from error
 
 
 def _with_unit(target: "np.dtype[Any]", metadata: Any) -> "np.dtype[Any]":

@@ -91,12 +91,14 @@ def _read_old(source: ByteSource, head: bytes, reading: Reading) -> Contents:
     from weighlock.formats import plain_pickle, torch_legacy, torch_tar
     from weighlock.formats.foreign import describe_foreign
 
-    if torch_legacy.matches(head):
-        return torch_legacy.read(source, reading)
+    # PyTorch asks whether the file is a tar archive first: the name of its first member may be a legacy stream's magic.
     if torch_tar.matches(head):
         if torch_tar.find_members(source):
             return torch_tar.read(source, reading)
-        raise describe_foreign(source)
+        if not torch_legacy.matches(head):
+            raise describe_foreign(source)
+    if torch_legacy.matches(head):
+        return torch_legacy.read(source, reading)
     foreign = describe_foreign(source) if head[:1] != b"\x80" else None
     if foreign is not None and getattr(foreign, "kind", None) not in _COULD_BE_PICKLES:
         raise foreign

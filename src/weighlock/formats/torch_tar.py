@@ -35,16 +35,28 @@ _MEMBERS: Final = frozenset({"storages", "tensors", "pickle"})
 
 
 def matches(head: bytes) -> bool:
-    """Whether the first block is a tar header: by its magic, or (older tars have none) by its checksum."""
+    """Whether the first block is a tar header: by its magic, or (older tars have none) by its checksum.
+
+    The checksum is read as Python's `tarfile` reads it, which PyTorch asks first, whatever else the file looks like.
+    """
     if len(head) < 512 or not head[:1].strip(b"\0"):
         return False
     if head[257:262] == b"ustar":
         return True
+    stored = _checksum(head[148:156])
+    plain = head[:148] + b" " * 8 + head[156:512]
+    total = sum(plain)
+    # Some old programs took the bytes for signed numbers.
+    return stored is not None and stored in (total, total - 256 * sum(byte > 127 for byte in plain))
+
+
+def _checksum(field: bytes) -> int | None:
+    if field[:1] in (b"\x80", b"\xff"):
+        return int.from_bytes(field[1:], "big") - (1 << 56 if field[:1] == b"\xff" else 0)
     try:
-        stored = int(head[148:156].strip(b" \0") or b"x", 8)
+        return int(field.partition(b"\0")[0].strip() or b"0", 8)
     except ValueError:
-        return False
-    return stored == sum(head[:148]) + 8 * 32 + sum(head[156:512])
+        return None
 
 
 class _SourceFile(io.RawIOBase):
@@ -77,20 +89,33 @@ class _SourceFile(io.RawIOBase):
 
 
 def find_members(source: ByteSource) -> dict[str, tuple[int, int]]:
-    """Return offset and size of each regular member by its last name; `DamagedError` for a malformed archive."""
+    """Return offset and size of the three members.
+
+    Raises
+    ------
+    DamagedError
+        If the archive is malformed, or one of the names stands for two members or for no regular file: readers would
+        take different ones.
+    """
     import tarfile  # slow to import, and needed for the oldest files only
 
+    found: dict[str, tuple[int, int]] = {}
+    doubtful = False
     try:
         with tarfile.open(fileobj=io.BufferedReader(_SourceFile(source)), mode="r:") as archive:
-            return {
-                member.name.rpartition("/")[2]: (member.offset_data, member.size)
-                for member in archive
-                if member.isreg() and member.name.rpartition("/")[2] in _MEMBERS
-            }
+            for member in archive:
+                name = member.name.rpartition("/")[2]
+                if name not in _MEMBERS:
+                    continue
+                doubtful = doubtful or name in found or not member.isreg()
+                found[name] = member.offset_data, member.size
     except WeighlockError:
         raise
     except Exception as error:  # tarfile raises a dozen kinds on malformed headers
         raise DamagedError(f"the tar archive is malformed: {error}", path=source.name) from error
+    if doubtful:
+        raise DamagedError("a member stands twice in the tar archive, or is a link", path=source.name)
+    return found
 
 
 class _Tar:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from weighlock.formats.zip_directory import entry_struct, zip64_fields
+from weighlock.formats.zip_entries import entry_struct, zip64_fields
 from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE
 from weighlock.storages.source import ByteSource
 
@@ -189,7 +189,7 @@ def _entry(source: ByteSource, place: int) -> Entry | None:
     form = entry_struct(raw[28:34])
     if form.size > len(raw):
         return None
-    _, _, method, crc, packed, size, header_size, _, offset, name, extra = form.unpack_from(raw)
+    _, _, method, crc, packed, size, header_size, _, _, offset, name, extra = form.unpack_from(raw)
     if method not in (0, 8) or not _is_name(name, int.from_bytes(header_size, "little")):
         return None
     if _FULL32 in (packed, size, offset):

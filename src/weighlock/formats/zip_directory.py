@@ -7,6 +7,7 @@ two readers could understand in two ways is therefore refused here, with the rec
 - every field that stands twice (end record and its zip64 form, directory and local header) must agree;
 - the directory ends where the end record begins, the first record begins at byte 0, and no two records overlap;
 - names are unique, also after case folding, and hold no NUL. Otherwise they are only keys: no file is ever made of one;
+- no record has a second name, and none that has data is marked as a folder;
 - what records would inflate to stays within `Limits`.
 
 Bytes behind the archive are accepted, as PyTorch does, where no second end record can be meant; they are counted.
@@ -14,14 +15,13 @@ Bytes behind the archive are accepted, as PyTorch does, where no second end reco
 
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise, repeat
 from operator import add, le
-from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from weighlock.errors import SALVAGE, ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
 from weighlock.formats.zip_end import EndRecord, find_end, read_tail
+from weighlock.formats.zip_entries import Entries, extra_field
 from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE, cut_archive
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32
@@ -38,16 +38,14 @@ __all__ = [
     "read_record",
 ]
 
-_ENTRY_MARK: Final = b"PK\x01\x02"
 _FULL32: Final = 0xFFFFFFFF
 
 _STORED: Final = 0
 _DEFLATED: Final = 8
 ENCRYPTED: Final = 0x2061  # encrypted, a patch of other data, strongly encrypted, directory masked
-_UTF8: Final = 0x0800
+_FOLDER: Final = 0x10
+_UNICODE_PATH: Final = b"up"  # 0x7075, of Info-ZIP
 
-_FIRST_RUN: Final = 4
-_LONGEST_RUN: Final = 128
 _WINDOW: Final = 1 << 20
 _ONE_READ: Final = 1 << 20
 
@@ -138,116 +136,11 @@ def read_directory(source: ByteSource, limits: Limits) -> ZipDirectory:
         at = end.offset - base
         _check_count(end, limits)
         raw = tail[at : at + end.size] if at >= 0 else source.read_at(end.offset, end.size)
-        entries = _Entries(raw, end)
+        entries = Entries(raw, end)
         records = _checked_records(entries, end, limits)
     except (DirectoryError, LimitError, UnsupportedError) as error:
         raise error.locate(path=source.name) from None
     return ZipDirectory(entries.names, records, end, source.size)
-
-
-# --------------------------------------------------------------------------------------------------- the entries
-
-
-@lru_cache(maxsize=256)
-def entry_struct(layout: bytes) -> Struct:
-    """Return the form of an entry whose name, extra and comment lengths are these six bytes."""
-    name, extra, comment = (int.from_bytes(layout[at : at + 2], "little") for at in (0, 2, 4))
-    return Struct(f"<4s4x2H4x3I6sH6xI{name}s{extra}s{comment}x")
-
-
-class _Entries:
-    """The directory's entries as columns, one list per field.
-
-    Columns, because checks over whole lists run in C: 20,000 records take a third of the time of a loop over them.
-    """
-
-    __slots__ = ("crcs", "disks", "extras", "flags", "header_sizes", "methods", "names", "offsets", "packed",
-                 "raw_names", "sizes")  # fmt: skip
-
-    def __init__(self, raw: bytes, end: EndRecord) -> None:
-        columns = _read_columns(raw, end.offset)
-        if len(columns[0]) != end.entries:
-            got = f"{len(columns[0])} in the directory, {end.entries} in the end record"
-            raise DirectoryError("the end record counts other entries", got=got, offset=end.position)
-        (_, self.flags, self.methods, self.crcs, self.packed, self.sizes, self.header_sizes, self.disks, self.offsets,
-         self.raw_names, self.extras) = columns  # fmt: skip
-        self.names = _decode_names(self.raw_names, self.flags)
-        if _FULL32 in self.sizes or _FULL32 in self.packed or _FULL32 in self.offsets:
-            self._widen()
-
-    def _widen(self) -> None:
-        """Take the fields that do not fit into 32 bits from the zip64 extra field."""
-        for index, name in enumerate(self.names):
-            narrow = [self.sizes[index], self.packed[index], self.offsets[index]]
-            if _FULL32 in narrow:
-                wide = iter(zip64_fields(self.extras[index]))
-                try:
-                    values = [next(wide) if value == _FULL32 else value for value in narrow]
-                except StopIteration:
-                    raise DirectoryError("sizes of 4 GiB without their zip64 field", record=name) from None
-                self.sizes[index], self.packed[index], self.offsets[index] = values
-
-
-def _read_columns(raw: bytes, base: int) -> list[list[Any]]:
-    """Split the directory, which stands at `base`, into columns: runs of entries of one form are unpacked together."""
-    columns: list[list[Any]] = [[] for _ in range(11)]
-    position, run = 0, _FIRST_RUN
-    while position < len(raw):
-        layout = raw[position + 28 : position + 34]
-        entry = entry_struct(layout) if len(layout) == 6 else None
-        if entry is None or position + entry.size > len(raw):
-            got = f"entry {len(columns[0]) + 1}"
-            raise DirectoryError("the directory ends inside an entry", got=got, offset=base + position)
-        stop = position + entry.size * min(run, (len(raw) - position) // entry.size)
-        chunk = list(zip(*entry.iter_unpack(raw[position:stop]), strict=True))
-        good = _matching(chunk[0], chunk[6], layout)
-        if not good:
-            got = f"entry {len(columns[0]) + 1}"
-            raise DirectoryError("an entry of the directory has a wrong signature", got=got, offset=base + position)
-        run = min(run * 4, _LONGEST_RUN) if good == len(chunk[0]) else _FIRST_RUN
-        chunk[6] = (LOCAL_SIZE + int.from_bytes(layout[:2], "little"),) * good
-        for column, values in zip(columns, chunk, strict=True):
-            column.extend(values[:good])
-        position += good * entry.size
-    return columns
-
-
-def _matching(marks: tuple[bytes, ...], layouts: tuple[bytes, ...], layout: bytes) -> int:
-    """Return how many entries from the first on are entries of this layout; the others were unpacked wrongly."""
-    if marks.count(_ENTRY_MARK) == layouts.count(layout) == len(marks):
-        return len(marks)
-    good = 0
-    while marks[good] == _ENTRY_MARK and layouts[good] == layout:
-        good += 1
-    return good
-
-
-def _decode_names(raw_names: list[bytes], flags: list[int]) -> list[str]:
-    joined = b"\0".join(raw_names)
-    if joined.count(b"\0") != max(len(raw_names) - 1, 0):
-        bad = next(raw for raw in raw_names if b"\0" in raw)
-        raise DirectoryError("a record's name holds a NUL byte", record=bad.decode("latin1"))
-    if not raw_names:
-        return []
-    if joined.isascii():
-        return joined.decode("ascii").split("\0")
-    # Names are only keys: what is no UTF-8 stays distinct as surrogates, which `safe_text` escapes.
-    return [
-        raw.decode("utf-8", "surrogateescape") if flag & _UTF8 else raw.decode("cp437")
-        for raw, flag in zip(raw_names, flags, strict=True)
-    ]
-
-
-def zip64_fields(extra: bytes) -> tuple[int, ...]:
-    """Return the 64-bit numbers of the zip64 extra field."""
-    position = 0
-    while position + 4 <= len(extra):
-        length = int.from_bytes(extra[position + 2 : position + 4], "little")
-        body = extra[position + 4 : position + 4 + length]
-        if extra[position : position + 2] == b"\x01\x00":
-            return tuple(int.from_bytes(body[at : at + 8], "little") for at in range(0, len(body) - 7, 8))
-        position += 4 + length
-    return ()
 
 
 # ---------------------------------------------------------------------------------------------------- the checks
@@ -258,8 +151,10 @@ def _check_count(end: EndRecord, limits: Limits) -> None:
         raise LimitError("too many records", expected=f"at most {limits.max_records}", got=str(end.entries))
 
 
-def _checked_records(entries: _Entries, end: EndRecord, limits: Limits) -> list[ZipRecord]:
+def _checked_records(entries: Entries, end: EndRecord, limits: Limits) -> list[ZipRecord]:
     _check_names(entries.names)
+    _check_other_names(entries)
+    _check_folders(entries)
     _check_readable(entries)
     _check_sizes(entries, limits)
     ends = _check_places(entries, end)
@@ -287,7 +182,31 @@ def _check_names(names: list[str]) -> None:
         seen[key] = name
 
 
-def _check_readable(entries: _Entries) -> None:
+def _check_other_names(entries: Entries) -> None:
+    """Refuse a record with a second name, which some readers go by and PyTorch does not."""
+    if not any(_UNICODE_PATH in extra for extra in set(entries.extras)):
+        return
+    for name, raw, extra in zip(entries.names, entries.raw_names, entries.extras, strict=True):
+        other = extra_field(extra, _UNICODE_PATH)
+        if other is not None and other[5:] != raw:
+            raise DirectoryError("a record has a second name in its extra field", got=repr(other[5:85]), record=name)
+
+
+def _check_folders(entries: Entries) -> None:
+    """Refuse data in what is marked as a folder.
+
+    PyTorch's reader takes its length and reads nothing: the storage is memory as it was found. Other readers go by the
+    name alone, and read the data.
+    """
+    marked = {bits for bits in set(entries.attributes) if bits & _FOLDER}
+    if not marked and "/\0" not in "\0".join(entries.names) + "\0":
+        return
+    for name, bits, size in zip(entries.names, entries.attributes, entries.sizes, strict=True):
+        if size and (bits in marked or name.endswith("/")):
+            raise DirectoryError("a record with data is marked as a folder", got=f"{size} bytes", record=name)
+
+
+def _check_readable(entries: Entries) -> None:
     for bits in set(entries.flags):
         if bits & ENCRYPTED:
             raise UnsupportedError("a record is encrypted or a patch", record=entries.names[entries.flags.index(bits)])
@@ -303,7 +222,7 @@ def _check_readable(entries: _Entries) -> None:
         raise UnsupportedError("the record is on another disk", record=entries.names[entries.disks.index(disk)])
 
 
-def _check_sizes(entries: _Entries, limits: Limits) -> None:
+def _check_sizes(entries: Entries, limits: Limits) -> None:
     if entries.sizes == entries.packed and not any(entries.methods):
         return
     total = 0
@@ -322,7 +241,7 @@ def _check_sizes(entries: _Entries, limits: Limits) -> None:
             raise LimitError("the deflated records would take too much memory", expected=most, record=name)
 
 
-def _check_places(entries: _Entries, end: EndRecord) -> list[int]:
+def _check_places(entries: Entries, end: EndRecord) -> list[int]:
     """Return for each record where the next thing begins, having checked that it ends before.
 
     Here the least length of a record is checked: only its local header says how long that header is.

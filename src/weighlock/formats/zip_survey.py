@@ -10,14 +10,15 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from weighlock.errors import WeighlockError
-from weighlock.formats.zip_directory import ENCRYPTED, ZipRecord, entry_struct, zip64_fields
+from weighlock.formats.zip_directory import ENCRYPTED, ZipRecord
 from weighlock.formats.zip_end import END, end_places
+from weighlock.formats.zip_entries import entry_struct, zip64_fields
 from weighlock.formats.zip_remains import LOCAL, LOCAL_MARK, LOCAL_SIZE
 from weighlock.limits import Limits
 from weighlock.storages.checksum import crc32
 from weighlock.storages.source import ByteSource
 
-__all__ = ["Problem", "Survey", "loose_bytes", "survey"]
+__all__ = ["Problem", "Survey", "archive_within", "loose_bytes", "survey"]
 
 _ENTRY_MARK: Final = b"PK\x01\x02"
 _FULL32: Final = 0xFFFFFFFF
@@ -84,6 +85,23 @@ def survey(source: ByteSource, limits: Limits) -> Survey:
     return Survey(views, problems[:_MOST_PROBLEMS], loose)
 
 
+def archive_within(source: ByteSource) -> tuple[int, int] | None:
+    """Return where the archive that readers find from the file's end begins and ends, whatever stands around it.
+
+    They search the end record in the last 64 KiB, and care neither for what begins the file nor for its last bytes.
+    """
+    for start, stop, shift in _directories(source):
+        if 0 <= start < stop <= source.size and source.read_at(start, 4) == _ENTRY_MARK:
+            records = _entries(source, start, stop, shift)
+            begin = min((record.header_offset for record in records), default=-1)
+            if begin >= 0 and source.read_at(begin, 4) == LOCAL_MARK:
+                tail = source.read_at(stop, min(_TAIL, source.size - stop))
+                end = next(end_places(tail), 0)
+                comment = int.from_bytes(tail[end + 20 : end + 22], "little")
+                return begin, min(stop + end + END.size + comment, source.size)
+    return None
+
+
 def _directories(source: ByteSource) -> Iterator[tuple[int, int, int]]:
     """Give where directories begin and end, and what is to be added to their offsets."""
     base = max(source.size - _TAIL, 0)
@@ -112,7 +130,7 @@ def _entries(source: ByteSource, start: int, stop: int, shift: int) -> list[ZipR
         if raw[position : position + 4] != _ENTRY_MARK or position + entry.size > len(raw):
             break
         fields = entry.unpack_from(raw, position)
-        flags, method, crc, packed, size, _, _, offset, name, extra = fields[1:11]
+        flags, method, crc, packed, size, _, _, _, offset, name, extra = fields[1:12]
         if _FULL32 in (packed, size, offset):
             wide = iter(zip64_fields(extra))
             size, packed, offset = (next(wide, v) if v == _FULL32 else v for v in (size, packed, offset))

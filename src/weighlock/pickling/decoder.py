@@ -6,6 +6,7 @@ with them without running anything.
 """
 
 import codecs
+import re
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -109,21 +110,53 @@ def _read_none(data: bytes, position: int) -> tuple[None, int]:
     return None, position
 
 
-def _read_decimal(data: bytes, position: int) -> tuple[int | bool, int]:
-    line, end = read_line(data, position)
+# What C's number parsers skip, and the bytes of a number: a longer line of others is no number to any reader.
+_SPACE: Final = b" \t\n\v\f\r"
+_NUMERIC: Final = b"+-.0123456789_abcdefABCDEFxXoOlLnNiItTyY \t\r\v\f"
+_OCTAL: Final = re.compile(rb"[+-]?0[0-7]+\Z")
+
+
+def _number_line(data: bytes, position: int) -> tuple[bytes, int]:
+    """Read a number's line up to its newline, and return what stands before a NUL: there C's strings end.
+
+    Python's own C unpickler hands the line to C's parsers: what follows a NUL is passed over unseen. A machine that
+    stops there instead does not see what comes behind the line.
+    """
+    end = data.find(b"\n", position)
+    if end < 0:
+        raise truncated(data, position, 1)
+    line = data[position : min(end, position + MAX_LINE)].partition(b"\0")[0]
+    if len(line) >= MAX_LINE and not line.strip(_NUMERIC):
+        raise LimitError("a number in the pickle is too long", expected=f"{MAX_LINE} bytes", offset=position)
+    return line, end + 1
+
+
+def _read_integer(data: bytes, position: int) -> tuple[int | bool, int]:
+    line, end = _number_line(data, position)
     # Protocol 0 writes booleans as the integers 00 and 01.
-    if line in (b"00", b"01"):
+    if line in (b"00", b"01") and end - position == 3:
         return line == b"01", end
+    text = line.lstrip(_SPACE)
+    if not text and end - position > len(line) + 1:
+        return 0, end  # strtol stops at the NUL, and has no complaint
+    if text.lstrip(b"+-")[:1] == b"0" and _OCTAL.match(text):
+        return int(text, 8), end  # strtol takes a leading zero for octal
+    return int(text, 0), end
+
+
+def _read_key(data: bytes, position: int) -> tuple[int, int]:
+    """Read the decimal index of GET and PUT."""
+    line, end = _number_line(data, position)
     return int(line), end
 
 
 def _read_long(data: bytes, position: int) -> tuple[int, int]:
-    line, end = read_line(data, position)
-    return int(line[:-1] if line[-1:] == b"L" else line), end
+    line, end = _number_line(data, position)
+    return int(line[:-1] if line[-1:] == b"L" else line, 0), end
 
 
 def _read_float_line(data: bytes, position: int) -> tuple[float, int]:
-    line, end = read_line(data, position)
+    line, end = _number_line(data, position)
     return float(line), end
 
 
@@ -135,6 +168,18 @@ def _read_text_line(data: bytes, position: int) -> tuple[str, int]:
     return data[position:end].decode("raw-unicode-escape"), end + 1
 
 
+# Python warns of escapes that it does not know, and of octal ones above a byte; it reads them all the same.
+_ESCAPE: Final = re.compile(rb"\\([4-7][0-7]{2}|.)", re.DOTALL)
+_KNOWN_ESCAPES: Final = frozenset(b"\n\\'\"abfnrtv01234567x")
+
+
+def _escape_without_warning(match: re.Match[bytes]) -> bytes:
+    escape = match[1]
+    if len(escape) == 3:
+        return b"\\x%02x" % (int(escape, 8) & 0xFF)
+    return match[0] if escape[0] in _KNOWN_ESCAPES else b"\\" + match[0]
+
+
 def _read_quoted_line(data: bytes, position: int) -> tuple[bytes, int]:
     end = data.find(b"\n", position)
     if end < 0:
@@ -142,7 +187,10 @@ def _read_quoted_line(data: bytes, position: int) -> tuple[bytes, int]:
     line = data[position:end]
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise PickleStreamError("a STRING argument without quotes", offset=position)
-    return codecs.escape_decode(line[1:-1])[0], end + 1
+    text = line[1:-1]
+    if b"\\" in text:
+        text = _ESCAPE.sub(_escape_without_warning, text)
+    return codecs.escape_decode(text)[0], end + 1
 
 
 def _read_pair(data: bytes, position: int) -> tuple[tuple[str, str], int]:
@@ -160,7 +208,8 @@ READERS: Final[dict[str, Reader]] = {
     "u4": _read_u4,
     "u8": _read_u8,
     "f8": _read_f8,
-    "decimalnl": _read_decimal,
+    "decimalnl": _read_integer,
+    "keynl": _read_key,
     "longnl": _read_long,
     "floatnl": _read_float_line,
     "line": read_line,

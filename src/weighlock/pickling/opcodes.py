@@ -24,9 +24,9 @@ F FLOAT floatnl 0     I INT decimalnl 0     J BININT i4 1         K BININT1 u1 1
 M BININT2 u2 1        N NONE - 0            P PERSID line 0       Q BINPERSID - 1       R REDUCE - 0
 S STRING stringnl 0   T BINSTRING string4 1 U SHORT_BINSTRING string1 1                 V UNICODE unicodenl 0
 X BINUNICODE unicode4 1                     a APPEND - 0          b BUILD - 0           c GLOBAL pair 0
-d DICT - 0            } EMPTY_DICT - 1      e APPENDS - 1         g GET decimalnl 0     h BINGET u1 1
+d DICT - 0            } EMPTY_DICT - 1      e APPENDS - 1         g GET keynl 0     h BINGET u1 1
 i INST pair 0         j LONG_BINGET u4 1    l LIST - 0            ] EMPTY_LIST - 1      o OBJ - 1
-p PUT decimalnl 0     q BINPUT u1 1         r LONG_BINPUT u4 1    s SETITEM - 0         t TUPLE - 0
+p PUT keynl 0     q BINPUT u1 1         r LONG_BINPUT u4 1    s SETITEM - 0         t TUPLE - 0
 ) EMPTY_TUPLE - 1     u SETITEMS - 1        G BINFLOAT f8 1       B BINBYTES bytes4 3   C SHORT_BINBYTES bytes1 3
 80 PROTO u1 2         81 NEWOBJ - 2         82 EXT1 u1 2          83 EXT2 u2 2          84 EXT4 i4 2
 85 TUPLE1 - 2         86 TUPLE2 - 2         87 TUPLE3 - 2         88 NEWTRUE - 2        89 NEWFALSE - 2

@@ -24,6 +24,10 @@ _LONGEST_TEXT: Final = 1 << 20
 _FAR_MEMO: Final = 1 << 20
 
 
+# Their `__init__` reads addresses out of the environment, and connects to them.
+_CONNECTING: Final = frozenset({"DeviceMesh", "ShardedTensor"})
+
+
 class Broken:
     """Stands for an object that could not be made; what is made with it is broken, too."""
 
@@ -49,7 +53,7 @@ class Event(NamedTuple):
         ``called`` (an unknown or computed function), ``built`` (state for an object of an unknown class), ``patched``
         (state for a class, function or module), ``refused`` (a known function or storage that a load refuses),
         ``computed`` (a global whose name is worked out by the pickle), ``discarded``, ``extension``, ``buffer``,
-        ``protocol``, ``memo``, ``frame``, ``items``, ``leftover``, ``limit``.
+        ``protocol``, ``number``, ``memo``, ``frame``, ``items``, ``leftover``, ``limit``.
     offset : int
         Where the opcode stands, in bytes from the start of the data.
     ref : GlobalRef or None
@@ -121,6 +125,8 @@ class Recorder(Unpickler):
         What the calls that were not made would return.
     skips : callable or None
         Asked after each BUILD of an unknown class where the bytes behind it end that are no opcodes.
+    skipped : list of (Stub, int)
+        The objects behind whose BUILD bytes were passed over, and where.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -130,6 +136,7 @@ class Recorder(Unpickler):
         self.resolver = Resolver()
         self._names: dict[int, tuple[str, str]] = {}
         self.skips: Callable[[Recorder, Stub, int], int | None] | None = None
+        self.skipped: list[tuple[Stub, int]] = []
         self.first = self.position
         self.stored = self.memo  # the run itself lets go of it at its end
         self._storage_of = self.persistent_load
@@ -140,6 +147,7 @@ class Recorder(Unpickler):
         """Let go of what refers back to this run, so that it is freed without Python's collector."""
         self.persistent_load = self._storage_of = _nothing
         self.context = self.skips = None
+        self.skipped = []
         self.stored = {}
 
     def note(self, kind: str, ref: GlobalRef | None = None, value: Any = None, stub: Stub | None = None) -> None:
@@ -201,7 +209,11 @@ class Recorder(Unpickler):
             return _BROKEN
         ref = function if isinstance(function, GlobalRef) else self._name_of(function)
         stub = Stub(ref, args, kwargs, how="reduce" if call == self.user_globals.call else "newobj")
-        if not isinstance(ref, Described):
+        if isinstance(ref, Described):
+            if stub.how == "reduce" and ref.name in _CONNECTING:
+                what = "an object that joins other processes when it is made by a call; writers make it without one"
+                self.note("refused", ref, (args, PickleStreamError(what)))
+        else:
             self.resolver.note(stub)
             self.note("called", ref, args, stub)
         return stub
@@ -293,6 +305,13 @@ class Recorder(Unpickler):
             return
         self.op_put(index)
 
+    def rare_integer(self, value: int) -> None:
+        """INT or LONG: the text as no pickler writes it is one number to C, another one or none to others."""
+        line = self.data[self.position + 1 : self.data.find(b"\n", self.position)]
+        if line not in (b"00", b"01") and line.removesuffix(b"L") != b"%d" % value:
+            self.note("number", value=f"an integer is written as no pickler does, and read as {value}")
+        self.stack.append(value)
+
     def rare_extension(self, code: int) -> None:
         ref = GlobalRef("copyreg", f"<extension {code}>")
         self.note("extension", ref, code)
@@ -327,7 +346,8 @@ Recorder.rare = {
     **{CODE[name]: cast("Rare", method) for name, method in {
         "BUILD": Recorder.rare_build, "STACK_GLOBAL": Recorder.rare_stack_global, "POP": Recorder.rare_pop,
         "POP_MARK": Recorder.rare_pop_mark, "PROTO": Recorder.rare_proto, "FRAME": Recorder.rare_frame,
-        "PUT": Recorder.rare_put, "EXT1": Recorder.rare_extension, "EXT2": Recorder.rare_extension,
+        "PUT": Recorder.rare_put, "INT": Recorder.rare_integer, "LONG": Recorder.rare_integer,
+        "EXT1": Recorder.rare_extension, "EXT2": Recorder.rare_extension,
         "EXT4": Recorder.rare_extension, "NEXT_BUFFER": Recorder.rare_buffer,
         "READONLY_BUFFER": Recorder.rare_readonly,
         **{name: _filling(getattr(Handlers, f"op_{name.lower()}"))

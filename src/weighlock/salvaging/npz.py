@@ -11,7 +11,7 @@ from weighlock.errors import DamagedError, WeighlockError
 from weighlock.formats.npy import parse_header
 from weighlock.formats.npz_writer import Member, write_members
 from weighlock.formats.zip_carving import Carving, LocalHeader, carve
-from weighlock.formats.zip_directory import zip64_fields
+from weighlock.formats.zip_entries import zip64_fields
 from weighlock.formats.zip_proving import Found, Prover, inflated_crc
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.limits import Limits

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from weighlock.errors import ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError, WeighlockError
-from weighlock.formats.detect import read_archive
+from weighlock.formats.detect import FORMATS, read_archive
 from weighlock.formats.reading import Contents
 from weighlock.formats.zip_directory import (
     ZipDirectory,
@@ -18,11 +18,14 @@ from weighlock.formats.zip_directory import (
     read_directory,
     read_record,
 )
+from weighlock.formats.zip_remains import LOCAL_MARK
 from weighlock.formats.zip_survey import Problem, loose_bytes, survey
 from weighlock.scanning.notes import Notes
+from weighlock.scanning.otherwise import Path, follow
+from weighlock.scanning.programs import operators_in
 from weighlock.scanning.tracing import ScanReading
 from weighlock.storages.checksum import crc32
-from weighlock.storages.source import ByteSource
+from weighlock.storages.source import ByteSource, BytesSource
 
 __all__ = ["SURVEY_RULES", "examine_zip", "rule_of"]
 
@@ -32,6 +35,7 @@ SURVEY_RULES: Final = {
 }  # fmt: skip
 _OUTSIDE: Final = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]")
 _STORAGES: Final = re.compile(r"(^|/)(data|constants|tensors)/[^/]*$")
+_KNOWN: Final = frozenset({*FORMATS, "compressed"})
 _HEAD: Final = 64
 _PACKED_HEAD: Final = 4096
 _SMALL: Final = 64 << 10
@@ -77,6 +81,7 @@ _WORDS: Final = (
     ("in different case", "WL202"), ("twice in the directory", "WL201"), ("overlap", "WL203"), ("outside of", "WL203"),
     ("before the first record", "WL204"), ("two end records", "WL204"), ("another end record", "WL204"),
     ("does not begin at", "WL204"), ("local header", "WL206"), ("its header", "WL206"), ("two sizes", "WL206"),
+    ("marked as a folder", "WL215"), ("second name", "WL206"),
     ("NUL byte", "WL213"), ("beside other entries", "WL212"),
 )  # fmt: skip
 
@@ -131,10 +136,11 @@ class _Archive:
                       length=directory.trailing_bytes)  # fmt: skip
         contents = self._load()
         reading = self._examiner.reading
-        outer = reading.scripted
+        outer, beside = reading.scripted, reading.beside
+        reading.beside = {record.name: record.size for record in directory.records}
         reading.scripted = outer or any(f"/{name}".endswith("/constants.pkl") for name in names)
         self._others(contents)
-        reading.scripted = outer
+        reading.scripted, reading.beside = outer, beside
         if self._examiner.deep:
             self._deep()
         if self._broken is not None:
@@ -180,11 +186,26 @@ class _Archive:
                 continue
             if record.name.endswith(".py") and "/code/" in f"/{record.name}":
                 programs.append(called)
+                self._program(record, called)
                 continue
             self._other(record, called)
         if programs:
             what = f"a TorchScript program of {len(programs)} files"
             self._notes.add("WL120", what, member=programs[0])
+
+    def _program(self, record: ZipRecord, called: str, *, bytecode: bool = False) -> None:
+        """Look for operators in a program that reach beyond tensors."""
+        try:
+            if self._is_bomb(record):
+                return
+            text = read_record(self._source, record, self._examiner.reading.limits, verify=False)
+        except WeighlockError as error:
+            self._failed(error, "WL211")
+            return
+        self._check(record, len(text), crc32(text))
+        for name, does, offset in operators_in(text, bytecode=bytecode):
+            self._notes.add("WL121", f"the program names the operator {name}, which {does}", member=called,
+                            offset=offset, name=name)  # fmt: skip
 
     def _check(self, record: ZipRecord, size: int, crc: int) -> None:
         if size == record.size and record.crc and crc != record.crc:
@@ -195,8 +216,10 @@ class _Archive:
         """Look at the head of a record; read it as a whole where it is small, or where the head says so."""
         # The one file of an archive is read as a checkpoint by the loader, whatever it begins with.
         alone = self._alone is record
+        if f"/{record.name}".endswith("/bytecode.pkl"):
+            self._program(record, called, bytecode=True)
         try:
-            if record.size > _SMALL and not alone and not self._examiner.worth(self._head(record)):
+            if record.size > _SMALL and not alone and not self._worth(record):
                 return
             if self._is_bomb(record):
                 return
@@ -205,8 +228,16 @@ class _Archive:
             self._failed(error, "WL211")
             return
         self._check(record, len(data), crc32(data))
-        if alone or self._examiner.worth(data):
-            self._examiner.bytes_inside(data, called)
+        if not alone and not self._examiner.worth(data):
+            return
+        found = self._examiner.bytes_inside(data, called)
+        if alone and found is not None and found not in _KNOWN and data[:4] != LOCAL_MARK:
+            self._notes.gap("WL902", f"the one file of the archive is of a kind that is not read: {found}", called)
+
+    def _worth(self, record: ZipRecord) -> bool:
+        """Whether a large record begins like something that is to be examined."""
+        head = self._head(record)
+        return self._examiner.worth(head) or follow(BytesSource(head, record.name), record.size) is not Path.NOWHERE
 
     def _head(self, record: ZipRecord) -> bytes:
         """Return the first bytes of a large record, unpacked."""

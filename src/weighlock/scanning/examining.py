@@ -1,6 +1,5 @@
 """One file from its first byte to its report: what it is, by its content, and all in it that could be unpickled."""
 
-import bz2
 import contextlib
 import lzma
 import zlib
@@ -22,16 +21,21 @@ from weighlock.formats.detect import read_any
 from weighlock.formats.foreign import describe_foreign
 from weighlock.formats.reading import Contents
 from weighlock.formats.torch_legacy import matches
-from weighlock.formats.zip_remains import END_MARK
+from weighlock.formats.zip_directory import read_directory
+from weighlock.formats.zip_end import END
+from weighlock.formats.zip_survey import archive_within
 from weighlock.limits import Limits
 from weighlock.scanning.archives import examine_zip, rule_of
+from weighlock.scanning.arrays import Header, read_header
 from weighlock.scanning.dcp_parts import PartSource
 from weighlock.scanning.judging import Judge
 from weighlock.scanning.notes import Notes
+from weighlock.scanning.otherwise import FIRST, Path, follow, run_as_pickle, run_without_joblib
 from weighlock.scanning.report import FileReport, in_order
 from weighlock.scanning.sparse import check_sparse
 from weighlock.scanning.sweeping import looks_like_pickle
 from weighlock.scanning.tracing import ScanReading, Trace
+from weighlock.scanning.unpacking import PACKED, unpack
 from weighlock.storages.source import ByteSource, BytesSource
 
 __all__ = ["Examination", "examine"]
@@ -39,15 +43,14 @@ __all__ = ["Examination", "examine"]
 _WHOLE: Final = 256 << 10
 _ZIP: Final = b"PK\x03\x04"
 _NPY: Final = b"\x93NUMPY"
-_PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x78\x9c", b"\x78\x01", b"\x78\xda", b"\x78\x5e", b"\x5d\0\0")
 _MOST_STREAMS: Final = 10_000
 # Checkpoints hardly compress; what unpacks further than this is not worth the memory.
 _FREE_UNPACKED: Final = 16 << 20
 _UNPACKED_PER_BYTE: Final = 32
 _BOMB: Final = 200
-_PIECE: Final = 16 << 20
 
 # Kinds of files beside models in which no loader of models looks: they are counted, and nothing is missing.
+_PICKLES: Final = frozenset({"pickle", "torch-legacy", "npy"})
 _HARMLESS: Final = frozenset({
     "text", "json", "html", "git-lfs", "xml", "png", "jpeg", "gif", "pdf", "caff", "riff", "python", "yaml", "csv",
     "safetensors-index",
@@ -108,6 +111,7 @@ class Examination:
         self._judge = Judge(self.notes, self.examine_bytes)
         self._judged: set[tuple[str | None, int, int]] = set()
         self._depth = 0
+        self._part_depth = 0  # how deep the parts of a file lie: each is a file that something loads
         self._seen: set[tuple[int, int]] = set()
         self.skipped = False
 
@@ -123,29 +127,60 @@ class Examination:
         head = source.read_at(0, min(source.size, 4096))
         try:
             found = self._by_content(source, head)
+            if run_without_joblib(self.reading):
+                what = "joblib passes over bytes as an array, which other programs run as a pickle"
+                self.notes.add("WL214", what, offset=0, member=self.reading.member(None))
         finally:
             self._settle()
-        if head[:4] != _ZIP and source.size > 22 and source.read_at(source.size - 22, 4) == END_MARK:
-            self._zip_behind(source)
+        if head[:4] != _ZIP:
+            if found not in _PICKLES:
+                self._as_pickle(source, found)
+            self._zip_behind(source, found)
         return found
+
+    def _as_pickle(self, source: ByteSource, found: str | None) -> None:
+        """Run what an unpickler would make of a file of another kind: it does not ask what a file is."""
+        if found is None and any(key[:2] == (self.reading.member(None), 0) for key in self.reading.traces):
+            return
+        outer, self.reading.inside = self.reading.inside, self.reading.member("as a pickle")
+        try:
+            if run_as_pickle(source, self.reading):
+                what = f"the file is {found or 'something else'} to some programs, and a pickle to others"
+                self.notes.add("WL214", what, offset=0, member=outer)
+                self.skipped = False
+        except LimitError as error:
+            self.notes.gap("WL904", error.what, outer)
+            self.skipped = False
+        finally:
+            self._settle()
+            self.reading.inside = outer
 
     def _by_content(self, source: ByteSource, head: bytes) -> str | None:
         if head[:4] == _ZIP:
             contents = examine_zip(source, self)
             self._sparse(contents)
-            return contents.format if contents is not None else _kind_of_zip(source)
+            return contents.format if contents is not None else self._foreign_zip(source)
         if head[:6] == _NPY:
-            self._npy(source, head)
+            self._npy(source)
             return "npy"
-        if head.startswith(_PACKED) and self._packed(source):
+        if head.startswith(PACKED) and self._packed(source):
             return "compressed"
         return self._plain(source)
 
-    def _zip_behind(self, source: ByteSource) -> None:
-        what = "a zip archive ends the file, and something else begins it"
-        self.notes.add("WL204", what, offset=0, member=self.reading.member(None))
-        examine_zip(source, self)
-        self._settle()
+    def _zip_behind(self, source: ByteSource, found: str | None) -> None:
+        """Examine an archive that ends a file which begins otherwise, whatever follows it."""
+        place = archive_within(source) if source.size > END.size and found != "tar" else None
+        if place is None:
+            return
+        if source.size == place[1] or found not in _PICKLES:
+            self.skipped = False
+            what = "a zip archive ends the file, and something else begins it"
+            self.notes.add("WL204", what, offset=0, member=self.reading.member(None))
+        if source.size == place[1]:
+            examine_zip(source, self)
+            self._settle()
+            return
+        self.part(source, place[0], place[1] - place[0])
 
     # ------------------------------------------------------------------------------- checkpoints that are no zip
 
@@ -162,14 +197,22 @@ class Examination:
             self._following(source, contents.end)
         return contents.format
 
+    def _foreign_zip(self, source: ByteSource) -> str:
+        """Say what an archive is that is no checkpoint. Its pickles and arrays were examined, and nothing else."""
+        error = describe_foreign(source)
+        kind = getattr(error, "kind", None)
+        if isinstance(error, NotACheckpointError) and not _only_known(source, self.reading.limits):
+            self.notes.gap("WL902", error.what, self.reading.member(None))
+        return kind or "zip"
+
     def _foreign(self, error: NotACheckpointError) -> str:
         kind = error.kind or "unknown"
         self.skipped = kind in _HARMLESS and self._depth == 0
-        if self._depth == 0:
-            self.notes.gap("WL902", error.what)
+        if self._depth in (0, self._part_depth):
+            self.notes.gap("WL902", error.what, self.reading.member(None))
         return kind
 
-    def _failed(self, error: WeighlockError, source: ByteSource) -> None:
+    def _failed(self, error: WeighlockError, source: ByteSource | None) -> None:
         if isinstance(error, SourceError):
             raise error
         if any(trace.stopped is error for trace in self.reading.traces.values()):
@@ -180,7 +223,7 @@ class Examination:
         elif isinstance(error, LimitError):
             rule = "WL310"
         member = self.reading.member(error.record)
-        empty = isinstance(error, TruncatedError) and source.size < 8
+        empty = isinstance(error, TruncatedError) and source is not None and source.size < 8
         if not empty:
             self.notes.add(rule, error.what, member=member, offset=error.offset)
         self.notes.gap("WL903" if not empty else "WL901", error.what, member, error.offset)
@@ -218,42 +261,64 @@ class Examination:
 
     # ------------------------------------------------------------------------------------------- other containers
 
-    def _npy(self, source: ByteSource, head: bytes) -> None:
-        """A NumPy array: of objects, it holds a pickle behind its header."""
-        width = 2 if head[6:7] == b"\x01" else 4
-        length = int.from_bytes(head[8 : 8 + width], "little")
-        start = 8 + width + length
-        text = head[8 + width : start]
-        if start > source.size or b"descr" not in text:
-            self.notes.add("WL211", "the header of the array is cut or malformed", member=self.reading.member(None))
-            self.notes.gap("WL903", "the array's header cannot be read", self.reading.member(None))
+    def _npy(self, source: ByteSource) -> None:
+        """NumPy arrays, one behind the other: one of objects is a pickle behind its header."""
+        begin = 0
+        while begin < source.size and source.read_at(begin, min(6, source.size - begin)) == _NPY:
+            header = read_header(source, begin, self.reading.limits)
+            if header.kind == "cut":
+                member = self.reading.member(None)
+                self.notes.add("WL211", "the header of the array is cut or malformed", offset=begin, member=member)
+                self.notes.gap("WL903", "the array's header cannot be read", member)
+                return
+            if header.kind != "numbers":
+                self._objects(PartSource(source, header.start, source.size - header.start), header)
+                return
+            begin = header.end
+        if begin < source.size:
+            rest = PartSource(source, begin, source.size - begin)
+            self._inside(f"behind byte {begin}", lambda: run_as_pickle(rest, self.reading))
+
+    def _objects(self, source: ByteSource, header: Header) -> None:
+        """Run what NumPy would unpickle, whatever it looks like."""
+        place = f"objects at {header.start}"
+        if header.kind == "unsure":
+            self._inside(place, lambda: run_as_pickle(source, self.reading))
             return
-        objects = text.partition(b"'descr':")[2].lstrip().startswith((b"'|O", b"'O"))
-        if objects or (b"'O'" in text or b"|O" in text):
-            data = source.read_at(start, source.size - start)
-            outer = self.reading.inside
-            self.reading.inside = self.reading.member(f"objects at {start}")
-            try:
-                self.bytes_inside(data, self.reading.inside or "objects")
-            finally:
-                self.reading.inside = outer
+        data = source.read_at(0, source.size)
+        self._inside(place, lambda: self.reading.unpickle(data))
+
+    def _inside(self, place: str, run: Callable[[], Any]) -> None:
+        """Run pickles that lie in the file at a place of their own."""
+        outer, self.reading.inside = self.reading.inside, self.reading.member(place)
+        try:
+            run()
+        except WeighlockError as error:
+            self._failed(error, None)
+        finally:
+            self._settle()
+            self.reading.inside = outer
 
     def _packed(self, source: ByteSource) -> bool:
         """Unpack gzip, bzip2, xz and zlib, and examine what is inside; False where it is none of them."""
         most = min(self.reading.limits.max_inflated_bytes, _FREE_UNPACKED + _UNPACKED_PER_BYTE * source.size)
         try:
-            data, more = _unpacked(source, most)
+            data, more, rest = unpack(source, most)
         except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
             return False
+        member = self.reading.member(None)
         if more:
             if len(data) > _BOMB * source.size:
-                self.notes.add("WL209", f"{source.size:,} bytes unpack to more than {len(data):,}")
-            self.notes.gap("WL904", "the file unpacks to more than the limits allow")
+                self.notes.add("WL209", f"{source.size:,} bytes unpack to more than {len(data):,}", member=member)
+            self.notes.gap("WL904", "the file unpacks to more than the limits allow", member)
             return True
+        if rest:
+            what = f"{rest:,} bytes follow what is compressed"
+            self.notes.add("WL302", what, offset=source.size - rest, length=rest, member=member)
         found = self.bytes_inside(data, self.reading.member("unpacked") or "unpacked")
-        self.skipped = found in _HARMLESS and self._depth == 0
+        self.skipped = found in _HARMLESS and self._depth == 0 and not self.notes.findings
         if found in _HARMLESS or found == "unknown":
-            self.notes.gap("WL902", f"what is unpacked is of no format that is known: {found}")
+            self.notes.gap("WL902", f"what is unpacked is of no format that is known: {found}", member)
         return True
 
     def bytes_inside(self, data: bytes, member: str) -> str | None:
@@ -282,6 +347,7 @@ class Examination:
         """Examine one of several checkpoints that lie behind each other in a file."""
         outer, self.reading.inside = self.reading.inside, f"part at {offset}"
         self._depth += 1
+        self._part_depth = self._depth
         try:
             self.examine(PartSource(source, offset, length))
         except (CheckpointError, SourceError) as error:
@@ -303,7 +369,9 @@ class Examination:
         """Whether bytes begin like a pickle, an archive, or a file that may hold one."""
         if data[:4] == _ZIP or data[:6] == _NPY:
             return True
-        return looks_like_pickle(data) or (len(data) > 64 and data.startswith(_PACKED[:3]))
+        if looks_like_pickle(data) or (len(data) > 64 and data.startswith(PACKED[:3])):
+            return True
+        return data[:1] != b"" and data[0] in FIRST and follow(BytesSource(data, "bytes")) is Path.GLOBAL
 
     # ---------------------------------------------------------------------------------------------------- the end
 
@@ -346,40 +414,14 @@ class Examination:
             self.examine_bytes(rest, f"{member} > behind byte {recorder.end}")
 
 
-def _unpacked(source: ByteSource, most: int) -> tuple[bytes, bool]:
-    head = source.read_at(0, min(source.size, 6))
-    engine: Any
-    if head[:2] == b"\x1f\x8b":
-        engine = zlib.decompressobj(31)
-    elif head[:3] == b"BZh":
-        engine = bz2.BZ2Decompressor()
-    elif head[:1] == b"\x78":
-        engine = zlib.decompressobj()
-    else:
-        engine = lzma.LZMADecompressor()
-    parts: list[bytes] = []
-    total, position, tail = 0, 0, b""
-    while not engine.eof and (position < source.size or tail):
-        if not tail:
-            tail = source.read_at(position, min(_PIECE, source.size - position))
-            position += len(tail)
-        data = engine.decompress(tail, min(_PIECE, most - total + 1))
-        tail = getattr(engine, "unconsumed_tail", b"")
-        if not tail and getattr(engine, "needs_input", True) is False and not engine.eof:
-            tail = b""
-            data += engine.decompress(b"", min(_PIECE, most - total + 1))
-        total += len(data)
-        parts.append(data)
-        if total > most:
-            return b"".join(parts), True
-    if not engine.eof:
-        raise EOFError
-    return b"".join(parts), False
-
-
-def _kind_of_zip(source: ByteSource) -> str:
-    error = describe_foreign(source)
-    return getattr(error, "kind", None) or "zip"
+def _only_known(source: ByteSource, limits: Limits) -> bool:
+    """Whether an archive holds one file, or nothing but pickles and arrays by their names: they are examined."""
+    try:
+        names = read_directory(source, limits).names
+    except WeighlockError:
+        return True  # said already
+    files = [name for name in names if not name.endswith("/")]
+    return len(files) == 1 or all(name.endswith((".npy", ".pkl", ".pickle")) for name in files)
 
 
 def _by_parts(examination: Examination, source: ByteSource, parts: Sequence[tuple[int, int]]) -> str:

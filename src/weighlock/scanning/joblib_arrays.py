@@ -2,13 +2,16 @@
 
 Behind the BUILD of a `NumpyArrayWrapper` come a byte with the length of the padding, the padding (only since joblib
 1.2, where the wrapper says how arrays are aligned), and the array's bytes. An array of objects is a pickle of its own
-there, which is run like any other.
+there, which is run like any other. Where the length of what is to be passed over cannot be told for sure, the run ends:
+joblib would go on at another byte than we. And whoever unpickles the file without joblib passes over nothing: that
+reading is run as well.
 """
 
-import re
 from typing import Any, Final
 
+from weighlock.errors import PickleStreamError
 from weighlock.pickling.inert import Stub
+from weighlock.scanning.numpy_types import holds_objects, itemsize
 from weighlock.tensors.spec import NumpyDtypeSpec
 
 __all__ = ["JOBLIB_NAMES", "skip_array"]
@@ -18,36 +21,33 @@ JOBLIB_NAMES: Final = frozenset({
     ("sklearn.externals.joblib.numpy_pickle", "NumpyArrayWrapper"),
 })  # fmt: skip
 
-_WIDTHS: Final = {"b": 1, "B": 1, "?": 1, "h": 2, "H": 2, "e": 2, "i": 4, "I": 4, "f": 4, "q": 8, "Q": 8, "d": 8}
-_SIZED: Final = re.compile(r"[<>|=]?([biufcSV?MmU])(\d{1,9})\Z")
-
 
 def skip_array(recorder: Any, stub: Stub, position: int) -> int | None:
-    """Return where the array behind the BUILD that ends at `position` ends; None where there is none."""
+    """Return where the array behind the BUILD that ends at `position` ends; None where there is none.
+
+    Raises
+    ------
+    PickleStreamError
+        If that cannot be told.
+    """
     if (stub.module, stub.name) not in JOBLIB_NAMES:
         return None
+    recorder.skipped.append((stub, position))
     state = stub.attributes()
     dtype, shape = state.get("dtype"), state.get("shape")
-    if not isinstance(dtype, NumpyDtypeSpec) or not isinstance(shape, tuple):
-        return None
-    if dtype.code.lstrip("<>|=") in ("O", "O8", "O4"):
+    again = sum(one is stub for one, _ in recorder.skipped) > 1
+    lengths = shape if isinstance(shape, tuple) else (None,)
+    if again or type(dtype) is not NumpyDtypeSpec or not all(type(one) is int and one >= 0 for one in lengths):
+        raise PickleStreamError("how long an array of joblib's is cannot be told", offset=position)
+    if holds_objects(dtype):
         made, end = recorder.context.reader.unpickle(recorder.data, start=position)
         recorder.note("array", None, made)
         return int(end)
-    width = _width(dtype.code)
-    if width is None or not all(type(length) is int and length >= 0 for length in shape):
-        return None
+    width = itemsize(dtype)
+    if width is None:
+        raise PickleStreamError("how long an array of joblib's is cannot be told", got=dtype.code, offset=position)
     if state.get("numpy_array_alignment_bytes") is not None and position < len(recorder.data):
         position += 1 + recorder.data[position]
-    for length in shape:
+    for length in lengths:
         width *= length
     return position + width
-
-
-def _width(code: str) -> int | None:
-    if code in _WIDTHS:
-        return _WIDTHS[code]
-    found = _SIZED.match(code)
-    if found is None:
-        return None
-    return int(found[2]) * (4 if found[1] == "U" else 1)

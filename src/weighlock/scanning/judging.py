@@ -213,6 +213,8 @@ class Judge:
         """Items or a state for what takes none."""
         error = event.value
         rule = "WL114" if "hide a method" in str(error) else "WL308"
+        if "a NumPy type" in str(error):
+            rule = "WL405" if isinstance(error, TensorBoundsError) else "WL309"
         got = f": {error.got}" if isinstance(error, WeighlockError) and error.got else ""
         what = error.what if isinstance(error, WeighlockError) else f"{type(error).__name__}: {error}"
         self._notes.add(rule, f"{what}{got}", member=member, offset=event.offset, path=event.path)
@@ -304,7 +306,8 @@ class Judge:
 _EVENTS: Final[dict[str, Callable[[Judge, Event, str | None], None]]] = {
     "called": Judge.on_called, "built": Judge.on_built, "patched": Judge.on_patched, "computed": Judge.on_computed,
     "discarded": Judge.on_discarded, "extension": Judge.on_extension, "buffer": Judge.on_odd,
-    "protocol": Judge.on_odd, "frame": Judge.on_odd, "leftover": Judge.on_odd, "memo": Judge.on_memo,
+    "protocol": Judge.on_odd, "number": Judge.on_odd, "frame": Judge.on_odd, "leftover": Judge.on_odd,
+    "memo": Judge.on_memo,
     "items": Judge.on_items, "limit": Judge.on_limit, "refused": Judge.on_refused, "array": Judge.on_array,
 }  # fmt: skip
 
@@ -314,6 +317,8 @@ _HIDING: Final = frozenset({"collections.OrderedDict", "argparse.Namespace", "ty
 def _refusal(error: Exception, name: str | None) -> str:
     """Return the rule for what a load refuses."""
     if isinstance(error, TensorBoundsError):
+        if "a NumPy type" in error.what:
+            return "WL405"
         return "WL401" if name is not None or "view" in error.what else "WL402"
     if isinstance(error, LimitError):
         return "WL310"

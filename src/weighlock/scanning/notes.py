@@ -35,6 +35,7 @@ class Notes:
         self.globals: dict[tuple[str, str | None], GlobalUse] = {}
         self.place: Callable[[str | None], int | None] = lambda member: 0 if member is None else None
         self.pickles = 0
+        self._kept: dict[str, int] = {}
 
     # Reason for the parameter count: the fields of a finding, each optional.
     def add(
@@ -49,12 +50,15 @@ class Notes:
         if found is not None:
             self.findings[key] = found._replace(count=found.count + 1)
             return
-        if len(self.findings) >= _MOST_FINDINGS:
-            self.gap("WL904", f"more than {_MOST_FINDINGS:,} findings; the others are not listed")
+        grade = severity or RULES[rule].severity
+        # Each severity has room of its own: a thousand unknown classes do not crowd out one program that is started.
+        self._kept[grade] = self._kept.get(grade, 0) + 1
+        if self._kept[grade] > _MOST_FINDINGS:
+            self.gap("WL904", f"more than {_MOST_FINDINGS:,} findings of one severity; the others are not listed")
             return
         start = self.place(member)
         self.findings[key] = Finding(
-            rule, severity or RULES[rule].severity, safe_text(message), member, offset, length,
+            rule, grade, safe_text(message), member, offset, length,
             None if start is None or offset is None else start + offset, name, arguments,
             None if path is None else safe_text(path, limit=_LONGEST_NAME),
         )  # fmt: skip

@@ -27,6 +27,8 @@ _GRADES: Final = {
     "starts a process": "high", "runs text as code": "high", "installs packages": "high", "builds code": "high",
     "uses the network": "medium", "removes files": "high", "changes another package": "medium",
     "changes the environment": "low", "opens a file": "low", "changes sys.path": "low", "ends the process": "medium",
+    "calls what it looks up by text": "high", "reaches into the interpreter": "high", "loads native code": "high",
+    "unpickles": "medium", "runs code at the end": "medium",
 }  # fmt: skip
 
 

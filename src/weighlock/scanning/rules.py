@@ -135,6 +135,12 @@ _ROWS: Final = (
          "interpreter. `weighlock.load` reads the weights and never the program.",
          "`code/__torch__/model.py`",
          "Read the program before you run it; or take the weights only, with `weighlock.load`."),
+    Rule("WL121", "The program uses files or the network", "high",
+         "The text of the TorchScript program names an operator that reads or writes files, talks to other processes, "
+         "or views memory without a check. A program may run as soon as it is loaded: `torch.jit.load`, and "
+         "`torch.load(weights_only=False)` on such an archive, call the `__setstate__` of its classes.",
+         "`torch.save(x, '/home/me/.profile')` in `code/__torch__.py`",
+         "Do not load the file with torch.jit.load. `weighlock.load` reads its weights and never the program.", 73),
     # -------------------------------------------------------------------------------------------------- the archive
     Rule("WL201", "A record stands twice in the archive", "high",
          "Two records have one name. PyTorch and Python's zipfile take different ones, so a scanner may have looked "
@@ -185,6 +191,16 @@ _ROWS: Final = (
          "A record's name begins with a slash or a drive, climbs with `..`, or holds a NUL. Programs that unpack the"
          " archive may write outside of their folder. Weighlock makes no file of a record.",
          "`archive/../../.bashrc`", _MADE_BY_HAND, 22),
+    Rule("WL214", "The file is of two kinds", "high",
+         "The file begins like safetensors, a picture, a tar archive or an array, and is read as such; a program that "
+         "unpickles it does not ask, and takes the same bytes for opcodes that name functions. Which of the two it is "
+         "depends on who loads it.",
+         "A safetensors file whose header's length is the opcode of a text", _DO_NOT_LOAD, 436),
+    Rule("WL215", "Data marked as a folder", "high",
+         "A record has data and is marked as a folder, by its name or its attributes. PyTorch takes its length and "
+         "reads nothing: the tensor is whatever the memory held. Other readers read the data. "
+         "`weighlock.load` refuses it.",
+         "`archive/data/0` with the attribute of a folder", _MADE_BY_HAND, 908),
     # --------------------------------------------------------------------------------------------------- the pickle
     Rule("WL301", "The pickle is malformed", "medium",
          "The machine that loads it has to stop: a byte that is no opcode, an empty stack, an argument that cannot "
@@ -243,6 +259,11 @@ _ROWS: Final = (
          "Strides of 0 or a device without memory make a tensor of billions of elements out of a few bytes. Any copy"
          " of it fills the memory.",
          "A tensor of 10**12 elements with stride 0", _MADE_BY_HAND, 789),
+    Rule("WL405", "An array's type that leads out of it", "high",
+         "The pickle describes the element type of a NumPy array so that a field lies behind the end of the element, "
+         "or so that it holds Python objects and says that it holds none. NumPy believes it, and reads memory that "
+         "is not the array's, or takes bytes of the file for the address of an object.",
+         "A field at byte 1,000 of an element of 8", _DO_NOT_LOAD, 125),
     # ------------------------------------------------------------------------------------------------- repositories
     Rule("WL501", "The repository acts when it is imported", "medium",
          "Importing the repository's hubconf does more than define functions: it starts processes, installs "

@@ -10,6 +10,7 @@ from weighlock.errors import ArgumentError, ArgumentTypeError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling import user_globals
+from weighlock.scanning.dangers import judge
 from weighlock.scanning.dcp_parts import parts_of
 from weighlock.scanning.examining import examine
 from weighlock.scanning.report import FileReport, Gap, ScanReport
@@ -37,8 +38,9 @@ def scan(
     deep : bool
         Also check the CRC-32 of all tensor data, and the local header of every record: reads the whole file.
     allow : collection of str
-        Full names of globals that you trust with any arguments, or all of a module: ``"mypackage.*"``. What was named
-        with `add_safe_globals` is allowed, too.
+        Full names of globals that you trust with any arguments, or all of a module: ``"mypackage.*"``. That does not
+        reach through it: ``mypackage.os.system`` stays a finding. What was named with `add_safe_globals` is allowed,
+        too.
     exclude : collection of str
         Patterns of paths below folders that are left out.
 
@@ -98,7 +100,7 @@ def allowing(names: Collection[str]) -> Callable[[str], bool]:
         If a name must never be allowed.
     """
     for name in names:
-        if any(name == never or name.startswith(f"{never}.") for never in _NEVER) or not name.strip("*. "):
+        if _is_never(name) or not name.strip("*. "):
             raise ArgumentError(
                 "this can never be allowed", got=name, hint="Allow the harmless globals by their names."
             )
@@ -107,12 +109,21 @@ def allowing(names: Collection[str]) -> Callable[[str], bool]:
     registry = user_globals.snapshot()
 
     def allowed(name: str) -> bool:
-        if name in exact or (starts and name.startswith(starts)):
+        if name in exact or any(name.startswith(start) and _stays_below(name, start) for start in starts):
             return True
         module, _, short = name.rpartition(".")
         return registry.find(module, short, python2=True) is not None
 
     return allowed
+
+
+def _is_never(name: str) -> bool:
+    return any(name == never or name.startswith(f"{never}.") for never in _NEVER)
+
+
+def _stays_below(name: str, start: str) -> bool:
+    """Whether a name that a pattern fits stays in what the pattern means: ``mypackage.os.system`` leads out of it."""
+    return not _is_never(name) and judge(f"_.{name.removeprefix(start)}") is None
 
 
 def expand(f: Any, exclude: Collection[str] = ()) -> Iterator[tuple[Any, bool]]:
@@ -144,10 +155,30 @@ def expand(f: Any, exclude: Collection[str] = ()) -> Iterator[tuple[Any, bool]]:
 
 
 def _walk(folder: str, exclude: Collection[str]) -> Iterator[str]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER)
+    unread: list[str] = []
+    entered: set[tuple[int, int]] = set()
+    # Loaders follow links to folders. One that leads back to a folder that was entered is not entered again.
+    for root, folders, names in os.walk(folder, onerror=lambda error: unread.append(error.filename), followlinks=True):
+        folders[:] = sorted(name for name in folders if name not in _PASSED_OVER and _is_new(root, name, entered))
+        # What cannot be listed is opened as if it were a file: that fails, and the report says so.
+        yield from unread
+        unread.clear()
         for name in sorted(names):
             path = os.path.join(root, name)
             below = os.path.relpath(path, folder)
             if not any(fnmatch.fnmatch(below, rule) or fnmatch.fnmatch(name, rule) for rule in exclude):
                 yield path
+    yield from unread
+
+
+def _is_new(root: str, name: str, entered: set[tuple[int, int]]) -> bool:
+    """Whether a folder was not entered yet, by whatever name."""
+    try:
+        found, above = os.stat(os.path.join(root, name)), os.stat(root)
+    except OSError:
+        return True
+    entered.add((above.st_dev, above.st_ino))
+    key = found.st_dev, found.st_ino
+    fresh = key not in entered
+    entered.add(key)
+    return fresh

@@ -1,10 +1,10 @@
 """A reading that records: the loader's own formats and machine, with a recorder in the machine's place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
-from weighlock.errors import LimitError, WeighlockError
+from weighlock.errors import LimitError, PickleStreamError, TensorBoundsError, WeighlockError
 from weighlock.formats.dcp_metadata import CLASSES
 from weighlock.formats.detect import read_any
 from weighlock.formats.reading import Options, Reading, parse_persistent_id
@@ -15,10 +15,11 @@ from weighlock.pickling.allowlist import Allowlist, Known
 from weighlock.pickling.inert import Described
 from weighlock.pickling.recording import Recorder, RecordingAllowlist
 from weighlock.scanning.joblib_arrays import JOBLIB_NAMES, skip_array
+from weighlock.scanning.numpy_types import check_dtype
 from weighlock.storages.checksum import crc32
 from weighlock.storages.refs import StorageRef
 from weighlock.tensors.leaves import Leaves
-from weighlock.tensors.spec import MetaSpec, SparseSpec, TensorSpec
+from weighlock.tensors.spec import MetaSpec, NumpyArraySpec, NumpyDtypeSpec, SparseSpec, TensorSpec
 
 __all__ = ["ScanLeaves", "ScanReading", "Trace"]
 
@@ -51,6 +52,23 @@ class ScanLeaves(Leaves):
         self.first_calls: dict[tuple[str, str], Any] = {}
         self.sparse_specs: list[SparseSpec] = []
         self.huge: list[tuple[int, tuple[int, ...], int]] = []
+        self._in_use: dict[int, NumpyDtypeSpec] = {}
+
+    def build(self, target: Any, state: Any) -> Any:
+        if type(target) is NumpyDtypeSpec and (target.state is not None or id(target) in self._in_use):
+            # NumPy changes the type in its place, and with it the arrays that are of it already.
+            raise PickleStreamError("a NumPy type is described anew when it is in use")
+        made = super().build(target, state)
+        if type(made) is NumpyDtypeSpec:
+            check_dtype(made)
+        elif type(made) is NumpyArraySpec and type(made.dtype) is NumpyDtypeSpec:
+            self._in_use[id(made.dtype)] = made.dtype
+        return made
+
+    def numpy_scalar(self, dtype: Any, data: Any) -> Any:
+        if type(dtype) is NumpyDtypeSpec:
+            self._in_use[id(dtype)] = dtype
+        return super().numpy_scalar(dtype, data)
 
     # Reason for the parameter count: as of the method that it overrides.
     def strided(
@@ -98,12 +116,6 @@ _TABLE: Final = _recording_table()
 _SCRIPT_TABLE: Final = _TABLE.extended(ScriptRows({}))
 
 
-def _described(pid: Any) -> Any:
-    """Return a storage as its persistent id describes it, without knowing where it lies."""
-    kind, key, location, numel = parse_persistent_id(pid)
-    return StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
-
-
 class ScanReading(Reading):
     """A reading in recording mode.
 
@@ -119,6 +131,10 @@ class ScanReading(Reading):
         It is a record of an archive, whose storages lie beside it: a storage is what the pickle says of it.
     scripted : bool
         It lies in a TorchScript archive, whose pickles name the classes of the program.
+    beside : mapping of str to int
+        The bytes of each record in the archive that it lies in.
+    skipping : bool
+        The arrays that joblib puts between the opcodes are passed over, as joblib does.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -130,6 +146,8 @@ class ScanReading(Reading):
         self.inside: str | None = None
         self.lenient = False
         self.scripted = False
+        self.skipping = True
+        self.beside: Mapping[str, int] = {}
 
     @property
     def machine(self) -> Recorder:
@@ -154,13 +172,13 @@ class ScanReading(Reading):
             raise LimitError("the pickle is larger than Limits.max_pickle_bytes", got=got, record=record)
         self.leaves.allow_work(len(data) - start)
         if persistent_load is None and self.lenient and not plain:
-            persistent_load = _described
+            persistent_load = self._described
         table = allowlist or (_SCRIPT_TABLE if self.scripted else self.allowlist)
         recorder = Recorder(
             data, table, self.leaves, persistent_load, start=start, encoding=self.options.encoding, errors="replace",
             limits=self.limits, steps=self.steps,
         )  # fmt: skip
-        recorder.skips = skip_array
+        recorder.skips = skip_array if self.skipping else None
         outer, self._machine = self._machine, recorder
         stopped, made = None, None
         if record is not None and start == 0:
@@ -177,6 +195,23 @@ class ScanReading(Reading):
             trace = Trace(member, start, len(data), recorder, stopped, made)
             self.traces[self._key(trace)] = trace
         return made, recorder.end
+
+    def _described(self, pid: Any) -> Any:
+        """Return a storage as its persistent id describes it, and check that against its record if there is one.
+
+        The data of ``constants.pkl`` lie in ``constants/``. PyTorch's C++ reader takes the pickle's word for their
+        length, and reads on behind a record that is shorter.
+        """
+        kind, key, location, numel = parse_persistent_id(pid)
+        ref = StorageRef(key, kind.dtype, numel, location, untyped=kind.untyped)
+        stem = (self.inside or "").rpartition(" > ")[2].removesuffix(".pkl")
+        for name in {f"{stem}/{key}", f"{stem.rpartition('/')[0]}/constants/{key}"}:
+            size = self.beside.get(name.removeprefix("/"))
+            # Inputs that were traced are written without their data.
+            if size is not None and size != ref.nbytes and numel and (size or not stem.endswith("/traced_inputs")):
+                what = "the data of a storage have another length than the pickle says"
+                raise TensorBoundsError(what, expected=f"{ref.nbytes} bytes", got=str(size), record=name)
+        return ref
 
     def _key(self, trace: Trace) -> tuple[str | None, int, int]:
         """Return where a trace is kept: in the place of an earlier one only if that was of the same pickle.
@@ -195,6 +230,10 @@ class ScanReading(Reading):
         """Allow the work that one file is worth: all that is examined further lies inside of it."""
         if self.steps is None:
             super().justify(nbytes)
+
+    def forget(self, key: tuple[str | None, int, int]) -> None:
+        """Let go of one run: it was an attempt, and there is nothing to judge."""
+        self.traces.pop(key).recorder.release()
 
     def release(self) -> None:
         """Let go of everything that was run; see `Recorder.release`."""

@@ -49,6 +49,10 @@ def _reconstruct(leaves: Leaves, args: Args) -> Any:
     """(class, shape, type code): an empty array that BUILD completes."""
     if not args or args[0] is not NDARRAY:
         raise PickleStreamError("a NumPy array of an unknown class", got=brief(args[:1]))
+    if len(args) < 2 or args[1] != (0,):
+        # NumPy would make one of any size, and leave in it what the memory held.
+        what = "the pickle asks for a new, uninitialised NumPy array, which is no data"
+        raise PickleStreamError(what, expected="the shape (0,)", got=brief(args[1:2]))
     return leaves.numpy_array()
 
 

@@ -11,7 +11,8 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from weighlock.errors import CheckpointError, UnsupportedError, WeighlockError
-from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory, zip64_fields
+from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_directory
+from weighlock.formats.zip_entries import zip64_fields
 from weighlock.formats.zip_layout import Layout, directory, ending, local_header, trailer
 from weighlock.formats.zip_proving import crc_of, described, inflated_crc
 from weighlock.formats.zip_remains import LOCAL_SIZE

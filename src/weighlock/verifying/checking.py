@@ -18,6 +18,7 @@ from weighlock.formats.collector import collector_paused
 from weighlock.formats.detect import read_any, read_file
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.formats.torch_legacy import matches
+from weighlock.formats.zip_survey import archive_within
 from weighlock.inspection.inventory import take_inventory
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.salvaging.translated import is_translated
@@ -34,6 +35,7 @@ from weighlock.verifying.report import FileCheck, Notebook
 
 __all__ = ["check_file", "nothing"]
 
+_TENSOR_RULES: Final = frozenset({"WL401", "WL402", "WL403"})
 _ZIP: Final = b"PK\x03\x04"
 _LOOK: Final = 8 << 20
 _SHORTEST: Final = 64
@@ -192,9 +194,23 @@ def _containers(
         return found
     _translated(source, notes)
     if source.read_at(0, min(source.size, 4)) != _ZIP:
+        place = archive_within(source) if contents is not None and contents.format in ("safetensors", "npy") else None
+        if place is not None:
+            what = "a zip archive ends the file, and something else begins it"
+            notes.add("WL204", what, offset=place[0], length=place[1] - place[0])
         return False
     check_archive(source, limits, notes, progress)
+    if contents is not None and contents.format == "torchscript":
+        _other_pickles(source, limits, notes)
     return True
+
+
+def _other_pickles(source: ByteSource, limits: Limits, notes: Notebook) -> None:
+    """Check the tensors of a program's constants, which a load leaves alone, and PyTorch's C++ reader believes."""
+    report = examine(source, limits=limits, deep=False, allowed=lambda _: False)
+    for finding in report.findings:
+        if finding.rule in _TENSOR_RULES and finding.member and not finding.member.endswith("data.pkl"):
+            notes.add(finding.rule, finding.message, record=finding.member, offset=finding.file_offset)
 
 
 def _part(name: str, part: ByteSource, limits: Limits, notes: Notebook, progress: Progress) -> bool:

@@ -37,6 +37,11 @@ _CALLS: Final = {
     "exec": "runs text as code", "eval": "runs text as code",
     "sys.exit": "ends the process", "warnings.filterwarnings": "hides warnings",
     "warnings.simplefilter": "hides warnings", "logging.basicConfig": "sets up logging", "open": "opens a file",
+    "ctypes.CDLL": "loads native code", "ctypes.cdll.": "loads native code", "ctypes.PyDLL": "loads native code",
+    "torch.ops.load_library": "loads native code", "torch.classes.load_library": "loads native code",
+    "pickle.load": "unpickles", "pickle.loads": "unpickles", "marshal.loads": "unpickles", "dill.load": "unpickles",
+    "joblib.load": "unpickles", "torch.load": "unpickles", "runpy.": "runs text as code",
+    "atexit.register": "runs code at the end", "os.spawn": "starts a process", "pty.": "starts a process",
     "check_requirements": "installs packages", "multiprocessing.set_start_method": "changes multiprocessing",
 }  # fmt: skip
 
@@ -92,14 +97,71 @@ def _catches_imports(handler: ast.ExceptHandler) -> bool:
 
 def effects_of(scope: Scope) -> Iterator[Effect]:
     """Give what happens as soon as a module is imported, beside definitions."""
-    for node in run_at_import(scope.module.body):
+    for node in _at_import(scope):
         if isinstance(node, ast.Call):
             what = _what_call(scope.full_name(node.func))
             if what:
                 yield Effect(f"{what}: {scope.full_name(node.func)}", scope.file, node.lineno)
+            yield from _what_hidden(scope, node)
+        elif isinstance(node, ast.List | ast.Tuple | ast.Dict | ast.Set):
+            yield from _what_passed_on(scope, node, list(ast.iter_child_nodes(node)))
         elif isinstance(node, ast.Assign | ast.AugAssign):
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 yield from _what_assigned(scope, target)
+
+
+_AT_ONCE: Final = frozenset({"__init_subclass__", "__class_getitem__", "__set_name__", "__prepare__"})
+
+
+def _at_import(scope: Scope) -> Iterator[ast.AST]:
+    """Give what is run when the module is imported: its statements, and the functions of its own that these call."""
+    own = {node.name: node for node in scope.module.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    waiting = [scope.module.body, *_bodies(list(own.values()))]
+    while waiting:
+        for node in run_at_import(waiting.pop()):
+            yield node
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            found = own.pop(called, None)
+            if isinstance(found, ast.FunctionDef):
+                waiting.append(found.body)
+            elif found is not None:
+                waiting += [part.body for part in found.body if isinstance(part, ast.FunctionDef)]
+
+
+def _bodies(defined: list[Any]) -> Iterator[list[ast.stmt]]:
+    """Give the methods that run as soon as a class is made, derived from, or asked for an item."""
+    for node in defined:
+        if isinstance(node, ast.ClassDef):
+            makes_classes = any(dotted(base) == "type" for base in node.bases)
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef) and (part.name in _AT_ONCE or makes_classes):
+                    yield part.body
+
+
+_LOOKING_UP: Final = ("getattr", "__import__", "importlib.import_module", "vars", "globals", "locals")
+_INSIDE: Final = frozenset({"__subclasses__", "__globals__", "__builtins__", "__code__", "__base__", "__mro__"})
+_PASSED_ON: Final = ("starts a process", "runs text as code")
+
+
+def _what_hidden(scope: Scope, call: ast.Call) -> Iterator[Effect]:
+    """Give what a call does whose function does not stand there by its name: what nobody can tell from the text."""
+    for part in ast.walk(call.func):
+        found = scope.full_name(part.func) if isinstance(part, ast.Call) else ""
+        if found in _LOOKING_UP:
+            yield Effect(f"calls what it looks up by text: {found}", scope.file, call.lineno)
+        elif isinstance(part, ast.Subscript) and scope.full_name(part.value) in ("sys.modules", "builtins.__dict__"):
+            yield Effect(f"calls what it looks up by text: {ast.unparse(part.value)}", scope.file, call.lineno)
+        elif isinstance(part, ast.Attribute) and part.attr in _INSIDE:
+            yield Effect(f"reaches into the interpreter: {part.attr}", scope.file, call.lineno)
+    yield from _what_passed_on(scope, call, [*call.args, *(word.value for word in call.keywords)])
+
+
+def _what_passed_on(scope: Scope, node: ast.expr, values: list[Any]) -> Iterator[Effect]:
+    for part in values:
+        name = scope.full_name(part) if isinstance(part, ast.Name | ast.Attribute) else ""
+        what = _what_call(name) if name else None
+        if what in _PASSED_ON:
+            yield Effect(f"{what}: {name}, which it passes on", scope.file, node.lineno)
 
 
 def _what_call(name: str) -> str | None:

@@ -1,0 +1,47 @@
+"""TorchScript programs: the operators in their text that reach beyond tensors. The text is searched, never compiled.
+
+An operator has one name, which stands in the text as an attribute: of ``torch``, of ``ops.<namespace>``, or of a
+variable that either was given to. So the attribute is what is looked for, whatever it is an attribute of. Bytecode for
+mobile devices names its operators in full, in a pickle of its own.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+__all__ = ["operators_in"]
+
+# By the attribute's name; aten::save and aten::from_file are the operators of PyTorch itself that open files.
+_REASONS: Final = {
+    "save": "writes a file", "from_file": "maps a file, and writes to it if it is shared",
+    "rpc_async": "calls another process", "rpc_sync": "calls another process", "rpc_remote": "calls another process",
+    "c10d": "talks to other processes", "_c10d_functional": "talks to other processes",
+    "_c10d_functional_autograd": "talks to other processes", "dist_c10d": "talks to other processes",
+    "dist_rpc": "calls another process", "symm_mem": "shares memory with other processes",
+    "_reinterpret_tensor": "views memory without a check", "_alloc_from_pool": "views memory without a check",
+}  # fmt: skip
+_NAMES: Final = "|".join(_REASONS)
+# A program's text may hold spaces and continued lines wherever Python allows them.
+_ATTRIBUTE: Final = re.compile(rf"(\bself)?[\s\\]*\.[\s\\]*\b({_NAMES})\b".encode())
+_CALLED: Final = re.compile(rb"\b(rpc_async|rpc_sync|rpc_remote)\s*\(")
+_COMMENT: Final = re.compile(rb"#[^\n]*")
+_BYTECODE: Final = re.compile(rb"\b(?:aten|prim)::(save|from_file|rpc_async|rpc_sync|rpc_remote)\b")
+
+
+def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, str, int]]:
+    r"""Give each operator that reaches beyond tensors: its name, what it does, and where it stands first.
+
+    Examples
+    --------
+    >>> list(operators_in(b'x = torch . save(y, "f")\nself.save(y)\n'))
+    [('save', 'writes a file', 9)]
+    """
+    seen: set[str] = set()
+    patterns = (_BYTECODE,) if bytecode else (_ATTRIBUTE, _CALLED)
+    for data in (text, _COMMENT.sub(lambda match: b" " * len(match[0]), text)):
+        for pattern in patterns:
+            for match in pattern.finditer(data):
+                name = match[match.lastindex or 1].decode()
+                if name not in seen and not (pattern is _ATTRIBUTE and match[1] and name == "save"):
+                    seen.add(name)
+                    yield name, _REASONS[name], match.start()
