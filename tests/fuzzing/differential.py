@@ -23,7 +23,6 @@ from weighlock.errors import WeighlockError
 
 __all__ = ["TELL", "beside_torch"]
 
-LEFT_AS_FOUND = "a record with the attribute of a folder: PyTorch leaves its memory as it finds it"
 NOT_SWAPPED = "an archive of the other byte order with new types: PyTorch leaves their bytes as they are"
 
 
@@ -43,7 +42,7 @@ def beside_torch(data: Any) -> Outcome:
         made = {"NumPy": _raised(lambda: wl.load(data)), "torch": _raised(lambda: wl.load(data, framework="torch"))}
         refused = {side: error for side, (_, error) in made.items() if error is not None}
         if refusal is not None:
-            return Outcome(_only_ours(refusal, refused, _known_difference(data)), None)
+            return Outcome(_only_ours(refusal, refused), None)
         notes = Counter({_reason_of(error, side): 1 for side, error in refused.items()})
         compared, known = 0, _known_difference(data)
         for side, (found, error) in made.items():
@@ -83,8 +82,6 @@ def _known_difference(data: bytes) -> str:
     found = parsed(data) if looks_like_archive(data) else None
     if found is None:
         return ""
-    if any(member.central.get("outer", 0) & 0x10 for member in found.members):
-        return LEFT_AS_FOUND
     orders = [member.data() for member in found.members if member.names[1].lower().endswith(b"byteorder")]
     new_types = any(b"UntypedStorage" in member.data() for member in found.members)
     return NOT_SWAPPED if new_types and any(order == b"big" for order in orders) else ""
@@ -97,7 +94,7 @@ def _raised(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _only_ours(refusal: Exception, refused: dict[str, Exception], known: str) -> Beside:
+def _only_ours(refusal: Exception, refused: dict[str, Exception]) -> Beside:
     for side, error in refused.items():
         if not isinstance(error, WeighlockError) and not re.match(OF_THE_PLACE, _said(error)):
             raise BrokenPromiseError(f"Weighlock ({side}) raises {_said(error)}")
@@ -105,8 +102,6 @@ def _only_ours(refusal: Exception, refused: dict[str, Exception], known: str) ->
         return Beside("neither", Counter(), None)
     text = _said(refusal)
     row = _row(OURS_ALONE, text)
-    if known == LEFT_AS_FOUND:
-        return Beside("only Weighlock", Counter({f"only Weighlock: {known}": 1}), None)
     if row is None:
         raise BrokenPromiseError(f"only Weighlock reads it; PyTorch says {text[:200]}")
     alone = f"only Weighlock ({'both sides' if not refused else 'NumPy' if 'torch' in refused else 'torch'})"

@@ -38,6 +38,8 @@ OUTSIDE = "a tensor that reaches outside of its storage"
 QUANTIZED = "a quantized storage in the call for a plain tensor"
 CONVERTED = "a legacy stream whose sparse or quantized tensor has parts of another type"
 STRIDES = "with NumPy, strides that are beyond 64 bits in bytes"
+MARKED = "a record with data that has the attribute of a folder"
+TWICE = "a tar archive in which `storages`"
 LIMITS = "quantized tensors out of all proportion"
 KEYS = "with NumPy, tensors as keys of dictionaries"
 NESTED_BOUNDS = "a nested tensor that reaches outside of its buffer"
@@ -95,8 +97,11 @@ THEIRS_ALONE: tuple[Reason, ...] = (
             "the archive's first record lies outside of the folder of its pickle",
             "the record cannot be inflated",
             "the record inflates to another size",
+            "a record has a second name in its extra field",
         )
     ),
+    Reason(r"DirectoryError: a record with data is marked as a folder", "data marked as a folder", MARKED),
+    Reason(r"DamagedError: a member stands twice", "a member of a tar archive stands twice", TWICE),
     *(
         Reason(rf"UnsupportedError: {words}", words, DIRECTORY)
         for words in (
