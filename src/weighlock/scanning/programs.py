@@ -5,6 +5,7 @@ variable that either was given to. So the attribute is what is looked for, whate
 mobile devices names its operators in full, in a pickle of its own.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -24,8 +25,42 @@ _NAMES: Final = "|".join(_REASONS)
 # A program's text may hold spaces and continued lines wherever Python allows them.
 _ATTRIBUTE: Final = re.compile(rf"(\bself)?[\s\\]*\.[\s\\]*\b({_NAMES})\b".encode())
 _CALLED: Final = re.compile(rb"\b(rpc_async|rpc_sync|rpc_remote)\s*\(")
-_COMMENT: Final = re.compile(rb"#[^\n]*")
 _BYTECODE: Final = re.compile(rb"\b(?:aten|prim)::(save|from_file|rpc_async|rpc_sync|rpc_remote)\b")
+# As the serializer writes it: anywhere else the name could be given to something that is no module.
+_SELF: Final = re.compile(rb"\bself\.|\(self: __torch__[\w.]*")
+# As PyTorch's lexer reads them: whichever begins first. One without an end takes all that is left: a search for the
+# end from every quote on would take for ever.
+_TOKENS: Final = re.compile(
+    rb"""#[^\n]*|'{3}(?:[^\\]|\\.)*?(?:'{3}|\\?\Z)|"{3}(?:[^\\]|\\.)*?(?:"{3}|\\?\Z)"""
+    rb"""|'(?:[^'\\\n]|\\.)*(?:'|\n|\\?\Z)|"(?:[^"\\\n]|\\.)*(?:"|\n|\\?\Z)""",
+    re.DOTALL,
+)
+
+
+def _texts(text: bytes) -> Iterator[tuple[str, int]]:
+    """Give the texts of a program, and where they begin: several behind one another are one, as in Python."""
+    parts: list[str] = []
+    begin = end = 0
+    for match in _TOKENS.finditer(text):
+        if text[end : match.start()].strip(b" \t\r\n\\") and parts:
+            yield "".join(parts), begin
+            parts = []
+        end = match.end()
+        if match[0][:1] != b"#":
+            begin = begin if parts else match.start()
+            parts.append(_value(match[0]))
+    yield "".join(parts), begin
+
+
+def _value(literal: bytes) -> str:
+    try:
+        return str(ast.literal_eval(literal.decode("utf-8", "replace")))
+    except (SyntaxError, ValueError):
+        return ""
+
+
+def _without_comments(text: bytes) -> bytes:
+    return _TOKENS.sub(lambda match: b" " * len(match[0]) if match[0][:1] == b"#" else match[0], text)
 
 
 def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, str, int]]:
@@ -38,10 +73,17 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
     """
     seen: set[str] = set()
     patterns = (_BYTECODE,) if bytecode else (_ATTRIBUTE, _CALLED)
-    for data in (text, _COMMENT.sub(lambda match: b" " * len(match[0]), text)):
+    bare = text if bytecode else _without_comments(text)
+    own = b"self" not in _SELF.sub(b"", bare)
+    if not bytecode and b"getattr" in bare:
+        for name, offset in _texts(text):
+            if name in _REASONS and name not in seen:
+                seen.add(name)
+                yield name, _REASONS[name], offset
+    for data in (text, bare):
         for pattern in patterns:
             for match in pattern.finditer(data):
                 name = match[match.lastindex or 1].decode()
-                if name not in seen and not (pattern is _ATTRIBUTE and match[1] and name == "save"):
+                if name not in seen and not (own and pattern is _ATTRIBUTE and match[1] and name == "save"):
                     seen.add(name)
                     yield name, _REASONS[name], match.start()
