@@ -12,6 +12,9 @@ import weighlock as wl
 from tests.corpus.hostile import EVIL, HOSTILE
 from tests.corpus.other_readers import colliding
 from tests.corpus.writers import name, number, pickled, text
+from tests.fuzzing.running import Runner
+from tests.fuzzing.unpickling import beside_pickle, names_in_c
+from weighlock.scanning.programs import operators_in
 
 
 def rules_of(report):
@@ -84,6 +87,35 @@ def test_the_same_keys_in_many_dictionaries_are_no_collision():
     assert len(wl.load(data)) == 2000
 
 
+@pytest.mark.parametrize("label", ["frame_that_ends_in_a_text", "frame_that_ends_in_a_text_of_a_checkpoint"])
+def test_frames_that_lead_pythons_machine_elsewhere(label):
+    """It named posix.system where the scan, and a load, saw the bytes of a text."""
+    data = HOSTILE[label].make()
+    pickled_part = data[data.index(b"\x80\x04\x95") :]
+    assert ("posix", "system") in names_in_c(pickled_part)
+    assert "WL301" in rules_of(wl.scan(data))
+    with pytest.raises(wl.PickleStreamError, match="a frame ends inside"):
+        wl.load(data)
+
+
+def test_frames_in_frames_are_refused_at_once():
+    """Each was followed to its end: N frames in each other cost N**2."""
+    data = b"\x80\x04" + b"".join(b"\x95" + (9 * (29_999 - n) + 2).to_bytes(8, "little") for n in range(30_000)) + b"N."
+    begin = time.process_time()
+    assert "WL301" in rules_of(wl.scan(data))
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize(
+    "text_of", [b" " * 300_000, b"a" * 300_000, b"'\\" * 100_000, b'\\"""' * 100_000, b"getattr" + b"'" * 99_999]
+)
+def test_programs_are_searched_in_linear_time(text_of):
+    begin = time.process_time()
+    list(operators_in(text_of))
+    list(operators_in(b'getattr"""' + text_of))
+    assert time.process_time() - begin < 3
+
+
 @pytest.mark.requires_torch
 @pytest.mark.parametrize(
     "label",
@@ -124,3 +156,12 @@ def test_a_checkpoint_that_is_a_package(torch, tmp_path, monkeypatch):
     PackageImporter("n.pt").load_pickle("m", "m.pkl")
     assert (tmp_path / "was-here").exists()
     assert "WL216" in rules_of(wl.scan(tmp_path / "n.pt"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_clean_names_nothing_else_to_the_machine_in_c(seed, tmp_path):
+    """A slice of ``python -m tests.fuzzing --targets unpickler``."""
+    runner = Runner(seed, ["unpickler"], tmp_path, extra={"unpickler": beside_pickle})
+    results = runner.run(400)
+    assert not results.findings, {label: finding.lineage for label, finding in results.findings.items()}
+    assert results.answers["unpickler result"] == 400

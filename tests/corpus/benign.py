@@ -112,6 +112,8 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
         b"torch.save(torch.ones([1]), ", b"torch.saved.from_filename(")),
         "text_behind_getattr": other_readers.script(other_readers.SETSTATE.replace(
             b"torch.save(torch.ones([1])", b'print(getattr(self, "0"), "saved"')),
+        "method_called_save_of_the_serializer": other_readers.script(other_readers.SETSTATE.replace(
+            b"self: __torch__.M, state", b"s: __torch__.M, state").replace(b"torch.save(", b"(s).save(")),
         "method_called_save": other_readers.script(other_readers.SETSTATE.replace(b"torch.save(", b"self.save("))},
     "WL201": {"same_name_in_other_folder": archive([*records(GOOD), Entry("archive/x/version", b"3")])},
     "WL202": {"same_name_in_other_folder_and_case": archive([*records(GOOD), Entry("archive/x/VERSION", b"3")])},

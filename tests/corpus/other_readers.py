@@ -398,3 +398,23 @@ add(
     ),
     "WL403",
 )
+
+
+def _between_frames() -> bytes:
+    """A text that begins in a frame and ends behind it: C drops what it has of it, and reads all of its length anew."""
+    inside, length = 40, 200
+    frame = b"\x8c" + bytes([length]) + b"a" * inside
+    hidden = b"0" + OLD
+    ours = b"0C" + bytes([inside - 3 + len(hidden) - 1]) + b"z" * (inside - 3)
+    return b"\x80\x04\x95" + struct.pack("<Q", len(frame)) + frame + b"b" * (length - inside) + ours + hidden
+
+
+# pickle.load and torch.load(weights_only=False): Python's machine in C takes other bytes for opcodes.
+add("frame_that_ends_in_a_text", _between_frames(), "WL301", "WL101")
+add("frame_that_ends_in_a_text_of_a_checkpoint", checkpoint(_between_frames()), "WL301", "WL101")
+add(
+    "frame_behind_the_stop",
+    b"\x80\x04\x95" + struct.pack("<Q", 2 + 12) + b"N." + b"}B\x06\0\0\0" + b"a" * 6 + OLD,
+    "WL301",
+)
+add("frame_in_a_frame", b"\x80\x04\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 5) + b"NNN00.", "WL301")

@@ -35,7 +35,7 @@ _ANSWERS = frozenset({"clean", "findings", "not fully examined", "both", "neithe
 _HANG = 20.0
 _POOL = 4000
 _ALWAYS = ("load", "scan")
-OUTSIDE = frozenset({"torch"})
+OUTSIDE = frozenset({"torch", "unpickler"})
 """Targets that run other programs' code, too."""
 
 

@@ -13,6 +13,7 @@ from weighlock.errors import LimitError, PickleStreamError
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.decoder import decode_text
+from weighlock.pickling.frames import ends_with_instruction
 from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.pickling.opcodes import CODE
 from weighlock.pickling.user_globals import NO_USER_GLOBALS, UserGlobals
@@ -192,8 +193,14 @@ class Handlers:
             raise PickleStreamError("an unknown pickle protocol", expected="0 to 5", got=str(version))
         self.protocol = version
 
-    def op_ignore(self, _: Any) -> None:
-        """FRAME: a hint for reading ahead; the whole pickle is in memory already."""
+    def op_frame(self, length: int) -> None:
+        """FRAME: a hint for reading ahead; the whole pickle is in memory already, and need only hold together."""
+        start = self.position + 9
+        if start + length <= len(self.data) and not ends_with_instruction(self.data, start, start + length):
+            raise PickleStreamError(
+                "a frame ends inside of an instruction, where readers would go on at different bytes",
+                got=f"a frame of {length} bytes", offset=self.position,
+            )  # fmt: skip
 
     def op_push(self, value: Any) -> None:
         self.stack.append(value)
@@ -395,7 +402,7 @@ def _no_persistent_ids(pid: Any) -> Any:
 Rare = Callable[[Any, Any], int | None]
 
 _METHODS: Final[dict[str, Rare]] = {
-    "PROTO": Handlers.op_proto, "FRAME": Handlers.op_ignore,
+    "PROTO": Handlers.op_proto, "FRAME": Handlers.op_frame,
     **dict.fromkeys(("FLOAT", "INT", "LONG", "LONG1", "LONG4", "UNICODE", "BINUNICODE8", "BINBYTES",
                      "SHORT_BINBYTES", "BINBYTES8"), Handlers.op_push),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), Handlers.op_string),

@@ -23,11 +23,13 @@ _REASONS: Final = {
 }  # fmt: skip
 _NAMES: Final = "|".join(_REASONS)
 # A program's text may hold spaces and continued lines wherever Python allows them.
-_ATTRIBUTE: Final = re.compile(rf"(\bself)?[\s\\]*\.[\s\\]*\b({_NAMES})\b".encode())
+_ATTRIBUTE: Final = re.compile(rf"(?:\b(\w+)|\((\w+)\)|(?<![\s\\]))[\s\\]*\.[\s\\]*\b({_NAMES})\b".encode())
 _CALLED: Final = re.compile(rb"\b(rpc_async|rpc_sync|rpc_remote)\s*\(")
 _BYTECODE: Final = re.compile(rb"\b(?:aten|prim)::(save|from_file|rpc_async|rpc_sync|rpc_remote)\b")
-# As the serializer writes it: anywhere else the name could be given to something that is no module.
-_SELF: Final = re.compile(rb"\bself\.|\(self: __torch__[\w.]*")
+_METHOD: Final = re.compile(rb"\bdef \w+\((\w+): __torch__[\w.]*")
+_MOST_OWN: Final = 8  # it is `self` nearly always, and each is searched for
+# What a name may stand for that is no method's own object.
+_GLOBALS: Final = frozenset({b"torch", b"ops"})
 # As PyTorch's lexer reads them: whichever begins first. One without an end takes all that is left: a search for the
 # end from every quote on would take for ever.
 _TOKENS: Final = re.compile(
@@ -63,6 +65,12 @@ def _without_comments(text: bytes) -> bytes:
     return _TOKENS.sub(lambda match: b" " * len(match[0]) if match[0][:1] == b"#" else match[0], text)
 
 
+def _is_rebound(name: bytes, text: bytes) -> bool:
+    """Whether a method's own object is named otherwise than by the serializer: the name could be given to anything."""
+    usual = rb"\b%b\.|\(%b\)\.|\(%b: __torch__[\w.]*" % (name, name, name)
+    return re.search(rb"\b%b\b" % name, re.sub(usual, b"", text)) is not None
+
+
 def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, str, int]]:
     r"""Give each operator that reaches beyond tensors: its name, what it does, and where it stands first.
 
@@ -74,7 +82,8 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
     seen: set[str] = set()
     patterns = (_BYTECODE,) if bytecode else (_ATTRIBUTE, _CALLED)
     bare = text if bytecode else _without_comments(text)
-    own = b"self" not in _SELF.sub(b"", bare)
+    names = set(_METHOD.findall(bare)) - _GLOBALS
+    own = {name for name in names if len(names) <= _MOST_OWN and not _is_rebound(name, bare)}
     if not bytecode and b"getattr" in bare:
         for name, offset in _texts(text):
             if name in _REASONS and name not in seen:
@@ -84,6 +93,7 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
         for pattern in patterns:
             for match in pattern.finditer(data):
                 name = match[match.lastindex or 1].decode()
-                if name not in seen and not (own and pattern is _ATTRIBUTE and match[1] and name == "save"):
+                called_on_itself = pattern is _ATTRIBUTE and (match[1] or match[2]) in own and name == "save"
+                if name not in seen and not called_on_itself:
                     seen.add(name)
                     yield name, _REASONS[name], match.start()
