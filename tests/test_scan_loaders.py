@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import warnings
 import zipfile
 
 import pytest
@@ -165,3 +166,27 @@ def test_what_is_clean_names_nothing_else_to_the_machine_in_c(seed, tmp_path):
     results = runner.run(400)
     assert not results.findings, {label: finding.lineage for label, finding in results.findings.items()}
     assert results.answers["unpickler result"] == 400
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+@pytest.mark.parametrize("value", ["x" * 100_000, b"y" * 100_000, ["a"] * 5 + ["b" * 70_000]])
+def test_old_pickles_with_long_texts_are_pickles(protocol, value):
+    """Longer than what is looked at to tell what a file is: it was text to some, and a pickle to others."""
+    data = pickle.dumps({"a": 1, "b": value}, protocol)
+    report = wl.scan(data)
+    assert report.files[0].format == "pickle"
+    assert report.verdict == "clean"
+    assert wl.load(data) == {"a": 1, "b": value}
+
+
+@pytest.mark.requires_torch
+def test_a_distributed_checkpoint_of_safetensors(torch, tmp_path):
+    """Its index has the lengths of the tensors only: they were taken for parts that overlap."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.filesystem import SerializationFormat
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        writer = dcp.FileSystemWriter(tmp_path, serialization_format=SerializationFormat.SAFETENSORS)
+        dcp.save({"a": torch.ones(3), "b": torch.zeros(2, 2)}, storage_writer=writer, no_dist=True)
+    assert wl.scan(tmp_path).verdict == "clean"

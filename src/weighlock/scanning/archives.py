@@ -36,11 +36,10 @@ SURVEY_RULES: Final = {
 _OUTSIDE: Final = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]")
 _STORAGES: Final = re.compile(r"(^|/)(data|constants|tensors)/[^/]*$")
 # Of torch.package, of torch.export, and what is imported or loaded as a library.
-_PROGRAMS: Final = re.compile(
-    r"/\.data/(extern_modules|python_version)$|/archive_format$|/serialized_exported_program\.json$"
-    r"|\.(py|pyc|so|dylib|dll|pyd)$",
-    re.IGNORECASE,
-)
+_PROGRAMS: Final = (
+    "/.data/extern_modules", "/.data/python_version", "/archive_format", "/serialized_exported_program.json",
+    ".py", ".pyc", ".so", ".dylib", ".dll", ".pyd",
+)  # fmt: skip
 _KNOWN: Final = frozenset({*FORMATS, "compressed"})
 _HEAD: Final = 64
 _PACKED_HEAD: Final = 4096
@@ -203,13 +202,15 @@ class _Archive:
 
     def _beside(self) -> None:
         """Look for what other loaders would run out of the same archive: by its names, as they do."""
-        scripted = self._examiner.reading.scripted
         for record in self._directory.records:
-            name = f"/{record.name}"
-            own = (scripted and "/code/" in name) or "/extra/" in name  # what was given to `torch.jit.save`
-            if not own and _PROGRAMS.search(name):
+            name = f"/{record.name}".lower()
+            # What was given to `torch.jit.save` is a file beside the program.
+            if name.endswith(_PROGRAMS) and "/extra/" not in name and not self._is_script(name):
                 what = "a checkpoint's archive holds what other loaders take for a program, and run"
                 self._notes.add("WL216", what, member=self._called(record), offset=0)
+
+    def _is_script(self, name: str) -> bool:
+        return self._examiner.reading.scripted and "/code/" in name
 
     def _program(self, record: ZipRecord, called: str, *, bytecode: bool = False) -> None:
         """Look for operators in a program that reach beyond tensors."""

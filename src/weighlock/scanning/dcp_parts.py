@@ -32,7 +32,7 @@ def parts_of(path: Any, limits: Limits) -> list[tuple[int, int]] | None:
     if not isinstance(path, str | os.PathLike):
         return None
     folder, name = os.path.split(os.fsdecode(path))
-    if _INDEX.match(name):
+    if name.endswith(_SHARED) and _INDEX.match(name):
         return None
     found: set[tuple[int, int]] = set()
     for index in _indexes(folder, name):

@@ -447,6 +447,8 @@ def examine(
         whole: ByteSource = counting
         if 0 < source.size <= _WHOLE:
             whole = BytesSource(counting.read_at(0, source.size), source.name)
+        if parts and not any(offset for offset, _ in parts) and whole.read_at(0, min(source.size, 9))[8:] == b"{":
+            parts = None  # safetensors: the index only says how long each tensor is
         found = examination.examine(whole) if not parts else _by_parts(examination, whole, parts)
     except DamagedError as error:
         notes.gap("WL903", error.what, error.record, error.offset)
