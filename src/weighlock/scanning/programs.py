@@ -76,8 +76,10 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
 
     Examples
     --------
-    >>> list(operators_in(b'x = torch . save(y, "f")\nself.save(y)\n'))
-    [('save', 'writes a file', 9)]
+    >>> list(operators_in(b'x = torch . save(y, "f")'))
+    [('save', 'writes a file', 12)]
+    >>> list(operators_in(b"def f(self: __torch__.M):\n  (self).save(1)"))
+    []
     """
     seen: set[str] = set()
     patterns = (_BYTECODE,) if bytecode else (_ATTRIBUTE, _CALLED)
@@ -96,4 +98,4 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
                 called_on_itself = pattern is _ATTRIBUTE and (match[1] or match[2]) in own and name == "save"
                 if name not in seen and not called_on_itself:
                     seen.add(name)
-                    yield name, _REASONS[name], match.start()
+                    yield name, _REASONS[name], match.start(match.lastindex or 0)
