@@ -229,3 +229,13 @@ def tally(whole: Archive, expected: dict[str, Any], seeds: range, target: Path, 
 
 
 __all__ = ["COUNT", "EQUAL", "Adversary", "Archive", "Tally", "archive", "flipped", "saved", "tally", "zeroed"]
+
+if __name__ == "__main__":
+    import sys
+    import tempfile
+
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    with tempfile.TemporaryDirectory() as folder:
+        made = tally(archive(saved(EQUAL)), EQUAL, range(9_000_000, 9_000_000 + count), Path(folder, "out.pt"))
+    bad = [row for row in made.wrong if row[2] == "proven"]
+    print(f"{made.files:,} damaged files, {made.states['proven']:,} tensors proven, {len(bad)} of them another's:", bad)

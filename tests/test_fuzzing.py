@@ -61,8 +61,11 @@ def test_a_slice_beside_torch(tmp_path):
     command = [sys.executable, "-m", "tests.fuzzing", "--targets", "torch", "--times", "4000", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (both,) = re.findall(r"torch: both ([\d,]+)", done.stdout)
-    assert int(both.replace(",", "")) > 100
+    (both,) = re.findall(r"torch: both, compared ([\d,]+)", done.stdout)
+    assert int(both.replace(",", "")) > 2000, done.stdout[-3000:]
+    for side in ("NumPy", "torch"):
+        (tensors,) = re.findall(rf"([\d,]+) x tensors compared \({side}\)", done.stdout)
+        assert int(tensors.replace(",", "")) > 4000
 
 
 # ------------------------------------------------------------------------------------------- the mutations themselves

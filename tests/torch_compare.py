@@ -32,9 +32,9 @@ def same(torch: Any, expected: Any, found: Any, at: str = "", sharing: Sharing |
         _same_tensor(torch, expected, found, at, sharing)
     elif isinstance(expected, torch.storage.TypedStorage):
         assert found.dtype is expected.dtype, at
-        _same_storage(torch, expected._untyped_storage, found._untyped_storage, at, sharing)
+        same_storage(torch, expected._untyped_storage, found._untyped_storage, at, sharing)
     elif isinstance(expected, torch.UntypedStorage):
-        _same_storage(torch, expected, found, at, sharing)
+        same_storage(torch, expected, found, at, sharing)
     elif isinstance(expected, Mapping):
         assert [repr(key) for key in expected] == [repr(key) for key in found], at
         for key, other in zip(expected, found, strict=True):
@@ -67,13 +67,13 @@ def _same_tensor(torch: Any, expected: Any, found: Any, at: str, sharing: Sharin
         same(torch, expected._indices(), found._indices(), f"{at}.indices", sharing)
         same(torch, expected._values(), found._values(), f"{at}.values", sharing)
     elif expected.layout is not torch.strided:
-        for part in _compressed_parts(torch, expected.layout):
+        for part in compressed_parts(torch, expected.layout):
             same(torch, getattr(expected, part)(), getattr(found, part)(), f"{at}.{part}", sharing)
     else:
-        _same_strided(torch, expected, found, at, sharing)
+        same_strided(torch, expected, found, at, sharing)
 
 
-def _compressed_parts(torch: Any, layout: Any) -> tuple[str, ...]:
+def compressed_parts(torch: Any, layout: Any) -> tuple[str, ...]:
     by_row = layout in (torch.sparse_csr, torch.sparse_bsr)
     return (*(("crow_indices", "col_indices") if by_row else ("ccol_indices", "row_indices")), "values")
 
@@ -88,7 +88,7 @@ def _same_nested(torch: Any, expected: Any, found: Any, at: str, sharing: Sharin
         same(torch, getattr(expected, part)(), getattr(found, part)(), f"{at}.{part}", sharing)
 
 
-def _same_strided(torch: Any, expected: Any, found: Any, at: str, sharing: Sharing) -> None:
+def same_strided(torch: Any, expected: Any, found: Any, at: str, sharing: Sharing) -> None:
     assert found.stride() == expected.stride(), f"{at}: stride"
     assert found.storage_offset() == expected.storage_offset(), f"{at}: storage offset"
     if expected.is_quantized:
@@ -98,13 +98,14 @@ def _same_strided(torch: Any, expected: Any, found: Any, at: str, sharing: Shari
         else:
             assert found.q_per_channel_axis() == expected.q_per_channel_axis(), at
             for part in ("q_per_channel_scales", "q_per_channel_zero_points"):
-                assert torch.equal(getattr(found, part)(), getattr(expected, part)()), f"{at}: {part}"
+                both = [getattr(tensor, part)().detach() for tensor in (found, expected)]
+                assert torch.allclose(*both, rtol=0, atol=0, equal_nan=True), f"{at}: {part}"
     else:
         assert (found.is_conj(), found.is_neg()) == (expected.is_conj(), expected.is_neg()), f"{at}: bits"
-    _same_storage(torch, expected.untyped_storage(), found.untyped_storage(), at, sharing)
+    same_storage(torch, expected.untyped_storage(), found.untyped_storage(), at, sharing)
 
 
-def _same_storage(torch: Any, expected: Any, found: Any, at: str, sharing: Sharing) -> None:
+def same_storage(torch: Any, expected: Any, found: Any, at: str, sharing: Sharing) -> None:
     if not sharing.meta and expected.device.type == found.device.type == "meta":
         return
     assert found.nbytes() == expected.nbytes(), f"{at}: storage of {found.nbytes()} instead of {expected.nbytes()}"

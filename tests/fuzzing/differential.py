@@ -1,7 +1,7 @@
 """Beside PyTorch: what ``torch.load(weights_only=True)`` makes of a file and what Weighlock makes of it.
 
-Where both read a file, the results are equal. Where only one does, the reason stands in a table here, and where a user
-could notice it, in ``docs/compatibility.md``. Everything else is a finding.
+Where both read a file, the results are equal. Where only one does, the reason stands in a table of
+`tests.fuzzing.reasons`, and in ``docs/compatibility.md``. Everything else is a finding.
 """
 
 from __future__ import annotations
@@ -9,96 +9,85 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import weighlock as wl
-from tests import torch_compare
-from tests.compare import same
+from tests.fuzzing.agreement import Agreement
 from tests.fuzzing.archives import looks_like_archive, parsed
-from tests.fuzzing.targets import BrokenPromiseError, Outcome, attempt
+from tests.fuzzing.reasons import OF_THE_PLACE, OURS_ALONE, THEIRS_ALONE, Reason
+from tests.fuzzing.running import Beside
+from tests.fuzzing.targets import BrokenPromiseError, Outcome
 from weighlock.errors import WeighlockError
 
-__all__ = ["OURS_ALONE", "THEIRS_ALONE", "beside_torch"]
+__all__ = ["TELL", "beside_torch"]
 
-DIRECTORY = "an archive whose directory cannot be believed"
-MALFORMED = "a pickle that does what no pickler writes"
-BOUNDS = "a tensor that is not inside of its bytes"
+LEFT_AS_FOUND = "a record with the attribute of a folder: PyTorch leaves its memory as it finds it"
+NOT_SWAPPED = "an archive of the other byte order with new types: PyTorch leaves their bytes as they are"
 
-THEIRS_ALONE: dict[str, str] = {
-    r"^ChecksumError": "a record whose CRC-32 is wrong",
-    r"^DirectoryError": DIRECTORY,
-    r"^TruncatedError": "bytes are missing",
-    r"^LimitError: the record claims to inflate too far|^LimitError": "limits",
-    r"encrypted or a patch|on another disk|spread over several disks|compressed by a method": DIRECTORY,
-    r"the inflated record|the record cannot be inflated|compressed data": DIRECTORY,
-    r"^DamagedError: (the list of storages|the stream holds|the record byteorder)": "a stream that lacks what it names",
-    r"^TensorBoundsError|^DamagedError: a tensor contradicts itself": BOUNDS,
-    r"objects are left over|an unknown pickle protocol|arguments of a call are not a tuple": MALFORMED,
-    r"a state is set on|malformed description|of an unknown class|a persistent id|metadata is no": MALFORMED,
-    r"do not fit together|is no (length|size)|is not a short list|hooks are no mapping|hide a method": MALFORMED,
-    r"arguments that no checkpoint gives|uninitialised|an unknown tensor layout|neither text nor number": MALFORMED,
-    r"whose parts are no tensors|impossible name|is no (tensor|dictionary|mapping)|a device that is no": MALFORMED,
-    r"a quantized tensor|a sparse tensor|unknown quantizer|a nested tensor|a jagged tensor": BOUNDS,
-    r"^PickleStreamError": MALFORMED,
-}
-"""PyTorch reads it, Weighlock refuses: what our error says, and why. The first that fits counts."""
 
-# What PyTorch's own registry says of a place leaves the drop-in as it is; NumPy puts every storage on the CPU.
-_DEVICES = r"don't know how to restore data location|Attempting to deserialize object on|Invalid device"
-
-VALUES = "harmless values that a closed table makes"
-RECORDS = "records that nothing depends on"
-PLACES = "places that PyTorch looks at and Weighlock does not need"
-OURS_ALONE: dict[str, str] = {
-    r"Unsupported (global|class)|[Tt]rying to (call|instantiate|build)|Can only (build|SETITEM|create)": VALUES,
-    r"Unsupported operand": "pickle protocols other than 2",
-    r"Invalid magic number|Invalid protocol version|stack underflow|pop from an empty|unpickling": "plain pickles",
-    r"Weights only load failed": VALUES,
-    r"type object .* has no attribute|has no attribute": "legacy streams of new types",
-    r"TorchScript": "TorchScript archives",
-    r"header or archive is corrupted": RECORDS,
-    r"not in a subdirectory|failed locating file|failed finding|file not found": "archives without PyTorch's folders",
-    r"parse the version|file with version|hasRecord|stoull|invalid literal for int|Unknown endianness": RECORDS,
-    r"unsupported feature|unsupported multidisk|unsupported encryption|archive: ": DIRECTORY,
-    r"codec can't decode": "names of records that are no UTF-8",
-    r"requires_grad|must be bool": "NumPy has no gradients",
-    rf"{_DEVICES}": "places that are not here",
-    r"positional arguments|negative seek|too many values|not enough values|invalid data type": PLACES,
-    r"Storage size calculation|setStorage|INTERNAL ASSERT|Overflow when": "memory that is not read yet",
-    r"record size .* does not match": "a storage mentioned again with another length: the first mention counts",
-    r"cls must be a type|Invalid serialized state": MALFORMED,
-    r"expected string or bytes-like|meta-data|hooks|list index out of range|must be (a )?(tuple|str|int)": PLACES,
-    r"legacy .tar|tar format": "tar archives",
-}
-"""Weighlock reads it, PyTorch refuses: what PyTorch says, and why. The first that fits counts."""
+TELL: list[Callable[[bool], None]] = [lambda reads: None]
+"""Called with whether PyTorch is reading: a process that dies then has not died of Weighlock."""
 
 
 def beside_torch(data: Any) -> Outcome:
-    """Load on both sides and compare."""
+    """Load on both sides, with NumPy and with PyTorch's own tensors, and compare whatever both read."""
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        TELL[0](True)
         theirs, refusal = _raised(lambda: torch.load(io.BytesIO(data), weights_only=True))
-        ours = attempt(lambda: wl.load(data))
-        drop_in, error = _raised(lambda: wl.load(data, framework="torch"))
+        TELL[0](False)
+        made = {"NumPy": _raised(lambda: wl.load(data)), "torch": _raised(lambda: wl.load(data, framework="torch"))}
+        refused = {side: error for side, (_, error) in made.items() if error is not None}
         if refusal is not None:
-            return _only_ours(refusal, ours, error)
-        for side, found in (("NumPy", ours.error), ("torch", error)):
-            if found is not None:
-                _only_theirs(found, side)
-        if ours.error is not None or error is not None:
-            return Outcome("only PyTorch", None)
-        if _is_small(torch, theirs) and not _names_a_folder(data):
-            _compare(torch, theirs, ours.result, drop_in)
-    return Outcome("both", None)
+            return Outcome(_only_ours(refusal, refused, _known_difference(data)), None)
+        notes = Counter({_reason_of(error, side): 1 for side, error in refused.items()})
+        compared, known = 0, _known_difference(data)
+        for side, (found, error) in made.items():
+            if error is None and known:
+                notes[f"not compared: {known}"] = 1
+            elif error is None:
+                agreement = Agreement(torch, drop_in=side == "torch", late=data[:2] != b"PK")
+                agreement.check(theirs, found)
+                notes.update({f"compared in part: {note}": 1 for note in agreement.notes})
+                notes[f"tensors compared ({side})"] += agreement.tensors
+                notes[f"other values compared ({side})"] += agreement.values
+                compared += 1
+    answer = {2: "both, compared", 1: "both, one side compared"}.get(compared, "only PyTorch" if refused else "both")
+    return Outcome(Beside(answer, notes, _form(theirs) if not refused else None), None)
 
 
-def _names_a_folder(data: bytes) -> bool:
-    """Whether a record has the attribute of a folder: PyTorch then leaves the memory as it finds it."""
+def _form(theirs: Any) -> Any:
+    """What is new about a file that both read: types, and of tensors what a reader has to get right."""
+    form: list[Any] = []
+    waiting = [theirs]
+    while waiting and len(form) < 12:
+        value = waiting.pop()
+        form.append(type(value).__name__)
+        if type(value).__name__ in ("Tensor", "Parameter"):
+            nested = value.is_nested
+            plain = not nested and str(value.layout) == "torch.strided"
+            form += [str(value.dtype), str(value.layout), plain and value.is_contiguous(), value.dim()]
+        elif isinstance(value, dict):
+            waiting += list(value.values())[:6]
+        elif isinstance(value, list | tuple):
+            waiting += value[:6]
+    return tuple(form)
+
+
+def _known_difference(data: bytes) -> str:
+    """Where `docs/compatibility.md` tells that the results are others: what it says."""
     found = parsed(data) if looks_like_archive(data) else None
-    return found is not None and any(member.central.get("outer", 0) & 0x10 for member in found.members)
+    if found is None:
+        return ""
+    if any(member.central.get("outer", 0) & 0x10 for member in found.members):
+        return LEFT_AS_FOUND
+    orders = [member.data() for member in found.members if member.names[1].lower().endswith(b"byteorder")]
+    new_types = any(b"UntypedStorage" in member.data() for member in found.members)
+    return NOT_SWAPPED if new_types and any(order == b"big" for order in orders) else ""
 
 
 def _raised(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
@@ -108,61 +97,36 @@ def _raised(call: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _only_ours(refusal: Exception, ours: Outcome, error: Exception | None) -> Outcome:
-    if error is not None and not isinstance(error, WeighlockError) and not re.match(_DEVICES, str(error)):
-        raise BrokenPromiseError(f"the drop-in raises {type(error).__name__}: {error}")
-    if ours.error is not None:
-        return Outcome("neither", None)
-    text = f"{type(refusal).__name__}: {_gist(str(refusal))}"
-    if any(re.search(words, text) for words in OURS_ALONE):
-        return Outcome("only Weighlock", None)
-    raise BrokenPromiseError(f"only Weighlock reads it; PyTorch says {text[:200]}")
+def _only_ours(refusal: Exception, refused: dict[str, Exception], known: str) -> Beside:
+    for side, error in refused.items():
+        if not isinstance(error, WeighlockError) and not re.match(OF_THE_PLACE, _said(error)):
+            raise BrokenPromiseError(f"Weighlock ({side}) raises {_said(error)}")
+    if len(refused) == 2:
+        return Beside("neither", Counter(), None)
+    text = _said(refusal)
+    row = _row(OURS_ALONE, text)
+    if known == LEFT_AS_FOUND:
+        return Beside("only Weighlock", Counter({f"only Weighlock: {known}": 1}), None)
+    if row is None:
+        raise BrokenPromiseError(f"only Weighlock reads it; PyTorch says {text[:200]}")
+    alone = f"only Weighlock ({'both sides' if not refused else 'NumPy' if 'torch' in refused else 'torch'})"
+    return Beside("only Weighlock", Counter({row.told(alone): 1}), (alone, row.words))
 
 
-def _gist(text: str) -> str:
-    """What PyTorch says after its advice, which goes on when it asks for a report."""
-    return re.split(r"WeightsUnpickler error: |with following error: ", text)[-1].strip()
+def _said(error: Exception) -> str:
+    """The class and the words of an error, without PyTorch's advice around them."""
+    text = str(error.what if isinstance(error, WeighlockError) else error)
+    text = re.split(r"WeightsUnpickler error: |with following error: ", text)[-1].strip()
+    text = re.sub(r"^\[enforce fail at [^]]*\] \. ", "", text)
+    return f"{type(error).__name__}: {text}"
 
 
-def _only_theirs(error: Exception, side: str) -> None:
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, WeighlockError) and any(re.search(words, text) for words in THEIRS_ALONE):
-        return
-    raise BrokenPromiseError(f"only PyTorch reads it; Weighlock ({side}) says {text[:300]}")
+def _reason_of(error: Exception, side: str) -> str:
+    row = _row(THEIRS_ALONE, _said(error)) if isinstance(error, WeighlockError) else None
+    if row is None:
+        raise BrokenPromiseError(f"only PyTorch reads it; Weighlock ({side}) says {_said(error)[:300]}")
+    return row.told("only PyTorch")
 
 
-_MOST_BYTES = 1 << 24
-
-
-def _is_small(torch: Any, root: Any) -> bool:
-    """Whether a result can be compared: a view of one number can have terabytes, and pairs of one pair have no end."""
-    waiting = [root]
-    for _ in range(2000):
-        if not waiting:
-            return True
-        value = waiting.pop()
-        if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > _MOST_BYTES:
-            return False
-        if isinstance(value, torch.Tensor):
-            waiting += [value._backward_hooks or {}]
-        waiting += [getattr(value, "__dict__", {})] if isinstance(value, dict | torch.Tensor) else []
-        if isinstance(value, dict):
-            waiting += [*value, *value.values()]
-        elif isinstance(value, list | tuple | set | frozenset):
-            waiting += value
-        elif isinstance(value, torch.serialization.StorageType) or (
-            callable(value) and not isinstance(value, torch.Tensor)
-        ):
-            return False  # a function or class by itself: each side has its own
-    return False
-
-
-def _compare(torch: Any, theirs: Any, ours: Any, drop_in: Any) -> None:
-    for compare, found in ((same, ours), (torch_compare.same, drop_in)):
-        try:
-            compare(torch, theirs, found)
-        except (RecursionError, RuntimeError, TypeError):
-            return  # of the comparison itself: of depth, and of tensors that stand where only numbers can be compared
-        except AssertionError as error:
-            side = "NumPy" if found is ours else "torch"
-            raise BrokenPromiseError(f"other results ({side}): {' '.join(str(error).split())[:200]}") from error
+def _row(table: tuple[Reason, ...], text: str) -> Reason | None:
+    return next((row for row in table if re.match(row.words, text)), None)

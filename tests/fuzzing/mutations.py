@@ -10,16 +10,20 @@ from typing import Any
 
 from tests.fuzzing.archives import changed_archive, looks_like_archive
 from tests.fuzzing.numbers import EDGES, MOST_BYTES, changed_bytes, edge, near
-from tests.fuzzing.pickles import changed_pickle, looks_like_pickle, opcodes
+from tests.fuzzing.pickles import LEGACY_MAGIC, changed_pickle, legacy_parts, looks_like_pickle
+from tests.fuzzing.sound_files import changed_file
 
-__all__ = ["kind_of", "mutated"]
+__all__ = ["SOUND", "kind_of", "mutated"]
 
-_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
+SOUND = 1 << 40
+"""Numbers from here on make files that are still loadable, wherever the file's kind allows that."""
 
 
 def mutated(data: bytes, number: int) -> bytes:
     """The file that `number` makes of `data`."""
-    return _changed(random.Random(number), data)
+    dice = random.Random(number)
+    made = changed_file(dice, data) if number >= SOUND else None
+    return _changed(dice, data) if made is None else _bounded(made, data)
 
 
 def kind_of(data: bytes) -> str:
@@ -43,12 +47,7 @@ def _bounded(made: bytes, data: bytes) -> bytes:
 
 def _changed_legacy(dice: random.Random, data: bytes) -> bytes:
     """Five pickles, then for each storage a count of elements and its bytes."""
-    parts: list[bytes] = []
-    rest = data
-    while len(parts) < 5 and rest:
-        _, behind = opcodes(rest)
-        parts.append(rest[: len(rest) - len(behind)])
-        rest = behind
+    parts, rest = legacy_parts(data)
     kind = dice.random()
     index = dice.randrange(len(parts))
     if kind < 0.5:
@@ -251,7 +250,7 @@ def _changed_json_text(dice: random.Random, text: bytes) -> bytes:
 
 _KINDS: tuple[tuple[str, Callable[[bytes], bool], Callable[[random.Random, bytes], bytes]], ...] = (
     ("zip", looks_like_archive, lambda dice, data: changed_archive(dice, data, _changed)),
-    ("legacy", lambda data: data.startswith(_MAGIC), _changed_legacy),
+    ("legacy", lambda data: data.startswith(LEGACY_MAGIC), _changed_legacy),
     ("npy", lambda data: data.startswith(b"\x93NUMPY"), _changed_npy),
     ("gguf", lambda data: data.startswith(b"GGUF"), _changed_gguf),
     ("tar", lambda data: data[257:262] == b"ustar", _changed_tar),

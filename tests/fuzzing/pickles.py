@@ -14,7 +14,20 @@ from functools import lru_cache
 
 from tests.fuzzing.numbers import EDGES, MOST_BYTES, changed_bytes, edge, near
 
-__all__ = ["changed_pickle", "learn", "looks_like_pickle", "objects", "opcodes"]
+__all__ = [
+    "EFFECT",
+    "LEARNED",
+    "LEGACY_MAGIC",
+    "changed_pickle",
+    "learn",
+    "legacy_parts",
+    "looks_like_pickle",
+    "objects",
+    "opcodes",
+]
+
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"
+"""What a legacy stream begins with."""
 
 _LINE, _PAIR = -1, -9
 _COUNTED = {-2: 1, -3: 4, -4: 4, -5: 8}
@@ -26,15 +39,15 @@ for _row in pickletools.opcodes:
 _CODES = bytes(_ROWS)
 _STOP = ord(".")
 # How much each opcode takes from the stack (below and above a mark) and gives.
-_EFFECT: dict[int, tuple[int, bool, int, bool]] = {}
+EFFECT: dict[int, tuple[int, bool, int, bool]] = {}
 for _row in pickletools.opcodes:
     _names = [item.name for item in _row.stack_before]
     _marked = "mark" in _names
     _below = _names.index("mark") if _marked else len(_names)
-    _EFFECT[ord(_row.code)] = (_below, _marked, len(_row.stack_after), _row.name == "MARK")
+    EFFECT[ord(_row.code)] = (_below, _marked, len(_row.stack_after), _row.name == "MARK")
 
 # Opcodes, objects and names of all files that were looked at: what is put into others.
-_LEARNED: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
+LEARNED: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
 
 
 def looks_like_pickle(data: bytes) -> bool:
@@ -77,7 +90,7 @@ def objects(pieces: tuple[bytes, ...]) -> tuple[tuple[int, int], ...]:
     spans: list[tuple[int, int]] = []
     stack: list[tuple[int, bool]] = []
     for index, piece in enumerate(pieces):
-        below, marked, given, is_mark = _EFFECT[piece[0]]
+        below, marked, given, is_mark = EFFECT[piece[0]]
         start = index
         if marked:
             while stack:
@@ -96,10 +109,21 @@ def objects(pieces: tuple[bytes, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(spans)
 
 
+def legacy_parts(data: bytes) -> tuple[list[bytes], bytes]:
+    """The five pickles of a legacy stream, or as many as there are, and what stands behind them."""
+    parts: list[bytes] = []
+    rest = data
+    while len(parts) < 5 and rest:
+        _, behind = opcodes(rest)
+        parts.append(rest[: len(rest) - len(behind)])
+        rest = behind
+    return parts, rest
+
+
 def learn(data: bytes) -> None:
     """Take the opcodes and objects of a pickle into what is put into others."""
     pieces, _ = opcodes(data)
-    atoms, made, names = _LEARNED
+    atoms, made, names = LEARNED
     atoms += [piece for piece in pieces if len(piece) < 100 and piece not in atoms[-400:]]
     names += [piece for piece in pieces if piece[:1] == b"c" and piece not in names]
     for start, end in objects(pieces):
@@ -153,8 +177,8 @@ def _move(dice: random.Random, pieces: list[bytes]) -> None:
 
 def _insert(dice: random.Random, pieces: list[bytes]) -> None:
     at = _at(dice, pieces)
-    if dice.random() < 0.5 and _LEARNED[0]:
-        pieces.insert(at, dice.choice(_LEARNED[0]))
+    if dice.random() < 0.5 and LEARNED[0]:
+        pieces.insert(at, dice.choice(LEARNED[0]))
     else:
         pieces.insert(at, _any_opcode(dice))
 
@@ -162,11 +186,11 @@ def _insert(dice: random.Random, pieces: list[bytes]) -> None:
 def _splice(dice: random.Random, pieces: list[bytes]) -> None:
     """Put a stretch of another pickle in, or a whole object of it."""
     at = _at(dice, pieces)
-    if dice.random() < 0.6 and _LEARNED[1]:
-        pieces.insert(at, dice.choice(_LEARNED[1]))
-    elif _LEARNED[0]:
-        start = dice.randrange(len(_LEARNED[0]))
-        pieces[at:at] = _LEARNED[0][start : start + dice.randrange(1, 12)]
+    if dice.random() < 0.6 and LEARNED[1]:
+        pieces.insert(at, dice.choice(LEARNED[1]))
+    elif LEARNED[0]:
+        start = dice.randrange(len(LEARNED[0]))
+        pieces[at:at] = LEARNED[0][start : start + dice.randrange(1, 12)]
 
 
 def _replace_object(dice: random.Random, pieces: list[bytes]) -> None:
@@ -179,8 +203,8 @@ def _replace_object(dice: random.Random, pieces: list[bytes]) -> None:
     if kind < 0.35:
         a, b = dice.choice(spans)
         new = pieces[a:b]
-    elif kind < 0.7 and _LEARNED[1]:
-        new = [dice.choice(_LEARNED[1])]
+    elif kind < 0.7 and LEARNED[1]:
+        new = [dice.choice(LEARNED[1])]
     else:
         new = [_value(dice)]
     pieces[start:end] = new
@@ -272,8 +296,8 @@ def _memo(dice: random.Random, pieces: list[bytes]) -> None:
 
 
 def _name(dice: random.Random) -> bytes:
-    if _LEARNED[2] and dice.random() < 0.9:
-        return dice.choice(_LEARNED[2])
+    if LEARNED[2] and dice.random() < 0.9:
+        return dice.choice(LEARNED[2])
     return dice.choice((b"cos\nsystem\n", b"cbuiltins\ngetattr\n", b"c__main__\nNet\n", b"c\n\n", b"c.\n.\n"))
 
 

@@ -332,6 +332,9 @@ class NumpyLeaves(Leaves):
             for channel in (made.scale, made.zero_point):
                 if np.shape(channel) != (spec.shape[spec.axis],):
                     raise PickleStreamError("a quantized tensor needs one scale and zero point per channel")
+            if np.asarray(made.scale).dtype.kind in "iubc" or np.asarray(made.zero_point).dtype.kind == "c":
+                what = "the scales of a quantized tensor are no fractions, or its zero points no real numbers"
+                raise PickleStreamError(what)
         return made
 
     def sparse(self, spec: SparseSpec) -> Any:

@@ -1,6 +1,5 @@
 """PyTorch's tensors that are more than strided memory: quantized, sparse, nested, of other classes, of other worlds."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -32,6 +31,9 @@ __all__ = ["SpecialLeaves"]
 # A quantized tensor is made empty before it is given its storage: bounds what its shape may ask for.
 _FREE_ELEMENTS: Final = 1 << 20
 _TIMES_STORAGE: Final = 16
+# Types of scales and zero points that PyTorch keeps as they are, so that they may be read later.
+_CHANNELS: Final = tuple(tuple((kind, False) for kind in kinds) for kinds in (
+    (torch.float64, torch.int64), (torch.float32, torch.float32)))  # fmt: skip
 
 
 class SpecialLeaves(Leaves):
@@ -100,6 +102,13 @@ class SpecialLeaves(Leaves):
         _check_tensor(data)
         return _with_state(torch.nn.Parameter(data, requires_grad), state)
 
+    def as_parameter(self, data: Any, state: Any) -> Any:
+        if isinstance(data, Stub | GlobalRef):
+            return data
+        _check_tensor(data)
+        made = data if type(data) is torch.nn.Parameter else data.as_subclass(torch.nn.Parameter)
+        return _with_state(made, state)
+
     def requiring(self, data: Any) -> Any:
         return data.requires_grad_(True) if isinstance(data, torch.Tensor) else data
 
@@ -112,14 +121,19 @@ class SpecialLeaves(Leaves):
             elements *= length
         if elements > _FREE_ELEMENTS + _TIMES_STORAGE * view.ref.nbytes:
             raise LimitError("a quantized tensor is out of all proportion to its storage", got=str(list(spec.shape)))
-        self.settle()  # a quantizer copies its scales
+        known = self.settle()  # a quantizer copies its scales
+        parts = [part for part in (spec.scale, spec.zero_point) if isinstance(part, torch.Tensor)]
+        if any(part.is_quantized or part.layout is not torch.strided for part in parts):
+            raise PickleStreamError("a quantized tensor's scale or zero point is no number")  # PyTorch ends the process
+        if not known and parts and tuple((part.dtype, part.is_neg()) for part in parts) not in _CHANNELS:
+            self._settle_for_a_copy()
         storage = self.exposed(view.storage)
         scheme = CONSTANTS[spec.scheme]
         quantizer = (scheme, spec.scale, spec.zero_point)
         if spec.axis is not None:
             quantizer = (*quantizer, spec.axis)  # type: ignore[assignment]
         rebuild = torch._utils._rebuild_qtensor
-        return self._asked(rebuild, storage, view.offset, spec.shape, spec.stride, quantizer, False, OrderedDict())
+        return self._asked(rebuild, storage, view.offset, spec.shape, spec.stride, quantizer, False, None)
 
     def _asked(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function of PyTorch; what it cannot do on a device leaves as its own error, not as one of the file."""
@@ -135,6 +149,9 @@ class SpecialLeaves(Leaves):
         if not all(isinstance(part, torch.Tensor) for part in (*parts, spec.values)):
             # PyTorch would make tensors of lists in lists, and take for ever where they are one list many times over.
             raise PickleStreamError("a sparse tensor whose parts are no tensors")
+        converted = spec.layout.name == "sparse_coo" and parts[0].dtype is not torch.int64
+        if converted or any(part.is_conj() or part.is_neg() for part in (*parts, spec.values)):
+            self._settle_for_a_copy()
         if spec.layout.name == "sparse_coo":
             made = torch.sparse_coo_tensor(
                 spec.indices, spec.values, size, check_invariants=False, is_coalesced=spec.coalesced
@@ -146,6 +163,12 @@ class SpecialLeaves(Leaves):
         if not self._without_data and not self._fake and made.device.type != "meta":
             self._after.append(lambda: _check_sparse(made))
         return made
+
+    def _settle_for_a_copy(self) -> None:
+        """Read the data now: PyTorch is about to convert a part, and would copy what lay in its memory before."""
+        if not self.settle():
+            what = "a tensor's part would have to be converted before the stream gives its data"
+            raise PickleStreamError(what, hint="Save the checkpoint as a zip archive: weighlock convert does it.")
 
     def nested(self, spec: NestedSpec) -> Any:
         parts = (spec.buffer, spec.sizes, spec.strides, spec.offsets)
@@ -210,6 +233,8 @@ class SpecialLeaves(Leaves):
         self.settle()
         tensor = data if isinstance(data, torch.Tensor) else torch.from_numpy(data)
         target = torch._utils._get_restore_location(device)
+        if tensor is data and (tensor.dtype is not TORCH_DTYPES[dtype] or tensor.is_conj() or tensor.is_neg()):
+            self._settle_for_a_copy()
         try:
             made = tensor.to(dtype=TORCH_DTYPES[dtype], device=target)
         except Exception as error:  # the device is not here: PyTorch's own message, as from torch.load

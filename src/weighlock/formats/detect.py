@@ -103,7 +103,11 @@ def _read_old(source: ByteSource, head: bytes, reading: Reading) -> Contents:
     if foreign is not None and getattr(foreign, "kind", None) not in _COULD_BE_PICKLES:
         raise foreign
     if plain_pickle.looks_like(source, head):
-        return plain_pickle.read(source, reading)
+        contents = plain_pickle.read(source, reading)
+        if type(contents.object) is int and contents.object == torch_legacy.MAGIC:
+            # Never its value: PyTorch goes by the number, however it is spelled, and reads what follows.
+            raise DamagedError("the magic number of a legacy stream is written as no pickler writes it", offset=0)
+        return contents
     raise foreign or describe_foreign(source)
 
 

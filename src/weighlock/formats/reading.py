@@ -204,7 +204,8 @@ class Reading:
         )  # fmt: skip
         outer, self._machine = self._machine, machine
         try:
-            made = machine.load()
+            with self.leaves.describing():
+                made = machine.load()
         except WeighlockError as error:
             error.locate(record=record)
             if machine.unknown and isinstance(error, PickleStreamError) and not self.options.stubs_allowed:

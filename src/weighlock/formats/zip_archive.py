@@ -4,7 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
-from weighlock.errors import DamagedError, DirectoryError, LimitError, TensorBoundsError, WeighlockError
+from weighlock.errors import (
+    DamagedError,
+    DirectoryError,
+    LimitError,
+    PickleStreamError,
+    TensorBoundsError,
+    WeighlockError,
+)
 from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Reading, parse_persistent_id
 from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
@@ -226,13 +233,20 @@ class StorageLoader:
     def __call__(self, pid: Any) -> Any:
         """Return the storage that a persistent id names."""
         kind, key, location, numel = parse_persistent_id(pid)
+        if (
+            type(pid[2]) is int
+        ):  # as only tar archives name them: PyTorch takes 1 and "1" for two storages in one record
+            raise PickleStreamError("a storage in an archive is named by a number", got=brief(pid[2], 20))
         # Without bytes there is nothing to share, and each mention may have another type: as in PyTorch.
         if numel:
             found = self._made.get(key)
+            if found is None and key in self._in_columns:
+                found = self._from_columns(key)
             if found is not None:
+                # PyTorch forgets a storage without data, and makes another at the next mention.
+                if location != found.ref.location and "meta" in (location, found.ref.location):
+                    raise PickleStreamError("a storage stands on the meta device and elsewhere", got=brief(key))
                 return found
-            if key in self._in_columns:
-                return self._from_columns(key)
         archive = self._archive
         record = self._records.get(self._prefix + key)
         if record is None:
@@ -267,7 +281,7 @@ class StorageLoader:
             check_view(ref.nbytes, kind.dtype.itemsize, form.offset, form.size, form.stride)
         except WeighlockError:
             return None
-        if not numel:
+        if not numel or kind.dtype.kind == "q":
             return None
         return TensorForm(ref, form.offset, form.size, form.stride, form.requires_grad)
 

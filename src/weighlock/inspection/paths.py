@@ -11,10 +11,13 @@ from weighlock.text import safe_text
 __all__ = ["find", "json_path", "key_text", "part_text"]
 
 _SHOWN: Final = 5
+_WIDE: Final = 1 << 64
 
 
 def part_text(part: Any) -> str:
     """Return one path element as text; never the digits of an enormous integer, never a deep tuple."""
+    if type(part) is int and -_WIDE < part < _WIDE:
+        return str(part)  # what nearly all parts of a deep path are: millions of them in a file of 40 KB
     return part if type(part) is str else repr_shallow(part)
 
 

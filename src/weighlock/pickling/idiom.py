@@ -108,10 +108,13 @@ def take(machine: Any, data: bytes, position: int, call: Any) -> int:
     if make_hooks is None or length[0] != len(text):
         return position
     at_key, at_pid, at_size, at_stride, at_hooks, at_args = unpack(put1 + put2 + put3 + put4 + put5 + put6)
+    located = place[1] if len(place) == 2 else index_of(place)
+    if located == at_key or hooks_ref[0] in (at_key, at_pid, at_size, at_stride):
+        return position  # what is looked up here is about to be replaced
     key = text.decode("ascii")
     pid = (
         memo[mark[0]], memo[kind[1] if len(kind) == 2 else index_of(kind)], key,
-        memo[place[1] if len(place) == 2 else index_of(place)], _int_cache.get(count) or decode_int(count),
+        memo[located], _int_cache.get(count) or decode_int(count),
     )  # fmt: skip
     if none:
         pid = (*pid, None)  # type: ignore[assignment]

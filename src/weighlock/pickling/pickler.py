@@ -9,6 +9,7 @@ Each container is a generator that writes its own opcodes and yields what it hol
 generator, so that nesting costs memory, but no stack.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from sys import intern
@@ -101,6 +102,7 @@ class Pickler:
         self._memo: dict[Any, int] = {}  # by identity; globals by name
         self._count = 0
         self._kept: list[Any] = []  # identities stay valid only while their objects live
+        self._open: Counter[int] = Counter()
         self._recipes: dict[TensorPattern, Recipe] = {}
         self._uses_recipes = protocol in (2, 3) and pid_tail in ((), (None,))
         self._text_heads = SHORT_TEXT_HEADS if protocol >= 4 else TEXT_HEADS
@@ -213,8 +215,6 @@ class Pickler:
             return self._persistent(description)  # type: ignore[arg-type]
         return self._global(description)  # type: ignore[arg-type]
 
-    # The memo
-
     def _put(self, key: Any) -> None:
         index = self._count
         self._count = index + 1
@@ -227,8 +227,6 @@ class Pickler:
     def _get(self, key: Any) -> bytes:
         index = self._memo[key]
         return SHORT_GETS[index] if index < 256 else OP_U4(b"j", index)
-
-    # Plain values
 
     def _long(self, value: int) -> None:
         if self.protocol < 2:
@@ -386,7 +384,11 @@ class Pickler:
 
     def _reduction(self, obj: Any, reduction: Reduction) -> Iterator[Any]:
         out = self._out
+        if self._open[id(obj)] > 1:  # made of fresh arguments each time, as a Counter that holds itself: without end
+            raise SaveError("an object stands inside of the arguments that make it")
+        self._open[id(obj)] += 1
         yield from self._call(reduction)
+        self._open[id(obj)] -= 1
         if id(obj) in self._memo:  # its arguments contain it
             out += _POP + self._get(id(obj))
             return

@@ -104,6 +104,15 @@ class Unpickler(Handlers):
             reason = "the stack is empty"
         elif isinstance(error, KeyError):
             reason = "it refers to something that was never stored"
+        elif isinstance(error, TypeError) and "unhashable type" in str(error):
+            return PickleStreamError(
+                "a key of a dictionary, or a member of a set, is something that has no hash",
+                got=str(error).rpartition(": ")[2].strip("'"),
+                offset=self.position,
+                hint="NumPy arrays have none. With framework='torch', tensors can be keys."
+                if "numpy" in str(error)
+                else None,
+            )
         elif isinstance(error, UnicodeDecodeError) and opcode.name.endswith("STRING"):
             return PickleStreamError(
                 f"a string written by Python 2 is not {error.encoding}",
@@ -119,6 +128,7 @@ class Unpickler(Handlers):
         data, memo, context = self.data, self.memo, self.context
         position, stack, marks = self.position, self.stack, self.marks
         calls, values = self.allowlist.calls, self._values
+        bare: dict[int, int] = {}
         persistent_load, idiom_function, rare = self.persistent_load, self.allowlist.idiom_function, self.rare
         for _ in self.steps:
             self.position = position
@@ -127,7 +137,8 @@ class Unpickler(Handlers):
                 memo[data[position + 1]] = stack[-1]
                 position += 2
             elif code == 0x68:  # BINGET
-                stack.append(memo[data[position + 1]])
+                found = memo[data[position + 1]]
+                stack.append(found if type(found) is not tuple else self._seen(data[position + 1], found))
                 position += 2
             elif code == 0x72:  # LONG_BINPUT
                 memo[_U4(data, position + 1)[0]] = stack[-1]
@@ -169,6 +180,8 @@ class Unpickler(Handlers):
                 storage = persistent_load(stack[-1])
                 # The usual call takes it as it is. (The first tensor of a file introduces names: no idiom yet.)
                 is_argument = len(stack) == 1 and marks and marks[-1] and marks[-1][-1] is idiom_function
+                if is_argument:
+                    bare[id(storage)] = bare.get(id(storage), 0) + 1
                 stack[-1] = storage if is_argument else self.exposed(storage)
                 position += 1
             elif code == 0x85:  # TUPLE1
@@ -193,6 +206,8 @@ class Unpickler(Handlers):
                     stack[-1] = self._reduce(stack[-1], args)
                 position += 1
                 if is_tensor:
+                    if args and id(args[0]) in bare:
+                        bare[id(args[0])] -= 1
                     position = self._run_of_tensors(data, position)
                     memo = self.memo
             elif code == 0x29:  # EMPTY_TUPLE
@@ -207,7 +222,8 @@ class Unpickler(Handlers):
                 if data[position : position + 9 : 3] == b"MMM":
                     position = self._run_of(data, position, 0x4D, 3, _RUN_U2)
             elif code == 0x6A:  # LONG_BINGET
-                stack.append(memo[_U4(data, position + 1)[0]])
+                found = memo[_U4(data, position + 1)[0]]
+                stack.append(found if type(found) is not tuple else self._seen(_U4(data, position + 1)[0], found))
                 position += 5
             elif code == 0x47:  # BINFLOAT
                 stack.append(_F8(data, position + 1)[0])
@@ -238,6 +254,11 @@ class Unpickler(Handlers):
                 position = name_end + 1
             elif code == 0x2E:  # STOP
                 self.end = position + 1
+                if any(bare.values()):
+                    # They hold storages as only the call may see them.
+                    raise PickleStreamError(
+                        "the arguments of a tensor's call stand where they are not called", offset=position
+                    )
                 return self._finish(stack.pop())
             else:
                 opcode = BY_CODE[code]
@@ -249,6 +270,15 @@ class Unpickler(Handlers):
             "the pickle has far more instructions than the file's own bytes justify",
             hint="If you trust the file, pack its archive again, uncompressed.",
         )
+
+    def _seen(self, index: int, found: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a tuple that the pickle takes from the memo: as the arguments of a call it may hold a bare storage."""
+        storage = found[0] if found else None
+        shown = self.exposed(storage)
+        if shown is storage:
+            return found
+        made = self.memo[index] = (shown, *found[1:])
+        return made
 
     def _run_of_tensors(self, data: bytes, position: int) -> int:
         """Go on behind the call of one tensor: store it, and take the items of its kind that follow at once."""

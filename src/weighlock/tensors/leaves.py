@@ -63,6 +63,25 @@ class Leaves:
         self.raised: Exception | None = None
         """What a function of the caller's raised: it leaves as it is, not as an error of the file."""
         self._work = _FREE_WORK
+        self._awaited: dict[int, Any] = {}
+
+    def awaited(self, made: Any) -> Any:
+        """Return what the pickle has named and will describe with a BUILD, noting that it has to."""
+        self._awaited[id(made)] = made
+        return made
+
+    def described(self, made: Any) -> None:
+        """Note that the BUILD has come."""
+        self._awaited.pop(id(made), None)
+
+    @contextmanager
+    def describing(self) -> Iterator[None]:
+        """Refuse a pickle in which something is named and never described; `PickleStreamError`."""
+        self._awaited.clear()
+        yield
+        if self._awaited:
+            made = next(iter(self._awaited.values()))
+            raise PickleStreamError("a tensor or an array is named, but never described", got=repr(made)[:80])
 
     def allow_work(self, pickle_bytes: int) -> None:
         """Raise the bound on copying by what a pickle of this many bytes justifies."""
@@ -174,6 +193,10 @@ class Leaves:
             data.requires_grad = requires_grad
             data.attributes = state
         return data
+
+    def as_parameter(self, data: Any, state: Any) -> Any:
+        """Return a leaf as an `nn.Parameter` that requires a gradient where the leaf does."""
+        return self.parameter(data, requires_grad=getattr(data, "requires_grad", False) is True, state=state)
 
     def requiring(self, data: Any) -> Any:
         """Return a leaf that requires a gradient, as far as the framework has that."""

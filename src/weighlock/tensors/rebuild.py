@@ -82,6 +82,9 @@ class PendingTensor:
     def __init__(self, cls: TensorClass) -> None:
         self.cls = cls
 
+    def __repr__(self) -> str:
+        return repr(self.cls)
+
 
 TENSOR: Final = TensorClass("Tensor", "tensor")
 PARAMETER: Final = TensorClass("nn.Parameter", "parameter")
@@ -123,9 +126,16 @@ def _view(storage: Any, dtype: DType, offset: Any, size: Any, stride: Any, requi
     return TensorSpec(storage, dtype, offset, size, stride, requires_grad is True)
 
 
+def _without_quantizer(dtype: DType) -> PickleStreamError:
+    # PyTorch makes a tensor of it whose first use ends the process.
+    return PickleStreamError("a quantized storage in the call for a plain tensor, without a quantizer", got=dtype.name)
+
+
 def rebuild_tensor(leaves: Leaves, args: Args) -> Any:
     storage, offset, size, stride = args
     storage = _hidden(leaves, storage)
+    if storage.ref.dtype.kind == "q":
+        raise _without_quantizer(storage.ref.dtype)
     return leaves.tensor(_view(storage, storage.ref.dtype, offset, size, stride))
 
 
@@ -136,6 +146,8 @@ def rebuild_tensor_v2(leaves: Leaves, args: Args) -> Any:
     if type(ref) is not StorageRef:
         storage = _hidden(leaves, storage)
         ref = storage.ref
+    if ref.dtype.kind == "q":
+        raise _without_quantizer(ref.dtype)
     if len(args) > 6:
         spec = _with_bits(_view(storage, ref.dtype, offset, size, stride, requires_grad), args[6])
         return leaves.hooked(leaves.tensor(spec), hooks)
@@ -155,6 +167,8 @@ def rebuild_tensor_v3(leaves: Leaves, args: Args) -> Any:
     storage = _hidden(leaves, storage)
     ref = storage.ref
     dtype = _dtype_of(leaves, dtype)
+    if dtype.kind == "q":
+        raise _without_quantizer(dtype)
     if ref.untyped and ref.elements is UINT8:
         ref.elements = dtype
     spec = _view(storage, dtype, offset, size, stride, requires_grad)
@@ -166,8 +180,10 @@ def _with_bits(spec: TensorSpec, metadata: Any) -> TensorSpec:
         if metadata is None:
             return spec
         raise PickleStreamError("a tensor's metadata is no dictionary", got=type(metadata).__name__)
-    spec.conj = metadata.get("conj") is True
-    spec.neg = metadata.get("neg") is True
+    if not all(type(name) is str and type(value) is bool for name, value in metadata.items()):
+        raise PickleStreamError("a tensor's metadata is more than names and truth values", got=brief(metadata))
+    # PyTorch writes the names of the bits that are set, and looks at nothing but the names when it reads them.
+    spec.conj, spec.neg = "conj" in metadata, "neg" in metadata
     return spec
 
 
@@ -196,14 +212,17 @@ def rebuild_qtensor(leaves: Leaves, args: Args) -> Any:
     expected = 2 if scheme is TORCH_NAMES["per_tensor_affine"] else 3
     if scheme is None or len(parameters) != expected:
         raise PickleStreamError("unknown quantizer parameters", got=brief(quantizer[0]))
+    if expected == 2 and (type(parameters[0]) not in (float, int) or type(parameters[1]) is not int):
+        raise PickleStreamError("a quantized tensor's scale or zero point is no number", got=brief(parameters))
     axis = parameters[2] if expected == 3 else None
     if axis is not None and (type(axis) is not int or not 0 <= axis < len(size)):
         raise PickleStreamError("a quantization axis outside of the shape", got=brief(axis, 20))
     made = leaves.tensor(tensor)
     shape, strides = check_ints(size, "size"), check_ints(stride, "stride")
-    return leaves.quantized(
+    made = leaves.quantized(
         QuantizedSpec(made, dtype, shape, scheme, parameters[0], parameters[1], axis, stride=strides)
     )
+    return leaves.hooked(made, args[6]) if len(args) > 6 else made
 
 
 def _packed(storage: Any, size: Any) -> TensorSpec:
@@ -241,15 +260,24 @@ def rebuild_njt(leaves: Leaves, args: Args) -> Any:
     return leaves.jagged(JaggedSpec(fields["values"], fields["offsets"], fields.get("lengths"), ragged, fields))
 
 
+def _geometry(size: Any, stride: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return size and stride of a tensor without data, checked as far as they can be."""
+    size, stride = check_ints(size, "size"), check_ints(stride, "stride")
+    if len(size) != len(stride):
+        got = f"{len(size)} sizes, {len(stride)} strides"
+        raise PickleStreamError("a tensor's offset, size and stride do not fit together", got=got)
+    return size, stride
+
+
 def rebuild_meta_tensor(leaves: Leaves, args: Args) -> Any:
     dtype, size, stride, requires_grad = args
-    size, stride = check_ints(size, "size"), check_ints(stride, "stride")
+    size, stride = _geometry(size, stride)
     return leaves.meta(MetaSpec(_dtype_of(leaves, dtype), size, stride, requires_grad is True))
 
 
 def rebuild_wrapper_subclass(leaves: Leaves, args: Args) -> Any:
     cls, dtype, size, stride, offset, layout, device, requires_grad = args
-    size, stride = check_ints(size, "size"), check_ints(stride, "stride")
+    size, stride = _geometry(size, stride)
     return leaves.wrapper(
         WrapperSpec(cls, _dtype_of(leaves, dtype), size, stride, offset, layout, device, requires_grad is True)
     )
@@ -262,7 +290,7 @@ def rebuild_from_type(leaves: Leaves, args: Args) -> Any:
     known = leaves.plain(cls)
     if type(known) is TensorClass:
         if known.kind == "parameter":
-            return leaves.parameter(data, requires_grad=True, state=state)
+            return leaves.as_parameter(data, state)
         return leaves.attributed(data, state)
     if type(data) is JaggedSpec or type(cls) is Rebuild:
         return data
@@ -317,18 +345,21 @@ def _storage_call(_: Leaves, args: Args) -> Any:
     raise UnsupportedError(what, got=f"size {brief(args, 40)}")
 
 
+_NO_TENSORS: Final = (int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, type(None))
+
+
 def _tensor_call(cls: TensorClass) -> Callable[[Leaves, Args], Any]:
     def call(leaves: Leaves, args: Args) -> Any:
         if cls.kind == "parameter" and args:
             return leaves.parameter(args[0], requires_grad=args[1] is True if len(args) > 1 else True)
-        if cls.kind == "tensor" and len(args) == 1 and not isinstance(args[0], int | tuple | list):
+        if cls.kind == "tensor" and len(args) == 1 and not isinstance(args[0], _NO_TENSORS):
             return args[0]  # Variable(data) of 0.2
         if cls.kind == "sparse" and len(args) in (2, 3):
             return _sparse_of_class(leaves, args)
         if args:
             what = "the pickle asks for a new, uninitialised tensor, which is no data"
             raise UnsupportedError(what, got=f"{cls.name}{brief(args, 40)}")
-        return PendingTensor(cls)
+        return leaves.awaited(PendingTensor(cls))
 
     return call
 
@@ -342,6 +373,7 @@ def _sparse_of_class(leaves: Leaves, args: Args) -> Any:
 
 def _build_pending(leaves: Leaves, pending: PendingTensor, state: Any) -> Any:
     """(storage, offset, size, stride) for a tensor; (data, _, hooks, requires_grad, volatile) for a Parameter."""
+    leaves.described(pending)
     if not isinstance(state, tuple):
         raise PickleStreamError("a tensor's state is no tuple", got=type(state).__name__)
     if len(state) == 4:
