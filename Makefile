@@ -56,6 +56,8 @@ fuzz: $(call ready,fuzz) ## damaged files by the hundred thousand: TIMES=2000000
 	@.venv/fuzz/bin/python -m tests.fuzzing --times $(or $(TIMES),200000) --seed $(or $(SEED),1)
 	@echo "== beside PyTorch =="
 	@.venv/fuzz/bin/python -m tests.fuzzing --times $$(( $(or $(TIMES),200000) / 10 )) --seed $(or $(SEED),1) --targets torch
+	@echo "== beside C's unpickler =="
+	@.venv/fuzz/bin/python -m tests.fuzzing --times $$(( $(or $(TIMES),200000) / 2 )) --seed $(or $(SEED),1) --targets unpickler
 	@echo "== atheris =="
 	@.venv/fuzz/bin/python -m tests.fuzzing.atheris_target -runs=$$(( $(or $(TIMES),200000) / 10 )) -seed=$(or $(SEED),1) \
 	  -artifact_prefix=build/fuzzing/ -print_final_stats=1 2>&1 | grep -E "^stat::|BrokenPromise|Test unit written"

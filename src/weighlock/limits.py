@@ -35,7 +35,7 @@ class Limits:
         Objects in one dictionary key or set member. Hashing a tuple visits each of them, again on each reference:
         sixty nested pairs of one shared tuple take longer than the age of the universe.
     max_large_keys : int
-        Dictionary keys that are integers beyond 2**61: those with one remainder collide, and n of them cost n**2.
+        Dictionary keys of one hash, or that are integers beyond 2**61: they collide, and n of them cost n**2.
     max_dimensions : int
         Dimensions of a tensor, as in NumPy 2 and PyTorch.
     max_integer_bytes : int

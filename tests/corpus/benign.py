@@ -110,6 +110,10 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
     "WL120": {"code_folder_of_text": archive([*records(GOOD), Entry("archive/code/notes.txt", b"x")])},
     "WL121": {"program_that_only_says_it": other_readers.script(other_readers.SETSTATE.replace(
         b"torch.save(torch.ones([1]), ", b"torch.saved.from_filename(")),
+        "text_behind_getattr": other_readers.script(other_readers.SETSTATE.replace(
+            b"torch.save(torch.ones([1])", b'print(getattr(self, "0"), "saved"')),
+        "method_called_save_of_the_serializer": other_readers.script(other_readers.SETSTATE.replace(
+            b"self: __torch__.M, state", b"s: __torch__.M, state").replace(b"torch.save(", b"(s).save(")),
         "method_called_save": other_readers.script(other_readers.SETSTATE.replace(b"torch.save(", b"self.save("))},
     "WL201": {"same_name_in_other_folder": archive([*records(GOOD), Entry("archive/x/version", b"3")])},
     "WL202": {"same_name_in_other_folder_and_case": archive([*records(GOOD), Entry("archive/x/VERSION", b"3")])},
@@ -122,6 +126,9 @@ LOOKALIKES: dict[str, dict[str, bytes | Callable[[], bytes]]] = {
               "opcodes_that_lead_nowhere": other_readers.safetensors(b"N}." + bytes(8))},
     "WL215": {"folder_that_is_empty": archive([*records(GOOD), Entry("archive/x/", b"")]),
               "other_attribute": other_readers.folder(checkpoint(GOOD), b"archive/data/0", attribute=False)},
+    "WL216": {"names_of_other_endings": archive([*records(GOOD), Entry("archive/setup.pyx", b"x"),
+                                                 Entry("archive/extra/config.py", b"x"), Entry("archive/so", b"x")])},
+    "WL217": {"paths_elsewhere": pickle.dumps({"storage_data": {"relative_path": "../x"}}, 4)},
     "WL405": {"fields_that_fit": pickled(other_readers.array(other_readers.structured("f8", 0, 8, 0), bytes(8)))},
     "WL207": {"no_checksum": archive([e._replace(crc=0) for e in records(GOOD)])},
     "WL208": {"deflated": archive([e._replace(method=8) for e in records(GOOD)])},

@@ -10,12 +10,28 @@ import gzip
 import io
 import lzma
 import pickle
+import random
 import struct
 import tarfile
+from functools import partial
 
 from tests import old_writers
 from tests.corpus.hostile import _HARMLESS_SCRIPT, EVIL, PAYLOAD, _dtype, _joblib, _npy, add
-from tests.corpus.writers import GOOD, Entry, archive, checkpoint, name, number, pickled, records, reduced, tensor, text
+from tests.corpus.writers import (
+    GOOD,
+    Entry,
+    archive,
+    checkpoint,
+    name,
+    number,
+    pickled,
+    records,
+    reduced,
+    storage_id,
+    tensor,
+    text,
+    v2,
+)
 
 OLD = b"cposix\nsystem\n(S'echo weighlock'\ntR."
 """The payload in protocol 0: no byte says that it is a pickle."""
@@ -272,3 +288,133 @@ add(
     pickled(reduced(name("torch.distributed.device_mesh", "DeviceMesh"), text("cpu"), b"]")),
     "WL309",
 )
+
+
+def bare_lzma(data: bytes, cut: int | None = None) -> bytes:
+    """The old form of lzma, whose first five bytes are an integer's opcode with its length."""
+    window = 4096 if cut is None else 65536
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": window, "lc": 4, "lp": 0, "pb": 3}]
+    packed = lzma.compress(data, format=lzma.FORMAT_ALONE, filters=filters)
+    return packed[:cut].ljust(5 + window, b"\0") + b"."
+
+
+def colliding(keys: str, count: int) -> bytes:
+    """A dictionary of keys that are all different, and have one hash."""
+    head = b"\x80\x04}"
+    if keys == "complex":
+        head = b"\x80\x04" + name("builtins", "complex") + b"q\x000}"
+        made = [struct.pack(">sdsd", b"G", -1000003.0 * k, b"G", k) for k in range(count)]
+        made = [b"h\x00" + row + b"\x86R" for row in made]
+    elif keys == "huge":
+        made = [b"\x8a\x0c" + (k * _PRIME).to_bytes(12, "little") + b"\x85" for k in range(1, count)]
+    else:
+        made = [struct.pack("<sisBq", b"J", a, b"\x8a", 8, b) + b"\x86" for a, b in _pairs(count)]
+    rows = [b"".join(key + b"N" for key in made[start : start + 1000]) for start in range(0, count, 1000)]
+    return head + b"".join(b"(" + row + b"u" for row in rows) + b"."
+
+
+_PRIME = (1 << 61) - 1
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    """Pairs of integers with one hash: Python's hash of a tuple (xxHash) is undone for the second of them."""
+    most, first, second, start = 1 << 64, 11400714785074694791, 14029467366897019727, 2870177450012600261
+    found: list[tuple[int, int]] = []
+    undo, a = pow(second, -1, most), 0
+    while len(found) < count:
+        a += 1
+        lane = (start + a * second) % most
+        b = (12345 - ((lane << 31 | lane >> 33) % most) * first) * undo % most
+        b -= most if b >= most // 2 else 0
+        if -_PRIME < b < _PRIME and b != -1:
+            found.append((a, b))
+    return found
+
+
+def sparse_csr(lines: bytes, plain: bytes, shape: bytes, values: bytes = number(2) + b"\x85") -> bytes:
+    """A compressed sparse tensor; `shape` is that of its plain indices."""
+
+    def view(key: str, count: int, sizes: bytes, kind: str) -> bytes:
+        strides = number(1) + b"\x85" if sizes.endswith(b"\x85") else number(2) + number(1) + b"\x86"
+        return v2(storage_id(key, count, cls=kind), 0, sizes, strides)
+
+    batch = not shape.endswith(b"\x85")
+    line = (number(1) + number(3) + b"\x86") if batch else number(3) + b"\x85"
+    size = number(2) + number(2) + b"\x86"
+    parts = view("0", 3, line, "LongStorage") + view("1", len(plain) // 8, shape, "LongStorage")
+    parts += view("2", 4, values, "FloatStorage")
+    body = reduced(
+        name("torch._utils", "_rebuild_sparse_tensor"), name("torch", "sparse_csr"), b"(" + parts + size + b"t"
+    )
+    return checkpoint(pickled(body), {"0": lines, "1": plain, "2": bytes(16)})
+
+
+# pandas.read_pickle goes by the file's name: this is a pickle of one integer, and as x.xz another one is run.
+add("lzma_that_is_an_integer", bare_lzma(OLD), "WL214", "WL101")
+add("lzma_that_is_damaged_behind_it", lambda: bare_lzma(OLD + random.Random(1).randbytes(60_000), 40_000), "WL101")
+# Each key is compared with all before it: hours for some megabytes, in load and scan as in every other reader.
+for _keys in ("complex", "huge", "pairs"):
+    add(f"keys_of_one_hash_{_keys}", partial(colliding, _keys, 8000), "WL310")
+# torch.jit.load: an operator's name may be a text, in pieces and with escapes; self may be anything.
+_RUN = SETSTATE.replace(
+    b"  def __setstate__", b"  def __getstate__(self: __torch__.M) -> bool:\n    return True\n  def __setstate__"
+)
+for _label, _new in {
+    "by_getattr": b'getattr(torch, "save")(',
+    "by_getattr_in_pieces": b'getattr(torch, "sa" "ve")(',
+    "by_getattr_escaped": b"getattr(torch, 's\\141ve')(",
+    "by_getattr_twice": b'getattr(getattr(ops, "aten"), """save""")(',
+    "by_getattr_behind_comments": b'getattr(torch, # \' \\\n "sa" # "\n "ve")(',
+}.items():
+    add(f"script_that_saves_{_label}", script(_RUN.replace(b"torch.save(", _new)), "WL121")
+add(
+    "script_that_saves_by_self",
+    script(_RUN.replace(b"    _0 = torch.save(", b"    self = torch\n    _0 = self.save(")),
+    "WL121",
+)
+# torch.package.PackageImporter runs what the same archive holds; torch.export and importers take what they know.
+_PACKAGE = [
+    Entry("archive/.data/extern_modules", b""),
+    Entry("archive/m/m.pkl", pickled(name("collections", "OrderedDict") + b")R")),
+]
+add(
+    "package_in_a_checkpoint",
+    archive([*records(GOOD), *_PACKAGE, Entry("archive/collections.py", b"print(1)")]),
+    "WL216",
+)
+add("library_in_a_checkpoint", archive([*records(GOOD), Entry("archive/data/aotinductor/m/m.so", b"\x7fELF")]), "WL216")
+add("export_in_a_checkpoint", archive([*records(GOOD), Entry("archive/archive_format", b"pt2")]), "WL216")
+# PyTorch loads these, and reads behind the values, or uses the indices of the second batch unseen.
+_LINES = struct.pack("<3q", 0, 1, 2)
+add(
+    "sparse_fewer_values",
+    sparse_csr(_LINES, struct.pack("<2q", 0, 1), number(2) + b"\x85", number(1) + b"\x85"),
+    "WL403",
+)
+add(
+    "sparse_other_batches",
+    sparse_csr(
+        _LINES, struct.pack("<4q", 0, 1, 900, 900), number(2) + number(2) + b"\x86", number(2) + number(2) + b"\x86"
+    ),
+    "WL403",
+)
+
+
+def _between_frames() -> bytes:
+    """A text that begins in a frame and ends behind it: C drops what it has of it, and reads all of its length anew."""
+    inside, length = 40, 200
+    frame = b"\x8c" + bytes([length]) + b"a" * inside
+    hidden = b"0" + OLD
+    ours = b"0C" + bytes([inside - 3 + len(hidden) - 1]) + b"z" * (inside - 3)
+    return b"\x80\x04\x95" + struct.pack("<Q", len(frame)) + frame + b"b" * (length - inside) + ours + hidden
+
+
+# pickle.load and torch.load(weights_only=False): Python's machine in C takes other bytes for opcodes.
+add("frame_that_ends_in_a_text", _between_frames(), "WL301", "WL101")
+add("frame_that_ends_in_a_text_of_a_checkpoint", checkpoint(_between_frames()), "WL301", "WL101")
+add(
+    "frame_behind_the_stop",
+    b"\x80\x04\x95" + struct.pack("<Q", 2 + 12) + b"N." + b"}B\x06\0\0\0" + b"a" * 6 + OLD,
+    "WL301",
+)
+add("frame_in_a_frame", b"\x80\x04\x95" + struct.pack("<Q", 12) + b"\x95" + struct.pack("<Q", 5) + b"NNN00.", "WL301")

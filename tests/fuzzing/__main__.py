@@ -36,6 +36,10 @@ def main(arguments: list[str]) -> int:
         from tests.fuzzing.differential import beside_torch
 
         TARGETS["torch"] = beside_torch
+    if "unpickler" in targets or (options.again and options.again[0] == "unpickler"):
+        from tests.fuzzing.unpickling import beside_pickle
+
+        TARGETS["unpickler"] = beside_pickle
     if options.again:
         return _again(*options.again)
     out = Path(options.out)

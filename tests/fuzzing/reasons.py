@@ -33,6 +33,8 @@ DIRECTORY = "an archive whose directory cannot be believed"
 STREAM = "a legacy stream that lacks the bytes of a storage it names"
 MALFORMED = "a pickle that does what no pickler writes"
 HIDDEN = "tensor attributes with names such as"
+FRAMES = "a pickle with a frame (protocol 4)"
+HASHES = "many keys of a dictionary with one hash"
 CALLS = "`torch.FloatTensor(1 << 40)` and the like"
 OUTSIDE = "a tensor that reaches outside of its storage"
 QUANTIZED = "a quantized storage in the call for a plain tensor"
@@ -211,6 +213,8 @@ THEIRS_ALONE: tuple[Reason, ...] = (
     Reason(
         r"PickleStreamError: an attribute that would hide a method of its object", "an attribute hides a method", HIDDEN
     ),
+    Reason(r"PickleStreamError: a frame ends inside of an instruction", "a frame ends too early", FRAMES),
+    Reason(r"LimitError: too many dictionary keys of one hash", "keys that collide", HASHES),
     Reason(r"TensorBoundsError: a tensor has more elements than can be counted", "elements beyond 64 bits", OUTSIDE),
     Reason(r"LimitError: a quantized tensor is out of all proportion", "a quantized tensor of a small storage", LIMITS),
     Reason(r"TensorBoundsError: a record has another size than its storage", "a storage's length is another", OUTSIDE),

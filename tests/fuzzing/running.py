@@ -37,7 +37,7 @@ _POOL = 4000
 # How many changes are to leave a file loadable: damage is what is looked for, but beside PyTorch it says little.
 _SOUND, _SOUND_BESIDE = 0.1, 0.75
 _ALWAYS = ("load", "scan")
-OUTSIDE = frozenset({"torch"})
+OUTSIDE = frozenset({"torch", "unpickler"})
 """Targets that run other programs' code, too."""
 
 

@@ -3,7 +3,7 @@
 A tensor inside is a whole legacy checkpoint as a byte string (`torch.storage._load_from_bytes`).
 """
 
-from weighlock.errors import LimitError, WeighlockError
+from weighlock.errors import LimitError, TruncatedPickleError, WeighlockError
 from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Contents, Reading
 from weighlock.pickling.decoder import decode
@@ -24,9 +24,18 @@ def looks_like(source: ByteSource, head: bytes) -> bool:
         for step in decode(source.read_at(0, min(source.size, _PROBE))):
             steps = step.end
     except WeighlockError as error:
-        # The probe's own end is no proof against it; anything else is.
-        return source.size > _PROBE and (error.offset or 0) > _PROBE - 1024 and not isinstance(error, LimitError)
+        # The probe's own end is no proof against it; anything else is. A long text ends behind it, but in the file.
+        if source.size <= _PROBE or isinstance(error, LimitError):
+            return False
+        ends = (
+            isinstance(error, TruncatedPickleError) and steps > 0 and (error.offset or 0) + _need(error) <= source.size
+        )
+        return ends or (error.offset or 0) > _PROBE - 1024
     return steps > 1
+
+
+def _need(error: TruncatedPickleError) -> int:
+    return int((error.expected or "0").partition(" ")[0])
 
 
 def read(source: ByteSource, reading: Reading) -> Contents:

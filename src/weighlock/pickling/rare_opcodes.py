@@ -13,6 +13,7 @@ from weighlock.errors import LimitError, PickleStreamError
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.pickling.allowlist import Allowlist
 from weighlock.pickling.decoder import decode_text
+from weighlock.pickling.frames import ends_with_instruction
 from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.pickling.opcodes import CODE
 from weighlock.pickling.user_globals import NO_USER_GLOBALS, UserGlobals
@@ -24,6 +25,11 @@ _MAX_MEMO_GAP: Final = 1 << 32
 _KEY_NODES_PER_BYTE: Final = 4
 _HASH_PRIME: Final = (1 << 61) - 1
 _FREE_SEARCHES: Final = 1 << 20
+_COMPARED_PER_BYTE: Final = 8
+
+
+class _Colliding(set[Any]):
+    """Keys of one hash that are not equal: each is compared with all of them wherever it is looked up."""
 
 
 class Handlers:
@@ -68,6 +74,8 @@ class Handlers:
         self.globals_seen: dict[tuple[str, str], int] = {}
         self.unknown: dict[tuple[str, str], GlobalRef] = {}
         self._large_keys = 0
+        self._by_hash: dict[int, Any] = {}
+        self._compared = 0
         self._key_nodes = 0
         self._searched = 0
         self._values: dict[tuple[str, str], Any] = {}
@@ -153,6 +161,24 @@ class Handlers:
         self._key_nodes += allowed - budget
         if budget < 0:
             raise LimitError("a dictionary key or set member is nested too deeply or too often")
+        self._check_hashes([key for key in keys if type(key) not in _SIMPLE_KEYS])
+
+    def _check_hashes(self, keys: list[Any]) -> None:
+        """Bound the keys of one hash: of tuples, complex numbers, fractions, a file can choose any number of them."""
+        allowed = self.limits.max_large_keys**2 // 2 + _COMPARED_PER_BYTE * len(self.data)
+        for key in keys:
+            try:
+                value = hash(key)
+                held = self._by_hash.setdefault(value, key)
+                if type(held) is _Colliding:
+                    self._compared += len(held)
+                    held.add(key)
+                elif held is not key and held != key:
+                    self._by_hash[value] = _Colliding((held, key))
+            except TypeError:
+                return  # no key at all: whoever fills the container says so
+            if self._compared > allowed:
+                raise LimitError("too many dictionary keys of one hash", expected="Limits.max_large_keys")
 
     def _check_integers(self, keys: list[Any]) -> None:
         """Bound the integers that may collide: their hash is their remainder by 2**61 - 1, for all to see."""
@@ -167,8 +193,14 @@ class Handlers:
             raise PickleStreamError("an unknown pickle protocol", expected="0 to 5", got=str(version))
         self.protocol = version
 
-    def op_ignore(self, _: Any) -> None:
-        """FRAME: a hint for reading ahead; the whole pickle is in memory already."""
+    def op_frame(self, length: int) -> None:
+        """FRAME: a hint for reading ahead; the whole pickle is in memory already, and need only hold together."""
+        start = self.position + 9
+        if start + length <= len(self.data) and not ends_with_instruction(self.data, start, start + length):
+            raise PickleStreamError(
+                "a frame ends inside of an instruction, where readers would go on at different bytes",
+                got=f"a frame of {length} bytes", offset=self.position,
+            )  # fmt: skip
 
     def op_push(self, value: Any) -> None:
         self.stack.append(value)
@@ -370,7 +402,7 @@ def _no_persistent_ids(pid: Any) -> Any:
 Rare = Callable[[Any, Any], int | None]
 
 _METHODS: Final[dict[str, Rare]] = {
-    "PROTO": Handlers.op_proto, "FRAME": Handlers.op_ignore,
+    "PROTO": Handlers.op_proto, "FRAME": Handlers.op_frame,
     **dict.fromkeys(("FLOAT", "INT", "LONG", "LONG1", "LONG4", "UNICODE", "BINUNICODE8", "BINBYTES",
                      "SHORT_BINBYTES", "BINBYTES8"), Handlers.op_push),
     **dict.fromkeys(("STRING", "BINSTRING", "SHORT_BINSTRING"), Handlers.op_string),

@@ -297,6 +297,7 @@ class Recorder(Unpickler):
     def rare_frame(self, length: int) -> None:
         if length > len(self.data) - self.position - 9:
             self.note("frame", value=length)
+        self.op_frame(length)
 
     def rare_put(self, index: int) -> None:
         if index > _FAR_MEMO and index > len(self.data):

@@ -35,6 +35,11 @@ SURVEY_RULES: Final = {
 }  # fmt: skip
 _OUTSIDE: Final = re.compile(r"(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:[/\\]")
 _STORAGES: Final = re.compile(r"(^|/)(data|constants|tensors)/[^/]*$")
+# Of torch.package, of torch.export, and what is imported or loaded as a library.
+_PROGRAMS: Final = (
+    "/.data/extern_modules", "/.data/python_version", "/archive_format", "/serialized_exported_program.json",
+    ".py", ".pyc", ".so", ".dylib", ".dll", ".pyd",
+)  # fmt: skip
 _KNOWN: Final = frozenset({*FORMATS, "compressed"})
 _HEAD: Final = 64
 _PACKED_HEAD: Final = 4096
@@ -189,9 +194,23 @@ class _Archive:
                 self._program(record, called)
                 continue
             self._other(record, called)
+        if contents is not None and contents.format != "npz":
+            self._beside()
         if programs:
             what = f"a TorchScript program of {len(programs)} files"
             self._notes.add("WL120", what, member=programs[0])
+
+    def _beside(self) -> None:
+        """Look for what other loaders would run out of the same archive: by its names, as they do."""
+        for record in self._directory.records:
+            name = f"/{record.name}".lower()
+            # What was given to `torch.jit.save` is a file beside the program.
+            if name.endswith(_PROGRAMS) and "/extra/" not in name and not self._is_script(name):
+                what = "a checkpoint's archive holds what other loaders take for a program, and run"
+                self._notes.add("WL216", what, member=self._called(record), offset=0)
+
+    def _is_script(self, name: str) -> bool:
+        return self._examiner.reading.scripted and "/code/" in name
 
     def _program(self, record: ZipRecord, called: str, *, bytecode: bool = False) -> None:
         """Look for operators in a program that reach beyond tensors."""

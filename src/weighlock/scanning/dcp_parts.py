@@ -3,8 +3,10 @@
 Without that index such a file is what it looks like, several archives in one, which readers would take differently.
 """
 
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 from weighlock.errors import WeighlockError
@@ -12,69 +14,85 @@ from weighlock.formats.detect import read_any
 from weighlock.limits import Limits
 from weighlock.pickling.inert import Stub
 from weighlock.scanning.tracing import ScanReading
-from weighlock.storages.source import ByteSource, open_source
+from weighlock.storages.source import open_source
 
-__all__ = ["PartSource", "parts_of"]
+__all__ = ["faults_of_index", "parts_of"]
 
-_INDEX: Final = ".metadata"
-_ENDING: Final = ".distcp"
-
-
-class PartSource:
-    """A stretch of another source."""
-
-    def __init__(self, source: ByteSource, offset: int, size: int) -> None:
-        self._source = source
-        self._offset = offset
-        self.name = source.name
-        self.size = size
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        return self._source.read_at(self._offset + offset, count)
-
-    def read_into(self, offset: int, target: memoryview) -> None:
-        self._source.read_into(self._offset + offset, target)
-
-    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
-        self._source.read_scattered(self._offset + offset, targets)
-
-    def map(self, access: int) -> memoryview:
-        return self._source.map(access)[self._offset : self._offset + self.size]
-
-    def finish(self, end: int) -> None:
-        """Nothing to do: the whole source is the caller's."""
-
-    def close(self) -> None:
-        """Leave the source to its owner."""
+# Of all processes, or of one where they do not speak to each other.
+_INDEX: Final = re.compile(r"(?:__\d+)?\.metadata\Z")
+_SHARED: Final = ".metadata"
+_PLACE: Final = "torch.distributed.checkpoint.filesystem._StorageInfo"
 
 
 def parts_of(path: Any, limits: Limits) -> list[tuple[int, int]] | None:
-    """Return where the parts of a file of a distributed checkpoint lie; None where it is no such file."""
-    if not isinstance(path, str | os.PathLike) or not os.fspath(path).endswith(_ENDING):
+    """Return where the parts of a file of a distributed checkpoint lie; None where it is no such file.
+
+    PyTorch opens whatever file the index names, by any name.
+    """
+    if not isinstance(path, str | os.PathLike):
         return None
-    folder, name = os.path.split(os.fspath(path))
-    index = os.path.join(folder, _INDEX)
-    if not os.path.isfile(index):
+    folder, name = os.path.split(os.fsdecode(path))
+    if name.endswith(_SHARED) and _INDEX.match(name):
         return None
+    found: set[tuple[int, int]] = set()
+    for index in _indexes(folder, name):
+        found |= _places(_read(os.path.join(folder, index), limits), name)
+    return sorted(found) or None
+
+
+def _indexes(folder: str, name: str) -> list[str]:
+    found = [_SHARED] if os.path.isfile(os.path.join(folder, _SHARED)) else []
+    if name.startswith("__"):  # an index of one process names no other files: see `faults_of_index`
+        with contextlib.suppress(OSError):
+            found += [other for other in os.listdir(folder or ".") if _INDEX.match(other) and other != _SHARED]
+    return found
+
+
+def _read(path: str, limits: Limits) -> Any:
     try:
-        source = open_source(index)
+        source = open_source(path)
     except WeighlockError:
         return None
     try:
-        made = read_any(source, ScanReading(limits)).object
+        return read_any(source, ScanReading(limits)).object
     except WeighlockError:
         return None  # said where the index itself is scanned
     finally:
         source.close()
-    return sorted(_places(made, name))
 
 
 def _places(index: Any, name: str) -> set[tuple[int, int]]:
-    found: set[tuple[int, int]] = set()
+    return {(offset, length) for file, offset, length in _entries(index) if file == name and length > 0}
+
+
+def _entries(index: Any) -> Iterator[tuple[str, int, int]]:
+    """Give file, offset and length of each entry that is written as PyTorch writes it."""
     storage = index.attributes().get("storage_data") if isinstance(index, Stub) else None
     for info in storage.values() if isinstance(storage, dict) else ():
-        state = info.attributes() if isinstance(info, Stub) else {}
-        offset, length = state.get("offset"), state.get("length")
-        if state.get("relative_path") == name and type(offset) is int and type(length) is int and offset >= 0 < length:
-            found.add((offset, length))
-    return found
+        state = info.attributes() if type(info) is Stub and info.global_ref.full_name == _PLACE else {}
+        file, offset, length = state.get("relative_path"), state.get("offset"), state.get("length")
+        if type(file) is str and type(offset) is int and type(length) is int and offset >= 0 <= length:
+            yield file, offset, length
+
+
+def faults_of_index(path: str, index: Any) -> Iterator[str]:
+    """Say where the index of a distributed checkpoint leads PyTorch to parts that a scan would not find.
+
+    Parameters
+    ----------
+    path : str
+        Of the file that was read.
+    index : object
+        What it holds.
+    """
+    called = os.path.basename(path)
+    if not _INDEX.match(called):
+        return
+    storage = index.attributes().get("storage_data") if isinstance(index, Stub) else index
+    entries = list(_entries(index))
+    if storage is not None and (not isinstance(storage, dict) or len(entries) != len(storage)):
+        yield "the index does not say where its parts are as PyTorch writes it"
+    for file in sorted({file for file, _, _ in entries}):
+        plain = file.strip(". ") and not re.search(r"[/\\\0:]", file)
+        if not plain or (called != _SHARED and not file.startswith("__")):
+            yield f"the index names a part by a path that PyTorch does not write: {file:.100}"

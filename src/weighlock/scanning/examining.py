@@ -27,15 +27,16 @@ from weighlock.formats.zip_survey import archive_within
 from weighlock.limits import Limits
 from weighlock.scanning.archives import examine_zip, rule_of
 from weighlock.scanning.arrays import Header, read_header
-from weighlock.scanning.dcp_parts import PartSource
+from weighlock.scanning.dcp_parts import faults_of_index
 from weighlock.scanning.judging import Judge
 from weighlock.scanning.notes import Notes
 from weighlock.scanning.otherwise import FIRST, Path, follow, run_as_pickle, run_without_joblib
 from weighlock.scanning.report import FileReport, in_order
+from weighlock.scanning.sources import CountingSource, PartSource
 from weighlock.scanning.sparse import check_sparse
 from weighlock.scanning.sweeping import looks_like_pickle
 from weighlock.scanning.tracing import ScanReading, Trace
-from weighlock.scanning.unpacking import PACKED, unpack
+from weighlock.scanning.unpacking import PACKED, unpack, unpack_bare
 from weighlock.storages.source import ByteSource, BytesSource
 
 __all__ = ["Examination", "examine"]
@@ -59,37 +60,6 @@ _HARMLESS: Final = frozenset({
 
 def _nowhere(_: str | None) -> int | None:
     return None
-
-
-class CountingSource:
-    """A source that counts what is read from it."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self.name = source.name
-        self.size = source.size
-        self.bytes_read = 0
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        self.bytes_read += count
-        return self._source.read_at(offset, count)
-
-    def read_into(self, offset: int, target: memoryview) -> None:
-        self.bytes_read += len(target)
-        self._source.read_into(offset, target)
-
-    def read_scattered(self, offset: int, targets: Sequence[memoryview]) -> None:
-        self.bytes_read += sum(map(len, targets))
-        self._source.read_scattered(offset, targets)
-
-    def map(self, access: int) -> memoryview:
-        return self._source.map(access)
-
-    def finish(self, end: int) -> None:
-        """Nothing to do: the caller's file stays where it is."""
-
-    def close(self) -> None:
-        """Leave the source to whoever opened it."""
 
 
 class Examination:
@@ -133,10 +103,23 @@ class Examination:
         finally:
             self._settle()
         if head[:4] != _ZIP:
+            if found != "compressed":
+                self._as_bare_lzma(source, head)
             if found not in _PICKLES:
                 self._as_pickle(source, found)
             self._zip_behind(source, found)
         return found
+
+    def _as_bare_lzma(self, source: ByteSource, head: bytes) -> None:
+        """Examine what a program that goes by the file's name would unpack, whatever the bytes are to others."""
+        data = unpack_bare(source, head, self._most_unpacked(source))
+        if data and self.worth(data):
+            what = "the file is compressed (lzma) to some programs, and something else to others"
+            self.notes.add("WL214", what, offset=0, member=self.reading.member(None))
+            self.bytes_inside(data, self.reading.member("unpacked") or "unpacked")
+
+    def _most_unpacked(self, source: ByteSource) -> int:
+        return min(self.reading.limits.max_inflated_bytes, _FREE_UNPACKED + _UNPACKED_PER_BYTE * source.size)
 
     def _as_pickle(self, source: ByteSource, found: str | None) -> None:
         """Run what an unpickler would make of a file of another kind: it does not ask what a file is."""
@@ -192,6 +175,8 @@ class Examination:
         except WeighlockError as error:
             self._failed(error, source)
             return None
+        for what in faults_of_index(source.name, contents.object) if self._depth == 0 else ():
+            self.notes.add("WL217", what, offset=0)
         self._sparse(contents)
         if contents.format in ("pickle", "torch-legacy"):
             self._following(source, contents.end)
@@ -301,9 +286,8 @@ class Examination:
 
     def _packed(self, source: ByteSource) -> bool:
         """Unpack gzip, bzip2, xz and zlib, and examine what is inside; False where it is none of them."""
-        most = min(self.reading.limits.max_inflated_bytes, _FREE_UNPACKED + _UNPACKED_PER_BYTE * source.size)
         try:
-            data, more, rest = unpack(source, most)
+            data, more, rest = unpack(source, self._most_unpacked(source))
         except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
             return False
         member = self.reading.member(None)
@@ -463,6 +447,8 @@ def examine(
         whole: ByteSource = counting
         if 0 < source.size <= _WHOLE:
             whole = BytesSource(counting.read_at(0, source.size), source.name)
+        if parts and not any(offset for offset, _ in parts) and whole.read_at(0, min(source.size, 9))[8:] == b"{":
+            parts = None  # safetensors: the index only says how long each tensor is
         found = examination.examine(whole) if not parts else _by_parts(examination, whole, parts)
     except DamagedError as error:
         notes.gap("WL903", error.what, error.record, error.offset)

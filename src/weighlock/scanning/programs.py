@@ -5,6 +5,7 @@ variable that either was given to. So the attribute is what is looked for, whate
 mobile devices names its operators in full, in a pickle of its own.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -22,10 +23,52 @@ _REASONS: Final = {
 }  # fmt: skip
 _NAMES: Final = "|".join(_REASONS)
 # A program's text may hold spaces and continued lines wherever Python allows them.
-_ATTRIBUTE: Final = re.compile(rf"(\bself)?[\s\\]*\.[\s\\]*\b({_NAMES})\b".encode())
+_ATTRIBUTE: Final = re.compile(rf"(?:\b(\w+)|\((\w+)\)|(?<![\s\\]))[\s\\]*\.[\s\\]*\b({_NAMES})\b".encode())
 _CALLED: Final = re.compile(rb"\b(rpc_async|rpc_sync|rpc_remote)\s*\(")
-_COMMENT: Final = re.compile(rb"#[^\n]*")
 _BYTECODE: Final = re.compile(rb"\b(?:aten|prim)::(save|from_file|rpc_async|rpc_sync|rpc_remote)\b")
+_METHOD: Final = re.compile(rb"\bdef \w+\((\w+): __torch__[\w.]*")
+_MOST_OWN: Final = 8  # it is `self` nearly always, and each is searched for
+# What a name may stand for that is no method's own object.
+_GLOBALS: Final = frozenset({b"torch", b"ops"})
+# As PyTorch's lexer reads them: whichever begins first. One without an end takes all that is left: a search for the
+# end from every quote on would take for ever.
+_TOKENS: Final = re.compile(
+    rb"""#[^\n]*|'{3}(?:[^\\]|\\.)*?(?:'{3}|\\?\Z)|"{3}(?:[^\\]|\\.)*?(?:"{3}|\\?\Z)"""
+    rb"""|'(?:[^'\\\n]|\\.)*(?:'|\n|\\?\Z)|"(?:[^"\\\n]|\\.)*(?:"|\n|\\?\Z)""",
+    re.DOTALL,
+)
+
+
+def _texts(text: bytes) -> Iterator[tuple[str, int]]:
+    """Give the texts of a program, and where they begin: several behind one another are one, as in Python."""
+    parts: list[str] = []
+    begin = end = 0
+    for match in _TOKENS.finditer(text):
+        if text[end : match.start()].strip(b" \t\r\n\\") and parts:
+            yield "".join(parts), begin
+            parts = []
+        end = match.end()
+        if match[0][:1] != b"#":
+            begin = begin if parts else match.start()
+            parts.append(_value(match[0]))
+    yield "".join(parts), begin
+
+
+def _value(literal: bytes) -> str:
+    try:
+        return str(ast.literal_eval(literal.decode("utf-8", "replace")))
+    except (SyntaxError, ValueError):
+        return ""
+
+
+def _without_comments(text: bytes) -> bytes:
+    return _TOKENS.sub(lambda match: b" " * len(match[0]) if match[0][:1] == b"#" else match[0], text)
+
+
+def _is_rebound(name: bytes, text: bytes) -> bool:
+    """Whether a method's own object is named otherwise than by the serializer: the name could be given to anything."""
+    usual = rb"\b%b\.|\(%b\)\.|\(%b: __torch__[\w.]*" % (name, name, name)
+    return re.search(rb"\b%b\b" % name, re.sub(usual, b"", text)) is not None
 
 
 def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, str, int]]:
@@ -33,15 +76,26 @@ def operators_in(text: bytes, *, bytecode: bool = False) -> Iterator[tuple[str, 
 
     Examples
     --------
-    >>> list(operators_in(b'x = torch . save(y, "f")\nself.save(y)\n'))
-    [('save', 'writes a file', 9)]
+    >>> list(operators_in(b'x = torch . save(y, "f")'))
+    [('save', 'writes a file', 12)]
+    >>> list(operators_in(b"def f(self: __torch__.M):\n  (self).save(1)"))
+    []
     """
     seen: set[str] = set()
     patterns = (_BYTECODE,) if bytecode else (_ATTRIBUTE, _CALLED)
-    for data in (text, _COMMENT.sub(lambda match: b" " * len(match[0]), text)):
+    bare = text if bytecode else _without_comments(text)
+    names = set(_METHOD.findall(bare)) - _GLOBALS
+    own = {name for name in names if len(names) <= _MOST_OWN and not _is_rebound(name, bare)}
+    if not bytecode and b"getattr" in bare:
+        for name, offset in _texts(text):
+            if name in _REASONS and name not in seen:
+                seen.add(name)
+                yield name, _REASONS[name], offset
+    for data in (text, bare):
         for pattern in patterns:
             for match in pattern.finditer(data):
                 name = match[match.lastindex or 1].decode()
-                if name not in seen and not (pattern is _ATTRIBUTE and match[1] and name == "save"):
+                called_on_itself = pattern is _ATTRIBUTE and (match[1] or match[2]) in own and name == "save"
+                if name not in seen and not called_on_itself:
                     seen.add(name)
-                    yield name, _REASONS[name], match.start()
+                    yield name, _REASONS[name], match.start(match.lastindex or 0)

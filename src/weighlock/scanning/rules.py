@@ -201,6 +201,15 @@ _ROWS: Final = (
          "reads nothing: the tensor is whatever the memory held. Other readers read the data. "
          "`weighlock.load` refuses it.",
          "`archive/data/0` with the attribute of a folder", _MADE_BY_HAND, 908),
+    Rule("WL216", "A program beside the checkpoint", "high",
+         "The archive is a checkpoint to `torch.load`, and also a `torch.package`, a program of `torch.export` or a "
+         "library of native code to whoever loads it as such: that runs what it holds. PyTorch writes no such archive.",
+         "`archive/.data/extern_modules` and Python files beside `archive/data.pkl`", _MADE_BY_HAND, 434),
+    Rule("WL217", "An index that leads elsewhere", "high",
+         "The index of a distributed checkpoint names its parts by paths, or in a form that PyTorch does not write. "
+         "`torch.distributed.checkpoint` goes where it says, and unpickles without restriction what it finds there: in "
+         "another folder, or in the middle of what is tensor data to all others.",
+         "`relative_path` of `../other/__0_0.distcp` in `.metadata`", _DO_NOT_LOAD, 22),
     # --------------------------------------------------------------------------------------------------- the pickle
     Rule("WL301", "The pickle is malformed", "medium",
          "The machine that loads it has to stop: a byte that is no opcode, an empty stack, an argument that cannot "

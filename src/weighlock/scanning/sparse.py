@@ -42,6 +42,8 @@ def _wrong_coo(spec: SparseSpec) -> str | None:
     dimensions, count = indices.shape
     if dimensions > len(spec.shape):
         return f"indices of {dimensions} dimensions"
+    if type(spec.values) is TensorSpec and spec.values.shape != (count, *spec.shape[dimensions:]):
+        return f"{count} indices, and values of shape {list(spec.values.shape)}"
     for dimension in range(dimensions):
         row = numbers(indices, indices.offset + dimension * indices.stride[0], count, indices.stride[1])
         wrong = _outside(row, spec.shape[dimension], f"index in dimension {dimension}")
@@ -58,6 +60,8 @@ def _wrong_compressed(spec: SparseSpec) -> str | None:
         return "its two kinds of indices do not fit together"
     values = spec.values.shape if type(spec.values) is TensorSpec else ()
     batch = len(compressed.shape) - 1
+    if compressed.shape[:-1] != plain.shape[:-1] or values[: batch + 1] != plain.shape:
+        return f"plain indices of shape {list(plain.shape)}, and values of shape {list(values)}"
     block = values[batch + 1 : batch + 3] if spec.layout.name in ("sparse_bsr", "sparse_bsc") else (1, 1)
     rows, columns = spec.shape[batch : batch + 2] if len(spec.shape) >= batch + 2 else (0, 0)
     if len(block) == 2 and all(block):

@@ -4,11 +4,12 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from weighlock.storages.source import ByteSource
 
-__all__ = ["PACKED", "Unpacked", "unpack"]
+__all__ = ["PACKED", "Unpacked", "unpack", "unpack_bare"]
 
 PACKED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x78\x9c", b"\x78\x01", b"\x78\xda", b"\x78\x5e", b"\x5d\0")
 """How what is compressed begins."""
@@ -33,6 +34,51 @@ class Unpacked(NamedTuple):
     data: bytes
     more: bool
     rest: int
+
+
+# The old form of lzma has no magic. Its header: properties, the size of the dictionary, the size of what is inside.
+_BARE: Final = Struct("<BIQ")
+_LARGEST_INSIDE: Final = 1 << 38
+_NOT_SAID: Final = (1 << 64) - 1
+_BARE_PIECE: Final = 1 << 20
+
+
+def _is_bare(head: bytes) -> bool:
+    if len(head) < _BARE.size:
+        return False
+    properties, window, inside = _BARE.unpack_from(head)
+    if (
+        properties >= 225
+        or properties % 9 + properties // 9 % 5 > 4
+        or not (inside < _LARGEST_INSIDE or inside == _NOT_SAID)
+    ):
+        return False
+    lowest = window & -window
+    return inside > 0 and (window in (lowest, 3 * lowest, 0xFFFFFFFF)) and window <= _MOST_WINDOW
+
+
+def unpack_bare(source: ByteSource, head: bytes, most: int) -> bytes:
+    """Return what a file holds that may be in the old form of lzma, as far as it can be unpacked; mostly nothing.
+
+    Programs that go by a file's name take it for that, whatever its first bytes are to others: they may be opcodes.
+    They read as far as they need, and do not find what is wrong further on.
+    """
+    if not _is_bare(head):
+        return b""
+    engine = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_WINDOW)
+    parts, position, total = [], 0, 0
+    try:
+        while not engine.eof and total <= most and (position < source.size or not engine.needs_input):
+            piece = b""
+            if engine.needs_input:
+                piece = source.read_at(position, min(_BARE_PIECE, source.size - position))
+                position += len(piece)
+            # In steps that grow: what was unpacked before a fault is kept, the step with the fault is lost.
+            parts.append(engine.decompress(piece, min(_BARE_PIECE, total + 4096)))
+            total += len(parts[-1])
+    except lzma.LZMAError:
+        pass
+    return b"".join(parts)
 
 
 def _engines(head: bytes) -> Callable[[], Any]:
