@@ -242,8 +242,14 @@ def _over_api(repository: Repository, client: "Client", host: Host | None) -> Re
             return None
         raise
     commit = answer.get(KINDS[host.kind].answer) if isinstance(answer, dict) else ""
-    name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
-    return Resolved(name, str(commit), time.time()) if is_commit(commit) else None
+    if not isinstance(commit, str) or not is_commit(commit):
+        return None
+    return Resolved(_name_of(repository.ref, commit), commit, time.time())
+
+
+def _name_of(ref: str | None, commit: str) -> str:
+    """Return the full name of a ref as somebody understood it who does not say: `deadbeef` can be a branch, too."""
+    return "" if is_short_commit(ref) and commit.startswith(ref or "") else f"refs/heads/{ref or _DEFAULT}"
 
 
 def _from_archive(repository: Repository, client: "Client", host: Host | None) -> Resolved | None:
@@ -255,8 +261,7 @@ def _from_archive(repository: Repository, client: "Client", host: Host | None) -
         except DownloadError:
             continue
         if commit is not None:
-            name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
-            return Resolved(name, commit, time.time())
+            return Resolved(_name_of(repository.ref, commit), commit, time.time())
     return None
 
 

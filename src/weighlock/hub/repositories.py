@@ -302,7 +302,7 @@ def _local_archive(store: Store, repository: Repository, path: str) -> Working:
 
 
 def _archive(store: Store, repository: Repository, settings: Settings, wanted: Wanted) -> Working:
-    """Return the tree of a plain archive's URL; its commit is what the archive says, else a digest of the archive."""
+    """Return the tree of a plain archive's URL; in the place of a commit stands a digest of its files."""
     known = None if wanted.force else refs.recall(store, repository.at("archive"))
     if wanted.pin is not None:
         known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
@@ -331,7 +331,8 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         packed, new = os.path.join(place, "archive.zip"), os.path.join(place, "new")
         fetching.save_archive(Client(settings), str(repository.url), packed)
         facts = fetching.unpack(packed, new, None)
-        commit = str(facts.get("archive_commit") or fetching.file_digest(packed))
+        # The commit that an archive names is anybody's word: it is noted, and is no name of what came.
+        commit = git_tree.content_hash(git_tree.files_of(new)).removeprefix("sha256:")[:40]
         publish(store, repository, commit, new, {"source": without_user(str(repository.url)), **facts})
     finally:
         forget(place)

@@ -8,10 +8,11 @@ is written without a host means github.com. Each part is compared by itself, so 
 import builtins
 import fnmatch
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from weighlock.errors import ArgumentError, RepositoryNameError, UntrustedRepositoryError
 from weighlock.hub.directories import Store
@@ -27,6 +28,7 @@ _BUILTIN: Final = tuple(
 )
 """The owners that torch.hub trusts of its own accord."""
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _QUESTION: Final = " runs code of its own, and is not on the list of those that may. Trust it, now and later (y/N)? "
 
 
@@ -104,7 +106,7 @@ def check(
     UntrustedRepositoryError
         If it is not trusted, and nobody can be asked, or the answer is no.
     """
-    if trust_repo not in (True, False, "check", None) or (trust_repo in (0, 1) and not isinstance(trust_repo, bool)):
+    if not (trust_repo is None or isinstance(trust_repo, bool) or (type(trust_repo) is str and trust_repo == "check")):
         raise ArgumentError("trust_repo must be True, False, 'check' or None", got=repr(trust_repo)[:40])
     if repository.kind == "local":
         return
@@ -199,7 +201,7 @@ def _torch_lines(store: Store) -> list[str]:
 def _of_torch(store: Store) -> Iterator[str]:
     """Give the rules of torch.hub's own list that can mean one repository only."""
     for line in _torch_lines(store):
-        if line.count("_") == 1:
+        if line.count("_") == 1 and _PLAIN.match(line):  # a name, in which `*` stands for nothing
             yield "github.com/" + line.replace("_", "/")
 
 
@@ -207,8 +209,16 @@ def _tell_torch(store: Store, repository: Repository) -> None:
     """Write the name into torch.hub's list, where it can mean this repository only, so that it asks no second time."""
     name = f"{repository.owner}_{repository.name}"
     if repository.host == "github.com" and name.count("_") == 1 and name not in _torch_lines(store):
-        with open(_torch_path(store), "a", encoding="utf-8") as file:
-            file.write(name + "\n")
+        with open(_torch_path(store), "ab+") as file:
+            # A last line without its end would become one name with ours, and perhaps somebody's.
+            begin = b"" if _ends_a_line(file) else b"\n"
+            file.write(begin + name.encode() + b"\n")
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    return file.read(1) in (b"", b"\n")
 
 
 def _forget_in_torch(store: Store, pattern: str) -> bool:
