@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.server
 import importlib.util
 import json
 import marshal
@@ -15,6 +16,7 @@ import threading
 import time
 import zlib
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -283,3 +285,284 @@ class TestCacheBehindALink:
         finally:
             sys.path[:] = before
             sys.modules.pop("attacked_helper", None)
+
+
+class _Sly(http.server.BaseHTTPRequestHandler):
+    """Answers as `answers` says, one after the other, the last one for ever; each writes to the socket itself."""
+
+    protocol_version = "HTTP/1.1"
+    answers: ClassVar[list[Any]] = []
+    asked: ClassVar[list[Any]] = []
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.asked.append(dict(self.headers))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.wfile.write(answer)
+        self.close_connection = True
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def sly(host):
+    servers = []
+
+    def start(*answers):
+        servers.append(serve(_Sly, answers=list(answers), asked=[]))
+        server = servers[-1]
+        return f"http://127.0.0.1:{server.server_address[1]}/w.pth", server.RequestHandlerClass.asked
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def response(status, headers, body):
+    lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+OLD, NEW = "Mon, 05 Jan 2026 00:00:00 GMT", "Tue, 06 Jan 2026 00:00:00 GMT"
+
+
+class TestAnswers:
+    def test_a_new_version_that_only_its_date_tells(self, sly, tmp_path):
+        """The server knows no If-Range: the end of the new file was put behind the beginning of the old one."""
+        new = DATA[::-1]
+        url, _ = sly(
+            response(200, {"Content-Length": len(DATA), "Last-Modified": OLD}, DATA[:1000]),
+            response(206, {"Content-Length": len(DATA) - 1000, "Last-Modified": NEW,
+                           "Content-Range": f"bytes 1000-{len(DATA) - 1}/{len(DATA)}"}, new[1000:]),
+            response(200, {"Content-Length": len(DATA), "Last-Modified": NEW}, new),
+        )  # fmt: skip
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == new
+
+    @pytest.mark.parametrize("total", ["2000", "*"])
+    def test_a_rest_that_is_shorter_than_the_file_was(self, sly, tmp_path, total):
+        """The length of the second answer was believed: 2000 bytes of a file of 1.3 million."""
+        part = response(206, {"Content-Length": 1000, "ETag": '"a"', "Content-Range": f"bytes 1000-1999/{total}"},
+                        DATA[1000:2000])  # fmt: skip
+        url, _ = sly(
+            response(200, {"Content-Length": len(DATA), "ETag": '"a"'}, DATA[:1000]),
+            part,
+            response(200, {"Content-Length": len(DATA), "ETag": '"a"'}, DATA),
+        )
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == DATA
+
+    @pytest.mark.parametrize("range", ["bytes 0-999/*", "bytes 0-999/1000000"])
+    def test_a_part_that_nobody_asked_for(self, sly, tmp_path, range):
+        url, _ = sly(response(206, {"Content-Length": 1000, "Content-Range": range}, DATA[:1000]))
+        with pytest.raises(wl.DownloadError):
+            hub.download_url_to_file(url, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+
+    def test_a_packed_part(self, sly, tmp_path):
+        """What the server packed was unpacked, and counted as the rest."""
+        url, _ = sly(
+            response(200, {"Content-Length": len(DATA), "ETag": '"a"'}, DATA[:1000]),
+            response(206, {"ETag": '"a"', "Content-Encoding": "gzip",
+                           "Content-Range": f"bytes 1000-{len(DATA) - 1}/{len(DATA)}"},
+                     gzip.compress(bytes(len(DATA) - 1000))),
+            response(200, {"Content-Length": len(DATA), "ETag": '"a"'}, DATA),
+        )  # fmt: skip
+        hub.download_url_to_file(url, tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == DATA
+
+    def test_a_packed_body_that_breaks_off(self, sly, tmp_path):
+        """Without a length, only the packing itself says that something is missing."""
+        packed = gzip.compress(os.urandom(100_000))
+        url, _ = sly(response(200, {"Content-Encoding": "gzip"}, packed[:50_000]))
+        with pytest.raises(wl.DownloadError):
+            hub.download_url_to_file(url, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+
+    @pytest.mark.parametrize("headers", [
+        {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9" * 30},
+        {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9" * 400},
+        {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "\xb2"},
+        {"Retry-After": "9" * 30}, {"Retry-After": "9" * 400}, {"Retry-After": "inf"}, {"Retry-After": "nan"},
+        {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, {"Retry-After": "Fri, 99 Dec 99999 23:59:59 GMT"},
+    ])  # fmt: skip
+    def test_times_that_are_none(self, sly, tmp_path, headers):
+        """They ended in an OverflowError of Python's."""
+        url, _ = sly(response(403, {**headers, "Content-Length": 0}, b""))
+        with pytest.raises(wl.RateLimitError):
+            hub.download_url_to_file(url, tmp_path / "a")
+
+    @pytest.mark.parametrize("headers", [
+        {"Content-Length": "\xb2"}, {"Content-Length": "9" * 5000}, {"X-Linked-Size": "\xb2"}, {"Content-Length": "-1"},
+        {"Content-Range": "bytes 0-" + "9" * 5000 + "/" + "9" * 5000},
+    ])  # fmt: skip
+    @pytest.mark.parametrize("status", [200, 206])
+    def test_lengths_that_are_none(self, sly, tmp_path, headers, status):
+        url, _ = sly(response(status, headers, DATA))
+        try:
+            hub.download_url_to_file(url, tmp_path / "a")
+        except wl.DownloadError:
+            return
+        assert (tmp_path / "a").read_bytes() == DATA
+
+    @pytest.mark.parametrize("page", [
+        b"<!-- saved --><html>", b"<head><title>Sign in</title>", b"<?xml version='1.0'?><Error>AccessDenied</Error>",
+        b"\xef\xbb\xbf\n <!DOCTYPE HTML>", "<!DOCTYPE html>".encode("utf-16"), b"<script>location='/login'</script>",
+        b"<meta http-equiv=refresh>", b"<svg onload=x>", b"<body>",
+    ])  # fmt: skip
+    def test_pages_that_do_not_say_so(self, sly, page):
+        """They were kept as weights, and every later call failed on them."""
+        url, _ = sly(response(200, {"Content-Length": len(page) + 999, "Content-Type": "text/plain"}, page + b" " * 999))
+        with pytest.raises(wl.NotWeightsError):
+            hub.load_state_dict_from_url(url)
+
+
+class TestOneNameForTwo:
+    def test_two_urls_of_one_name_at_once(self, host, store):
+        """Each found the name free. The second took it from the first, whose program then loaded the second's."""
+        from weighlock.hub.checkpoints import Weights, find_weights
+        from weighlock.hub.settings import current
+
+        one, two = host.put("a/net.pth", weights(1)), host.put("b/net.pth", weights(2))
+        host.fail("b/net.pth", "hold")
+        found = {}
+        thread = threading.Thread(
+            target=lambda: found.update(two=find_weights(store, Weights(url=two), current())), daemon=True
+        )
+        thread.start()
+        until(lambda: host.count("b/net.pth"))
+        other = threading.Thread(
+            target=lambda: found.update(one=find_weights(store, Weights(url=one), current())), daemon=True
+        )
+        other.start()
+        other.join(2)
+        host.released.set()
+        thread.join(30)
+        other.join(30)
+        assert Path(found["one"]).read_bytes() == weights(1)
+        assert Path(found["two"]).read_bytes() == weights(2)
+        assert wl.hub.load_state_dict_from_url(one)["weight"][0] == 1
+        assert wl.hub.load_state_dict_from_url(two)["weight"][0] == 2
+        assert host.bodies("net.pth") == 2
+
+    @pytest.mark.parametrize("lying", [False, True])
+    def test_many_processes_with_two_urls(self, host, store, lying):
+        from tests.test_hub_processes import finish, start
+
+        urls = [host.put("a/net.pth", weights(1)), host.put("b/net.pth", weights(2))]
+        code = "import weighlock as wl\nprint(wl.hub.load_state_dict_from_url({url!r})['weight'].max())\n"
+        done = finish([start(code.format(url=urls[n % 2]), lying) for n in range(16)])
+        assert [row[0] for row in done] == ["1.0\n", "2.0\n"] * 8, [row[1] for row in done if row[2]]
+
+    def test_a_process_that_dies_before_it_has_written_down_what_it_fetched(self, host, store, monkeypatch):
+        """Its file had the name and no record: another URL of that name, and of that length, took it for its own."""
+        from weighlock.hub import checkpoints
+
+        one, two = host.put("a/net.pth", weights(1)), host.put("b/net.pth", weights(2))
+
+        class Killed(BaseException):
+            pass
+
+        def die(*_):
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints._Finder, "_note", die)
+            real = checkpoints.write_record
+            patched.setattr(checkpoints, "write_record", lambda path, record: die()
+                            if os.path.exists(record["path"]) else real(path, record))  # fmt: skip
+            with pytest.raises(Killed):
+                hub.load_state_dict_from_url(one)
+        assert hub.load_state_dict_from_url(two)["weight"][0] == 2
+        assert hub.load_state_dict_from_url(one)["weight"][0] == 1
+
+
+def until(true, seconds=30):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class TestTargets:
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "null"])
+    def test_what_is_no_file_stays(self, host, tmp_path, kind):
+        """A pipe was replaced by a file, and for root /dev/null too; a folder was an error after all was fetched."""
+        url = host.put("a.bin", DATA)
+        target = tmp_path / "target"
+        if kind == "folder":
+            target.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(target)
+        else:
+            target.symlink_to("/dev/null")
+        with pytest.raises(wl.HubError):
+            hub.download_url_to_file(url, target)
+        assert host.count("a.bin") == 0
+        assert stat.S_IFMT(target.lstat().st_mode) == {
+            "folder": stat.S_IFDIR, "pipe": stat.S_IFIFO, "null": stat.S_IFLNK}[kind]  # fmt: skip
+
+    def test_the_user_of_an_ftp_address_is_not_shown(self, tmp_path):
+        with pytest.raises(wl.DownloadError) as caught:
+            hub.download_url_to_file("ftp://anna:s3cret@127.0.0.1:1/w.pth", tmp_path / "w")
+        assert "s3cret" not in str(caught.value)
+        with pytest.raises(wl.DownloadError) as caught:
+            hub.download_url_to_file("sftp://anna:s3cret@127.0.0.1:1/w.pth", tmp_path / "w")
+        assert "s3cret" not in str(caught.value)
+
+    def test_a_hash_in_capitals(self, tmp_path):
+        digest = hashlib.sha256(b"abc").hexdigest().upper()
+        hub.download_url_to_file("data:,abc", tmp_path / "w", hash_prefix=digest)
+        assert (tmp_path / "w").read_bytes() == b"abc"
+
+
+class TestLockFile:
+    ENTRY = """
+[[repository]]
+name = "github.com/o/n"
+commit = "{commit}"
+tree = "{commit}"
+content = "sha256:{commit}"
+"""
+
+    @pytest.mark.parametrize("text", [
+        ENTRY.replace('"sha256:{commit}"', "5"), ENTRY.replace('"github.com/o/n"', "7"),
+        ENTRY + "ref = 5\n", "x = " + "[" * 5000 + "]" * 5000,
+        '[[weights]]\nurls = "https://a/b"\nsize = 1\nsha256 = "{sha}"\n',
+        '[[weights]]\nurls = ["https://a/b"]\nsize = -1\nsha256 = "{sha}"\n',
+        '[[weights]]\nurls = ["https://a/b"]\nsize = true\nsha256 = "{sha}"\n',
+        '[[weights]]\nurls = ["https://a/b"]\nsize = 1\nsha256 = ["{sha}"]\n',
+        '[[weights]]\nurls = ["https://a/b"]\nsize = 1\nsha256 = "' + "z" * 64 + '"\n',
+        "[weights]\nurls = 5\n", "repository = 5\n",
+    ])  # fmt: skip
+    def test_what_is_no_lock_file(self, tmp_path, text):
+        from weighlock.hub.lock_file import read_lock_file
+
+        path = tmp_path / "weighlock.lock"
+        path.write_text("version = 1\n" + text.format(commit="1" * 40, sha="1" * 64))
+        with pytest.raises(wl.PinError):
+            read_lock_file(str(path))
+
+    def test_two_entries_that_say_different_things(self, tmp_path):
+        """As a merge of two branches leaves them: the first was taken, without a word."""
+        from weighlock.hub.lock_file import read_lock_file
+
+        path = tmp_path / "weighlock.lock"
+        path.write_text("version = 1\n" + self.ENTRY.format(commit="1" * 40) + self.ENTRY.format(commit="2" * 40))
+        with pytest.raises(wl.PinError, match="twice"):
+            read_lock_file(str(path))
+        row = '[[weights]]\nurls = ["https://a/b"]\nsize = 1\nsha256 = "{sha}"\n'
+        path.write_text("version = 1\n" + row.format(sha="1" * 64) + row.format(sha="2" * 64))
+        with pytest.raises(wl.PinError, match="twice"):
+            read_lock_file(str(path))
+
+    def test_a_link_in_the_place_of_the_file_stays(self, host, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        host.repository("o/n", {"hubconf.py": HUBCONF})
+        Path("weighlock.lock").symlink_to("real.lock")
+        hub.lock("o/n")
+        assert Path("weighlock.lock").is_symlink()
+        assert "github.com/o/n" in Path("real.lock").read_text()
