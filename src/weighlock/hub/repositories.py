@@ -305,7 +305,7 @@ def _archive(store: Store, repository: Repository, settings: Settings, wanted: W
     """Return the tree of a plain archive's URL; in the place of a commit stands a digest of its files."""
     known = None if wanted.force else refs.recall(store, repository.at("archive"))
     if wanted.pin is not None:
-        known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
+        known = refs.Resolved("refs/tags/archive", _digest_name(wanted.pin.content), time.time())
     if known is None or not _published(store, repository, known.commit):
         # Only when it is here can be said which code it is that would run; fetching it runs nothing.
         with held(store, "archive", without_user(str(repository.url))):
@@ -332,11 +332,16 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         fetching.save_archive(Client(settings), str(repository.url), packed)
         facts = fetching.unpack(packed, new, None)
         # The commit that an archive names is anybody's word: it is noted, and is no name of what came.
-        commit = git_tree.content_hash(git_tree.files_of(new)).removeprefix("sha256:")[:40]
+        commit = _digest_name(git_tree.content_hash(git_tree.files_of(new)))
         publish(store, repository, commit, new, {"source": without_user(str(repository.url)), **facts})
     finally:
         forget(place)
     return commit
+
+
+def _digest_name(content: str) -> str:
+    """Return what stands in the place of a commit where there is none: the beginning of a digest of the files."""
+    return content.removeprefix("sha256:")[:40]
 
 
 _SAFE_UNDERSCORES: Final = 2
