@@ -566,3 +566,48 @@ content = "sha256:{commit}"
         hub.lock("o/n")
         assert Path("weighlock.lock").is_symlink()
         assert "github.com/o/n" in Path("real.lock").read_text()
+
+
+class TestReading:
+    """A kilobyte of hubconf that kept `hub.list` busy for hours, or took all memory."""
+
+    @pytest.mark.parametrize("text", [
+        "a = [1]\n" + "a = [a, a]\n" * 60 + "dependencies = a\n",
+        "d = {}\n" + "d = {'a': d, 'b': d}\n" * 60 + "dependencies = [d]\n",
+        "x = 10\n" + "x = x * x\n" * 60,
+        "x = [1 for a in range(10000) for b in range(10000) for c in range(10000) if a < 0]\n",
+        "x = [1 for a in range(10000) for b in range(10000) if a < 0]\n",
+    ])  # fmt: skip
+    def test_values_that_grow(self, tmp_path, text):
+        import subprocess
+        import sys
+
+        (tmp_path / "hubconf.py").write_text(text + "def net(x=1):\n    'A net.'\n")
+        code = f"import weighlock as wl; print(wl.hub.list({str(tmp_path)!r}, source='local'))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+        assert done.stdout == "['net']\n"
+
+
+@pytest.mark.parametrize("text", [
+    "http://[::1/x", "https://github.com:99999/o/n", "https://github.com:abc/o/n", "https://", "https:///x",
+    "git+https://../x", "https://github.com\\@evil.com/o/n", "https://h/" + "a" * 9000 + ".zip", "o/n:\ud800",
+    "o/" + "n" * 300, "o/n:" + "a" * 300, "https://h/a b.zip", "https://h/\ud800.zip", "https://anna:s3cret@h/x.git@a b",
+    "ssh://anna:s3cret@h/x", "https://anna:s3cret@h/x.tar", "https://anna:s3cret@[h/x",
+])  # fmt: skip
+@pytest.mark.parametrize("source", ["github", "git", "archive"])
+def test_names_that_are_none(text, source):
+    """Some were an error of Python's own, one a folder outside of the store's, some showed the password."""
+    from weighlock.hub.settings import current
+    from weighlock.hub.sources import parse
+
+    with pytest.raises(wl.RepositoryNameError) as caught:
+        parse(text, source, current())
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_long_ref_of_other_letters(host, store):
+    name = "ветка" * 30
+    host.repository("o/n", {"hubconf.py": HUBCONF}, tag=name)
+    for _ in range(2):
+        assert hub.load(f"o/n:{name}", "net", trust_repo=True) == 1
+    assert host.count("git-upload-pack") == 2

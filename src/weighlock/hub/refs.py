@@ -4,6 +4,7 @@ The question goes to the host over git's own protocol, which no quota limits; wh
 API; and where that does not either, the archive itself says which commit it is of.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Resolved", "fetch_pack", "git_host", "recall", "remember", "resolve"]
 
 _DEFAULT: Final = "HEAD"
+_LONGEST_NAME: Final = 200
 
 
 class Resolved(NamedTuple):
@@ -70,6 +72,8 @@ def is_fresh(resolved: Resolved, settings: Settings) -> bool:
 
 def place(store: Store, repository: Repository) -> str:
     name = "+default" if repository.ref is None else quote(repository.ref, safe="")
+    if len(name) > _LONGEST_NAME:  # a letter beyond ASCII takes six signs
+        name = "+" + hashlib.sha256(name.encode()).hexdigest()
     return store.path("repos", *repository.folders, "refs", name + ".json")
 
 
