@@ -23,11 +23,11 @@ from weighlock.errors import (
     OfflineError,
     PinError,
 )
-from weighlock.hub.directories import Store, is_file, require_writable, signature
+from weighlock.hub.directories import Store, is_file, require_writable, signature, told_if_unwritable
 from weighlock.hub.fetched import Expected, Fetched
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import WeightsPin, load_lock
-from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
+from weighlock.hub.locks import held, note_record, private_name, read_record, record_name, write_record
 from weighlock.hub.other_schemes import check_digest, fetch_otherwise, needs_no_network
 from weighlock.hub.settings import Settings
 from weighlock.hub.usage import note_weights
@@ -256,7 +256,7 @@ class _Finder:
 
     def _remember(self, path: str, record: dict[str, Any]) -> None:
         if self.store.writable():
-            write_record(place_path(self.store, path), _described(path, path, record))
+            note_record(place_path(self.store, path), _described(path, path, record))
 
     def _note(self, path: str, digest: str) -> None:
         note_weights(self.url, path, lambda: digest)
@@ -342,7 +342,7 @@ def fetch_to(path: str, url: str, settings: Settings, expected: Expected, progre
     client = Client(settings)
     url = client.address(url)
     _logger.info("downloading %s to %s", url, path)
-    with shown(progress, os.path.basename(path)) as report:
+    with shown(progress, os.path.basename(path)) as report, told_if_unwritable(os.path.dirname(path), "the file"):
         try:
             return fetch_file(client, url, path, expected, report)
         except FileNotFoundError:

@@ -22,7 +22,7 @@ from weighlock.errors import (
 from weighlock.hub import archive, git_wire
 from weighlock.hub.directories import Store
 from weighlock.hub.hosts import KINDS, Host, find_host
-from weighlock.hub.locks import read_record, write_record
+from weighlock.hub.locks import note_record, read_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit, is_short_commit
 
@@ -62,7 +62,7 @@ def remember(store: Store, repository: Repository, resolved: Resolved) -> None:
     """Remember which commit a repository's ref is."""
     if not is_commit(repository.ref):
         record = {"ref": repository.ref, "name": resolved.name, "commit": resolved.commit, "checked": resolved.checked}
-        write_record(place(store, repository), record)
+        note_record(place(store, repository), record)
 
 
 def is_fresh(resolved: Resolved, settings: Settings) -> bool:

@@ -21,7 +21,7 @@ from weighlock.errors import (
     UntrustedRepositoryError,
 )
 from weighlock.hub import fetching, git_tree, refs
-from weighlock.hub.directories import Store, require_writable
+from weighlock.hub.directories import Store, require_writable, told_if_unwritable
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget, held, private_name, read_record, write_record
@@ -98,7 +98,8 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
         raise
     except HubError as error:
         # A cache that must not be written is no fault that passes: who asked for it anew is told.
-        hopeless = wanted.force and isinstance(error, ReadOnlyCacheError)
+        unwritable = isinstance(error, ReadOnlyCacheError) or getattr(error, "errno", None) is not None
+        hopeless = wanted.force and unwritable
         instead = None if hopeless else _instead(store, repository, wanted, known, old, str(error))
         if instead is None:
             raise
@@ -211,7 +212,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
             hint=f"weighlock hub prefetch {repository} fetches it where there is a network.",
         )  # fmt: skip
     require_writable(store.root, f"{repository} at {commit[:12]}")
-    with held(store, "commit", repository.full_name, commit):
+    with held(store, "commit", repository.full_name, commit), told_if_unwritable(store.root, str(repository)):
         if not wanted.force and os.path.isdir(folder):
             return
         temporary = store.folder("tmp")
@@ -308,7 +309,7 @@ def _archive(store: Store, repository: Repository, settings: Settings, wanted: W
         known = refs.Resolved("refs/tags/archive", _digest_name(wanted.pin.content), time.time())
     if known is None or not _published(store, repository, known.commit):
         # Only when it is here can be said which code it is that would run; fetching it runs nothing.
-        with held(store, "archive", without_user(str(repository.url))):
+        with held(store, "archive", without_user(str(repository.url))), told_if_unwritable(store.root, str(repository)):
             commit = _fetch_archive(store, repository, settings)
         known = refs.Resolved("refs/tags/archive", commit, time.time())
         refs.remember(store, repository.at("archive"), known)

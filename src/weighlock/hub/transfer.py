@@ -261,7 +261,7 @@ class _Transfer:
                         raise failure
                     return True
                 if done == 0 and self.expected.weights:
-                    _refuse_page_text(bytes(block[:1024]), self.url)
+                    _refuse_page_text(bytes(block[: min(count, 1024)]), self.url)
                 if self.length is not None and done + count > self.length:
                     raise NetworkError(
                         "the answer is longer than it says", expected=f"{self.length} bytes", url=self.url

@@ -11,11 +11,12 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 from weighlock.errors import ArgumentError, RepositoryNameError, UntrustedRepositoryError
-from weighlock.hub.directories import Store
+from weighlock.hub.directories import Store, told_if_unwritable
 from weighlock.hub.locks import held, read_record, write_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
@@ -68,7 +69,7 @@ def add(store: Store, pattern: str) -> str:
         If it is none.
     """
     pattern = _pattern(pattern)
-    with held(store, "trust"):
+    with held(store, "trust"), told_if_unwritable(store.root, "the list of what is trusted"):
         record = _record(store)
         if all(row["pattern"] != pattern for row in record["rules"]):
             record["rules"].append({"pattern": pattern, "added": int(time.time())})
@@ -116,8 +117,11 @@ def check(
         if trusted:
             print("The repository is already trusted.", file=sys.stderr)  # noqa: T201 - part of the question's dialogue
     if not trusted and store.writable():
-        add(store, repository.full_name)
-        _tell_torch(store, repository)
+        try:
+            add(store, repository.full_name)
+            _tell_torch(store, repository)
+        except OSError as error:  # it is trusted now all the same
+            warnings.warn(f"that {repository} is trusted could not be written down: {error}", stacklevel=2)
 
 
 def _ask(repository: Repository, commit: str | None, describe: Callable[[], str]) -> None:

@@ -36,7 +36,13 @@ _WINDOWS: Final = sys.platform == "win32"
 
 def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
     """Write these bytes to a file, or leave what is there as it was; raises as `write_path`."""
-    write_path(path, lambda sink: sink.write_at(0, data), durable=durable)
+
+
+    def write(sink: Sink) -> None:
+        sink.reserve(len(data))  # what is missing on a full disk is then said with the number of bytes
+        sink.write_at(0, data)
+
+    write_path(path, write, durable=durable)
 
 
 def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str], None] | None = None) -> None:
