@@ -396,7 +396,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         self._space = space
 
     def get_code(self, fullname: str) -> Any:
-        """Compile the source: bytecode beside it is what nobody compared with the commit, and Python would believe it."""
+        """Compile the source: bytecode beside it was compared with no commit, and Python would believe it."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 

@@ -152,7 +152,12 @@ def _kind(host: str, settings: Settings) -> str:
 
 
 def _checked_ref(ref: str, text: str) -> str:
-    if not ref or len(ref) > _LONGEST_NAME or _BAD_REF.search(ref) or any(part.startswith(".") for part in ref.split("/")):
+    if (
+        not ref
+        or len(ref) > _LONGEST_NAME
+        or _BAD_REF.search(ref)
+        or any(part.startswith(".") for part in ref.split("/"))
+    ):
         raise RepositoryNameError(
             "after the colon stands no branch, tag or commit", got=_shown(text),
             hint="Leave the colon out for the default branch.",

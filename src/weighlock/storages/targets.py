@@ -37,7 +37,6 @@ _WINDOWS: Final = sys.platform == "win32"
 def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
     """Write these bytes to a file, or leave what is there as it was; raises as `write_path`."""
 
-
     def write(sink: Sink) -> None:
         sink.reserve(len(data))  # what is missing on a full disk is then said with the number of bytes
         sink.write_at(0, data)
