@@ -688,3 +688,56 @@ def test_a_full_disk(host, tmp_path):
     done = subprocess.run([*small_disk(), sys.executable, "-W", "ignore", "-c", FULL_DISK, *words],
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_parts_of_another_version_from_a_server_that_knows_no_if_range(host, tmp_path, monkeypatch):
+    """Each part names the version that it is of: that was not looked at."""
+    monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
+    monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
+    monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
+    url = host.put("a.bin", DATA)
+    handler = host._servers[2].RequestHandlerClass
+    real = handler._send_file
+
+    def send(self, held):
+        del self.headers["If-Range"]
+        real(self, held)
+
+    monkeypatch.setattr(handler, "_send_file", send)
+    other = DATA[::-1]
+    seen: list[int] = []
+
+    def report(done, total):
+        if done > 1 << 20 and not seen:
+            seen.append(done)
+            host.put("a.bin", other)
+
+    with hub.configured(parallel_from=1 << 20):
+        hub.download_url_to_file(url, tmp_path / "a", progress=report)
+    assert (tmp_path / "a").read_bytes() == other
+
+
+def test_a_program_that_restores_what_finds_modules(host):
+    """As test runners do: afterwards no repository could be loaded in this process."""
+    import sys
+
+    from weighlock.hub.isolation import _Finder
+
+    host.repository("o/n", {"hubconf.py": HUBCONF})
+    host.repository("o/m", {"hubconf.py": HUBCONF})
+    assert hub.load("o/n", "net", trust_repo=True) == 1
+    sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not _Finder]
+    assert hub.load("o/m", "net", trust_repo=True) == 1
+
+
+def test_a_current_folder_that_was_deleted(tmp_path, monkeypatch):
+    """It ended in an error of Python's own."""
+    import shutil
+
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    shutil.rmtree(folder)
+    for call in (wl.save, lambda *words: wl.save_async(*words).result(), lambda _, path: wl.Checkpointer(path)):
+        with pytest.raises(wl.MissingFolderError):
+            call({}, "x.pt")

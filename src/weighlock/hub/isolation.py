@@ -485,6 +485,7 @@ def open_space(key: str, place: Place) -> Space:
             space.forget()
         space = _spaces[key] = Space(key, place)
         importlib.import_module("weighlock.hub.spaces")
+        install_finder()  # again: who restores an earlier sys.meta_path takes it away
         children.tell(key, space.place.root, space.place.roots, plain=space.place.plain)
         return space
 
