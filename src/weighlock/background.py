@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weighlock.saving import Prepared, form_of, path_of_target, prepare
 from weighlock.storages.plan import Task, run_in_order
 from weighlock.storages.sinks import StorageRecords
+from weighlock.storages.targets import absolute
 
 if TYPE_CHECKING:
     import mmap
@@ -87,7 +88,7 @@ def _start(
 ) -> "SaveFuture":
     target = path_of_target(f)
     if target is not None:
-        target = os.path.abspath(target)  # the current folder may be another by then
+        target = absolute(target)  # the current folder may be another by then
     form = form_of(_use_new_zipfile_serialization, _disable_byteorder_record)
     prepared = prepare(obj, protocol, pickle_module, framework, form)
     return in_background(prepared, target, f, durable=durable)

@@ -20,7 +20,7 @@ from weighlock.errors import (
 from weighlock.loading import load
 from weighlock.saving import form_of, prepare
 from weighlock.storages.refs import StorageRef
-from weighlock.storages.targets import sync_folder
+from weighlock.storages.targets import absolute, sync_folder
 
 __all__ = ["Checkpointer", "LoadedStep", "SavedStep"]
 
@@ -120,7 +120,7 @@ class Checkpointer:
         if unknown:
             raise ArgumentError("not an option of every checkpoint", got=", ".join(sorted(unknown)))
         self._pattern = _pattern_of(name)
-        self.folder = os.path.abspath(os.fspath(folder))
+        self.folder = absolute(os.fspath(folder))
         self.keep = keep
         self._name = name
         self._framework = framework

@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import ArchiveError
+from weighlock.hub.git_tree import is_left_behind
 
 __all__ = ["MOST_BYTES", "MOST_MEMBERS", "Member", "check_names", "extract", "read_members", "why_unsafe"]
 
 MOST_MEMBERS: Final = 100_000
 MOST_BYTES: Final = 8 << 30
+_MOST_FOLDERS: Final = MOST_MEMBERS
 _MOST_RATIO: Final = 200
 """Code packs ten to one, tables of text fifty to one; deflate's own limit is 1032 to one."""
 _RATIO_FROM: Final = 64 << 20
@@ -131,7 +133,7 @@ def _member(info: zipfile.ZipInfo, top: str, path: str) -> Member | None:
     if why:
         raise ArchiveError(f"the archive has a member that {why}", path=path, record=raw)
     name = info.filename[len(top) :]
-    if not name:
+    if not name or is_left_behind(name):
         return None
     mode = info.external_attr >> 16 if info.create_system == 3 else 0
     if name.endswith("/"):
@@ -198,6 +200,8 @@ def check_names(members: list[Member], path: str) -> None:
             folder = "/".join(parts[:depth])
             if folders.setdefault(_key(folder), folder) != folder:
                 raise ArchiveError("the archive has two folders that differ in case alone", path=path, record=folder)
+        if len(folders) > _MOST_FOLDERS:  # one name can bring hundreds of them
+            raise ArchiveError(f"the archive has more than {_MOST_FOLDERS:,} folders", path=path, record=member.path)
     for member in members:
         if member.mode != 0o40000 and _key(member.path) in folders:
             raise ArchiveError("the archive has a file where it also has a folder", path=path, record=member.path)

@@ -212,7 +212,7 @@ def _extract(bundle: tarfile.TarFile, prefix: str, files: dict[str, Any], folder
         raise ArchiveError("the bundle has too many files")
     links = []
     for name, (mode, _, size) in files.items():
-        if not all(map(_is_plain, name.split("/"))):
+        if not all(map(_is_plain, name.split("/"))) or git_tree.is_left_behind(name):
             raise ArchiveError("the bundle names a file that may not be written", record=name)
         info = bundle.getmember(prefix + name)
         target = os.path.join(folder, *name.split("/"))

@@ -23,11 +23,11 @@ from weighlock.errors import (
     OfflineError,
     PinError,
 )
-from weighlock.hub.directories import Store, is_file, require_writable, signature
-from weighlock.hub.fetched import Expected
+from weighlock.hub.directories import Store, is_file, require_writable, signature, told_if_unwritable
+from weighlock.hub.fetched import Expected, Fetched
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import WeightsPin, load_lock
-from weighlock.hub.locks import held, private_name, read_record, record_name, write_record
+from weighlock.hub.locks import held, note_record, private_name, read_record, record_name, write_record
 from weighlock.hub.other_schemes import check_digest, fetch_otherwise, needs_no_network
 from weighlock.hub.settings import Settings
 from weighlock.hub.usage import note_weights
@@ -256,13 +256,7 @@ class _Finder:
 
     def _remember(self, path: str, record: dict[str, Any]) -> None:
         if self.store.writable():
-            facts = {
-                **record,
-                "path": os.path.abspath(path),
-                "signature": signature(path),
-                "size": os.path.getsize(path),
-            }
-            write_record(place_path(self.store, path), facts)
+            note_record(place_path(self.store, path), _described(path, path, record))
 
     def _note(self, path: str, digest: str) -> None:
         note_weights(self.url, path, lambda: digest)
@@ -283,15 +277,44 @@ class _Finder:
         if record is not None and record.get("url") != self.url and os.path.exists(path):
             # Another URL's file has this name (torch.hub would hand that one out).
             path = self.other
+        require_file(path)
         require_writable(self.folder, self.url)
-        found = fetch_to(
-            path, urldefrag(self.weights.url).url, self.settings, self.prefix, self.pin, self.weights.progress
+        # Another URL's file may take the name before this one is there.
+        otherwise = self.other if path == self.path and not os.path.lexists(path) else None
+        expected = Expected(
+            self.prefix, self.pin.size if self.pin else None, otherwise=otherwise, announce=self._announce
         )
-        facts = {"sha256": found.sha256, "url": self.url, "etag": found.etag, "modified": found.modified,
-                 "declared": found.declared is not None}  # fmt: skip
-        self._remember(path, facts)
-        self._note(path, found.sha256)
-        return path
+        found = fetch_to(path, urldefrag(self.weights.url).url, self.settings, expected, self.weights.progress)
+        self._remember(found.path, self._facts(found))
+        self._note(found.path, found.sha256)
+        return str(found.path)
+
+    def _facts(self, found: Fetched) -> dict[str, Any]:
+        return {"sha256": found.sha256, "url": self.url, "etag": found.etag, "modified": found.modified,
+                "declared": found.declared is not None}  # fmt: skip
+
+    def _announce(self, found: Fetched, temporary: str, path: str) -> None:
+        """Write down whose a file is before it is there: without that, who is killed leaves one that could be any's."""
+        if self.store.writable():
+            write_record(place_path(self.store, path), _described(path, temporary, self._facts(found)))
+
+
+def _described(path: str, there: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Add to what is known of a file where it will be, and what it looks like where it is."""
+    found = signature(there)
+    return {**facts, "path": os.path.abspath(path), "signature": found, "size": found[0]}
+
+
+def require_file(path: str) -> None:
+    """Make sure that a path is free, or a file: a pipe or a device must not be replaced, and a folder cannot be.
+
+    Raises
+    ------
+    DownloadError
+        If something else is there.
+    """
+    if os.path.exists(path) and not is_file(path):
+        raise DownloadError("there is something else than a file in its place", path=path)
 
 
 def other_path(path: str, url: str) -> str:
@@ -301,10 +324,7 @@ def other_path(path: str, url: str) -> str:
     return os.path.join(os.path.dirname(path), f"{stem}.{digest}{dot}{extension}")
 
 
-def fetch_to(
-    path: str, url: str, settings: Settings, prefix: str | None, pin: WeightsPin | None, progress: Any,
-    *, weights: bool = True,
-) -> Any:  # fmt: skip
+def fetch_to(path: str, url: str, settings: Settings, expected: Expected, progress: Any) -> Fetched:
     """Fetch a URL into a path, with a bar on the terminal; return what `transfer.fetch_file` says of it."""
     if settings.offline and not needs_no_network(url):
         # Before anything is imported that looks at the network: urllib3 opens a socket to see whether there is IPv6.
@@ -314,7 +334,7 @@ def fetch_to(
     os.makedirs(os.path.dirname(path), exist_ok=True)
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        return fetch_otherwise(path, url, prefix, settings.read_timeout)
+        return fetch_otherwise(path, url, expected.prefix, settings.read_timeout)
     from weighlock.hub.download import Client
     from weighlock.hub.progress import shown
     from weighlock.hub.transfer import fetch_file
@@ -322,8 +342,7 @@ def fetch_to(
     client = Client(settings)
     url = client.address(url)
     _logger.info("downloading %s to %s", url, path)
-    expected = Expected(prefix, pin.size if pin else None, weights)
-    with shown(progress, os.path.basename(path)) as report:
+    with shown(progress, os.path.basename(path)) as report, told_if_unwritable(os.path.dirname(path), "the file"):
         try:
             return fetch_file(client, url, path, expected, report)
         except FileNotFoundError:
@@ -334,6 +353,7 @@ def fetch_to(
 def download_to(store: Store, url: str, dst: str, prefix: str | None, progress: Any, settings: Settings) -> None:
     """Fetch a URL into a file of the user's choice; offline or locked, from the cache if it is there."""
     dst = os.path.abspath(os.path.expanduser(os.fspath(dst)))
+    require_file(dst)
     named = without_user(url)
     lock = load_lock(settings)
     pin = lock.weights_of(named) if lock else None
@@ -347,7 +367,8 @@ def download_to(store: Store, url: str, dst: str, prefix: str | None, progress: 
         note_weights(named, dst, lambda: file_sha256(dst))
         return
     with held(store, "download", os.path.realpath(dst)):
-        found = fetch_to(dst, url, settings, wanted, pin, progress, weights=False)
+        expected = Expected(wanted, pin.size if pin else None, weights=False)
+        found = fetch_to(dst, url, settings, expected, progress)
     if store.writable():
         facts = {"sha256": found.sha256, "url": named, "etag": found.etag, "path": os.path.abspath(dst)}
         write_record(place_path(store, dst), {**facts, "signature": signature(dst), "size": found.size})

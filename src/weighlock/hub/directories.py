@@ -14,13 +14,15 @@ The rule is that of `torch.hub` on every system: what `set_dir` said, else ``$TO
         locks/ tmp/ CACHEDIR.TAG
 """
 
+import contextlib
 import os
 import stat
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, Final
 
-from weighlock.errors import ReadOnlyCacheError
+from weighlock.errors import DownloadError, HubError, ReadOnlyCacheError
 
 __all__ = ["Store", "find_store", "get_dir", "require_writable", "set_dir", "torch_home"]
 
@@ -150,6 +152,27 @@ def require_writable(folder: str, what: str) -> None:
             f"{what} is not in the cache, and the cache cannot be written", path=folder,
             hint="Set TORCH_HOME, or call weighlock.hub.set_dir, to use a folder of your own.",
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def told_if_unwritable(folder: str, what: str) -> Iterator[None]:
+    """Say of what cannot be written in the block what and where: the system's own error has no more than its number.
+
+    Raises
+    ------
+    DownloadError
+        If the system refuses to write: the disk or a quota is full, for example.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, HubError):
+            raise
+        made = DownloadError(
+            f"{what} cannot be written: {error.strerror or error}", path=folder,
+            hint="weighlock cache prune makes room; TORCH_HOME or weighlock.hub.set_dir names another folder.",
+        )  # fmt: skip
+        raise made.caused_by(error) from error
 
 
 def _can_write(folder: str) -> bool:

@@ -14,13 +14,14 @@ from weighlock.storages.connections import (
     Answer,
     Connections,
     basic_authorization,
+    count_of,
     is_limited,
     netrc_authorization,
     origin_of,
 )
 from weighlock.storages.urls import without_user
 
-__all__ = ["Answer", "Client"]
+__all__ = ["Answer", "Client", "count_of"]
 
 _END: Final = 1 << 16
 

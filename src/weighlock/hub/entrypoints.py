@@ -21,7 +21,7 @@ from weighlock.errors import (
 from weighlock.hub import trust
 from weighlock.hub.directories import Store, find_store
 from weighlock.hub.lock_file import load_lock
-from weighlock.hub.locks import read_record, write_record
+from weighlock.hub.locks import note_record, read_record
 from weighlock.hub.repositories import Wanted, Working, find, folder_at
 from weighlock.hub.settings import Settings, current
 from weighlock.hub.sources import Repository, parse
@@ -177,7 +177,7 @@ def _facts(working: Working) -> tuple[str, dict[str, Any]]:
             "dependencies": dependencies,
         }
         if working.source != "local" and store.writable():
-            write_record(path, known)
+            note_record(path, known)
     return key, known
 
 

@@ -21,19 +21,26 @@ class Expected:
         Bytes.
     weights : bool
         It must not be a page.
+    otherwise : str or None
+        The path that it gets if its own is another file's by then; None lets it replace what is there.
+    announce : callable
+        Called before it gets its name, with what is known of it, and the paths where it is and will be.
     """
 
     prefix: str | None = None
     size: int | None = None
     weights: bool = True
+    otherwise: str | None = None
+    announce: Callable[["Fetched", str, str], object] = lambda *_: None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fetched:
-    """What was fetched: its SHA-256, its size in bytes, and how the server names this version."""
+    """What was fetched: its SHA-256, its size in bytes, how the server names this version, and where it is."""
 
     sha256: str
     size: int
     etag: str | None
     modified: str | None
     declared: str | None
+    path: str

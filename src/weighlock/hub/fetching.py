@@ -205,7 +205,11 @@ def _from_git(repository: Repository, client: "Client", commit: str, folder: str
     tree = git_pack.commit_tree(objects, commit)
     os.makedirs(folder)
     write_objects(objects, tree, folder, url)
-    return {"source": without_user(url), "tree": tree, "tree_checked": True, "archive_commit": None}
+    facts = {"source": without_user(url), "tree": tree, "archive_commit": None}
+    if git_tree.tree_id(git_tree.files_of(folder)) == tree:
+        return {**facts, "tree_checked": True}
+    # Every object was checked; but what was left out keeps anyone from computing the tree from the files again.
+    return {**facts, "tree_checked": False, "tree_differs": "submodules and bytecode are left out"}
 
 
 def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -> None:
@@ -217,7 +221,7 @@ def write_objects(objects: git_pack.Objects, tree: str, folder: str, url: str) -
         If a name may not be written, or an object is missing.
     """
     links = []
-    entries = list(git_pack.walk(objects, tree))
+    entries = [entry for entry in git_pack.walk(objects, tree) if not git_tree.is_left_behind(os.fsdecode(entry.path))]
     members = [archive.Member(os.fsdecode(entry.path), entry.mode) for entry in entries]
     for path in (member.path for member in members):
         why = archive.why_unsafe(path)

@@ -12,10 +12,11 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-__all__ = ["File", "content_hash", "files_of", "tree_id"]
+__all__ = ["File", "content_hash", "files_of", "is_left_behind", "tree_id"]
 
 _LEFT_BEHIND: Final = ("__pycache__",)
-"""What running the code leaves in its folder, and nobody checked in."""
+"""What running the code leaves in its folder. It counts for nothing here, so nothing of it may arrive or run either:
+Python takes bytecode for the source beside it, whatever the two say."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,10 +55,14 @@ def walk(root: str, prefix: str = "") -> Iterator[str]:
     for entry in entries:
         path = f"{prefix}/{entry.name}" if prefix else entry.name
         if not entry.is_dir(follow_symlinks=False):
-            if not entry.name.endswith((".pyc", ".pyo")) or not prefix.endswith(_LEFT_BEHIND):
-                yield path
+            yield path
         elif entry.name not in _LEFT_BEHIND:
             yield from walk(root, path)
+
+
+def is_left_behind(path: str) -> bool:
+    """Whether a path is in a folder that `walk` passes over."""
+    return any(part in _LEFT_BEHIND for part in path.split("/")[:-1])
 
 
 def _file(path: str, mode: int, data: bytes) -> File:

@@ -395,6 +395,11 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().__init__(fullname, path)
         self._space = space
 
+    def get_code(self, fullname: str) -> Any:
+        """Compile the source: bytecode beside it was compared with no commit, and Python would believe it."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
     def exec_module(self, module: types.ModuleType) -> None:
         self._space.prepared(module)
         module.__dict__["__weighlock_stamp__"] = _stamp(module)
@@ -469,14 +474,18 @@ def open_space(key: str, place: Place) -> Space:
     key : str
     place : Place
     """
+    # Code asks for its own folder by the real path as often as by the one that it was started from.
+    roots = tuple(map(os.path.realpath, place.roots))
+    place = dataclasses.replace(place, root=os.path.realpath(place.root), roots=roots)
     with _lock:
         space = _spaces.get(key)
         if space is not None and space.place == place and not space.changed():
             return space
         if space is not None:
             space.forget()
-        space = _spaces[key] = Space(key, dataclasses.replace(place, root=os.path.normpath(place.root)))
+        space = _spaces[key] = Space(key, place)
         importlib.import_module("weighlock.hub.spaces")
+        install_finder()  # again: who restores an earlier sys.meta_path takes it away
         children.tell(key, space.place.root, space.place.roots, plain=space.place.plain)
         return space
 

@@ -22,16 +22,19 @@ stand beside it; weights are named by URL, size and SHA-256::
 import dataclasses
 import json
 import os
+import re
 from typing import Any, Final
 
 from weighlock.errors import PinError
 from weighlock.hub.hosts import without_user
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
+from weighlock.storages.targets import write_file
 
 __all__ = ["LockFile", "Pin", "WeightsPin", "read_lock_file", "write_lock_file"]
 
 _VERSION: Final = 1
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,24 +137,41 @@ def read_lock_file(path: str) -> LockFile:
         raise PinError(
             "there is no lock file", path=os.path.abspath(path), hint="weighlock hub lock writes one."
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, PinError):
             raise
         raise PinError(f"the lock file cannot be read: {error!r}", path=path) from error
+    _refuse_doubt([((pin.name.lower(), pin.ref or ""), pin) for pin in pins], path)
+    _refuse_doubt([((url,), (pin.sha256, pin.size)) for pin in weights for url in pin.urls], path)
     return LockFile(pins, weights, path)
 
 
+def _refuse_doubt(entries: list[tuple[tuple[str, ...], Any]], path: str) -> None:
+    """Refuse a file that says different things of one: a merge of two branches leaves that, and one must be wrong."""
+    seen: dict[tuple[str, ...], Any] = {}
+    for name, said in entries:
+        if seen.setdefault(name, said) != said:
+            raise PinError(f"the lock file names {' '.join(name).strip()} twice, and differently", path=path,
+                           hint="Keep the entry that is right.")  # fmt: skip
+
+
 def _pin(row: Any) -> Pin:
-    if not is_commit(row["commit"]) or not is_commit(row["tree"]) or not row["content"].startswith("sha256:"):
+    whole = is_commit(row["commit"]) and is_commit(row["tree"]) and row["content"].startswith("sha256:")
+    if not whole or type(row["name"]) is not str or type(row.get("ref", "")) is not str:
         raise ValueError(f"the entry of {row['name']} is not whole")
     return Pin(row["name"], row.get("ref"), row["commit"], row["tree"], row["content"])
 
 
 def _weights(row: Any) -> WeightsPin:
-    urls = tuple(str(url) for url in row["urls"])
-    if len(row["sha256"]) != 64 or not isinstance(row["size"], int) or not urls:
+    urls, size, used_by = row["urls"], row["size"], row.get("used_by", [])
+    whole = _SHA256.match(row["sha256"]) and type(size) is int and size >= 0
+    if not whole or not urls or not _are_texts(urls) or not _are_texts(used_by):
         raise ValueError(f"the entry of {urls} is not whole")
-    return WeightsPin(urls, row["size"], row["sha256"], tuple(row.get("used_by", ())))
+    return WeightsPin(tuple(urls), size, row["sha256"], tuple(used_by))
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def write_lock_file(lock: LockFile, path: str) -> None:
@@ -159,8 +179,8 @@ def write_lock_file(lock: LockFile, path: str) -> None:
 
     Raises
     ------
-    OSError
-        If it cannot be written.
+    TargetError
+        If it cannot be written. What was there stays.
     """
     parts = ["# Written by weighlock hub lock. Check it in.", f"version = {_VERSION}", ""]
     for pin in sorted(lock.repositories, key=lambda pin: (pin.name.lower(), pin.ref or "")):
@@ -171,10 +191,7 @@ def write_lock_file(lock: LockFile, path: str) -> None:
         parts += ["[[weights]]", f"urls = {_texts(weights.urls)}", f"size = {weights.size}"]
         parts += [f"sha256 = {_text(weights.sha256)}"]
         parts += [f"used_by = {_texts(weights.used_by)}", ""] if weights.used_by else [""]
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write("\n".join(parts))
-    os.replace(temporary, path)
+    write_file(path, "\n".join(parts).encode())
 
 
 def _text(value: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from weighlock.hub.directories import Store
 
-__all__ = ["forget", "held", "private_name", "read_record", "write_record"]
+__all__ = ["forget", "held", "note_record", "private_name", "read_record", "write_record"]
 
 _SLOW: Final = 10.0
 _PATIENCE: Final = 3600.0
@@ -131,6 +131,12 @@ def write_record(path: str, record: dict[str, Any]) -> None:
     except BaseException:
         forget(temporary)
         raise
+
+
+def note_record(path: str, record: dict[str, Any]) -> None:
+    """Write a record that saves work the next time; a disk that takes none must not keep anyone from what is there."""
+    with contextlib.suppress(OSError):
+        write_record(path, record)
 
 
 def forget(path: str) -> None:

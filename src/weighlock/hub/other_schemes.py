@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from weighlock.errors import DownloadError, HashMismatchError
 from weighlock.hub.fetched import Fetched
 from weighlock.hub.locks import forget, private_name
+from weighlock.storages.urls import without_user
 
 __all__ = ["check_digest", "fetch_otherwise", "needs_no_network"]
 
@@ -34,7 +35,7 @@ def fetch_otherwise(path: str, url: str, prefix: str | None, timeout: float) -> 
         If it is not what was expected.
     """
     if urlsplit(url).scheme not in _LOCAL + _REMOTE:
-        raise DownloadError("this kind of address is not known", url=url[:60])
+        raise DownloadError("this kind of address is not known", url=without_user(url)[:60])
     from urllib.request import urlopen
 
     temporary = os.path.join(os.path.dirname(path), "." + private_name(os.path.basename(path)) + ".part")
@@ -52,10 +53,10 @@ def fetch_otherwise(path: str, url: str, prefix: str | None, timeout: float) -> 
     except (OSError, ValueError) as error:
         if isinstance(error, HashMismatchError):
             raise
-        raise DownloadError(f"the address cannot be read: {error}", url=url[:200]) from error
+        raise DownloadError(f"the address cannot be read: {error}", url=without_user(url)[:200]) from error
     finally:
         forget(temporary)
-    return Fetched(digest.hexdigest(), size, None, None, None)
+    return Fetched(digest.hexdigest(), size, None, None, None, path)
 
 
 def check_digest(digest: str, prefix: str, path: str) -> None:
@@ -66,5 +67,5 @@ def check_digest(digest: str, prefix: str, path: str) -> None:
     HashMismatchError
         If it is another.
     """
-    if digest[: len(prefix)] != prefix:
+    if digest[: len(prefix)] != prefix.lower():
         raise HashMismatchError(f'invalid hash value (expected "{prefix}", got "{digest}")', path=path)

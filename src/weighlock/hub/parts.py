@@ -118,17 +118,22 @@ class Part:
             self.note = {name: orphan.note.get(name) for name in ("etag", "modified", "length")}
             self._write_note(done=None)
 
-    def publish(self) -> None:
+    def publish(self, *, replace: bool = True) -> None:
         """Become the target.
 
         Raises
         ------
+        FileExistsError
+            If there is a file, and it is not to be replaced.
         FileNotFoundError
             If another process has cleared the private file away.
         """
+        if replace:
+            os.replace(self.path, self.target)
+        else:
+            _name_new(self.path, self.target)
         os.close(self.descriptor)
         self.descriptor = -1
-        os.replace(self.path, self.target)
         forget(self.path + _NOTE)
 
     def close(self, *, keep: bool) -> None:
@@ -143,6 +148,20 @@ class Part:
                 return
         forget(self.path)
         forget(self.path + _NOTE)
+
+
+def _name_new(path: str, target: str) -> None:
+    """Rename a file to a name that is free. A rename alone would take it from another file."""
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):  # a file system without links
+        if os.path.lexists(target):
+            raise FileExistsError(target) from None
+        os.replace(path, target)
+    else:
+        os.unlink(path)
 
 
 class Orphan:

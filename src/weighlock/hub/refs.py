@@ -4,6 +4,7 @@ The question goes to the host over git's own protocol, which no quota limits; wh
 API; and where that does not either, the archive itself says which commit it is of.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -21,7 +22,7 @@ from weighlock.errors import (
 from weighlock.hub import archive, git_wire
 from weighlock.hub.directories import Store
 from weighlock.hub.hosts import KINDS, Host, find_host
-from weighlock.hub.locks import read_record, write_record
+from weighlock.hub.locks import note_record, read_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit, is_short_commit
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Resolved", "fetch_pack", "git_host", "recall", "remember", "resolve"]
 
 _DEFAULT: Final = "HEAD"
+_LONGEST_NAME: Final = 200
 
 
 class Resolved(NamedTuple):
@@ -60,7 +62,7 @@ def remember(store: Store, repository: Repository, resolved: Resolved) -> None:
     """Remember which commit a repository's ref is."""
     if not is_commit(repository.ref):
         record = {"ref": repository.ref, "name": resolved.name, "commit": resolved.commit, "checked": resolved.checked}
-        write_record(place(store, repository), record)
+        note_record(place(store, repository), record)
 
 
 def is_fresh(resolved: Resolved, settings: Settings) -> bool:
@@ -70,6 +72,8 @@ def is_fresh(resolved: Resolved, settings: Settings) -> bool:
 
 def place(store: Store, repository: Repository) -> str:
     name = "+default" if repository.ref is None else quote(repository.ref, safe="")
+    if len(name) > _LONGEST_NAME:  # a letter beyond ASCII takes six signs
+        name = "+" + hashlib.sha256(name.encode()).hexdigest()
     return store.path("repos", *repository.folders, "refs", name + ".json")
 
 
@@ -242,8 +246,14 @@ def _over_api(repository: Repository, client: "Client", host: Host | None) -> Re
             return None
         raise
     commit = answer.get(KINDS[host.kind].answer) if isinstance(answer, dict) else ""
-    name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
-    return Resolved(name, str(commit), time.time()) if is_commit(commit) else None
+    if not isinstance(commit, str) or not is_commit(commit):
+        return None
+    return Resolved(_name_of(repository.ref, commit), commit, time.time())
+
+
+def _name_of(ref: str | None, commit: str) -> str:
+    """Return the full name of a ref as somebody understood it who does not say: `deadbeef` can be a branch, too."""
+    return "" if is_short_commit(ref) and commit.startswith(ref or "") else f"refs/heads/{ref or _DEFAULT}"
 
 
 def _from_archive(repository: Repository, client: "Client", host: Host | None) -> Resolved | None:
@@ -255,8 +265,7 @@ def _from_archive(repository: Repository, client: "Client", host: Host | None) -
         except DownloadError:
             continue
         if commit is not None:
-            name = "" if is_short_commit(repository.ref) else f"refs/heads/{ref}"
-            return Resolved(name, commit, time.time())
+            return Resolved(_name_of(repository.ref, commit), commit, time.time())
     return None
 
 

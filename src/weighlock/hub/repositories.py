@@ -21,7 +21,7 @@ from weighlock.errors import (
     UntrustedRepositoryError,
 )
 from weighlock.hub import fetching, git_tree, refs
-from weighlock.hub.directories import Store, require_writable
+from weighlock.hub.directories import Store, require_writable, told_if_unwritable
 from weighlock.hub.hosts import without_user
 from weighlock.hub.lock_file import Pin
 from weighlock.hub.locks import forget, held, private_name, read_record, write_record
@@ -98,7 +98,8 @@ def find(store: Store, repository: Repository, settings: Settings, wanted: Wante
         raise
     except HubError as error:
         # A cache that must not be written is no fault that passes: who asked for it anew is told.
-        hopeless = wanted.force and isinstance(error, ReadOnlyCacheError)
+        unwritable = isinstance(error, ReadOnlyCacheError) or getattr(error, "errno", None) is not None
+        hopeless = wanted.force and unwritable
         instead = None if hopeless else _instead(store, repository, wanted, known, old, str(error))
         if instead is None:
             raise
@@ -211,7 +212,7 @@ def _fetch(store: Store, repository: Repository, settings: Settings, wanted: Wan
             hint=f"weighlock hub prefetch {repository} fetches it where there is a network.",
         )  # fmt: skip
     require_writable(store.root, f"{repository} at {commit[:12]}")
-    with held(store, "commit", repository.full_name, commit):
+    with held(store, "commit", repository.full_name, commit), told_if_unwritable(store.root, str(repository)):
         if not wanted.force and os.path.isdir(folder):
             return
         temporary = store.folder("tmp")
@@ -302,13 +303,13 @@ def _local_archive(store: Store, repository: Repository, path: str) -> Working:
 
 
 def _archive(store: Store, repository: Repository, settings: Settings, wanted: Wanted) -> Working:
-    """Return the tree of a plain archive's URL; its commit is what the archive says, else a digest of the archive."""
+    """Return the tree of a plain archive's URL; in the place of a commit stands a digest of its files."""
     known = None if wanted.force else refs.recall(store, repository.at("archive"))
     if wanted.pin is not None:
-        known = refs.Resolved("refs/tags/archive", wanted.pin.commit, time.time())
+        known = refs.Resolved("refs/tags/archive", _digest_name(wanted.pin.content), time.time())
     if known is None or not _published(store, repository, known.commit):
         # Only when it is here can be said which code it is that would run; fetching it runs nothing.
-        with held(store, "archive", without_user(str(repository.url))):
+        with held(store, "archive", without_user(str(repository.url))), told_if_unwritable(store.root, str(repository)):
             commit = _fetch_archive(store, repository, settings)
         known = refs.Resolved("refs/tags/archive", commit, time.time())
         refs.remember(store, repository.at("archive"), known)
@@ -331,11 +332,17 @@ def _fetch_archive(store: Store, repository: Repository, settings: Settings) -> 
         packed, new = os.path.join(place, "archive.zip"), os.path.join(place, "new")
         fetching.save_archive(Client(settings), str(repository.url), packed)
         facts = fetching.unpack(packed, new, None)
-        commit = str(facts.get("archive_commit") or fetching.file_digest(packed))
+        # The commit that an archive names is anybody's word: it is noted, and is no name of what came.
+        commit = _digest_name(git_tree.content_hash(git_tree.files_of(new)))
         publish(store, repository, commit, new, {"source": without_user(str(repository.url)), **facts})
     finally:
         forget(place)
     return commit
+
+
+def _digest_name(content: str) -> str:
+    """Return what stands in the place of a commit where there is none: the beginning of a digest of the files."""
+    return content.removeprefix("sha256:")[:40]
 
 
 _SAFE_UNDERSCORES: Final = 2

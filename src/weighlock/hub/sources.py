@@ -23,7 +23,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}\Z")
 _SHORT: Final = re.compile(r"[0-9a-f]{7,39}\Z")
 # What git itself forbids in a ref (gitrevisions(7), git-check-ref-format(1)).
-_BAD_REF: Final = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|^[-/]|[/.]$|\.lock$|^@$")
+_BAD_REF: Final = re.compile(r"[\x00-\x20\x7f\ud800-\udfff~^:?*\[\\]|\.\.|@\{|//|^[-/]|[/.]$|\.lock$|^@$")
+_NO_ADDRESS: Final = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]")
+_LONGEST_URL: Final = 2000
+_LONGEST_NAME: Final = 200
+"""Characters of an owner, a name or a ref: hosts allow fewer, and they are names of folders here."""
 _DEFAULT_HOST: Final = {"github": "github.com", "gitlab": "gitlab.com", "gitea": "codeberg.org",
                         "bitbucket": "bitbucket.org", "huggingface": "huggingface.co"}  # fmt: skip
 
@@ -129,7 +133,7 @@ def _from_name(text: str, host: str, settings: Settings) -> Repository:
     if len(parts) < 2 or (len(parts) > 2 and _kind(host, settings) != "gitlab"):
         raise RepositoryNameError("this names no repository", got=text[:100], hint=_advice(text))
     for part in parts:
-        if not _NAME.match(part) or part in (".", ".."):
+        if not _NAME.match(part) or part in (".", "..") or len(part) > _LONGEST_NAME:
             raise RepositoryNameError(
                 "a name in a repository's address is not one", got=part[:100] or text[:100], hint=_advice(text)
             )
@@ -148,23 +152,43 @@ def _kind(host: str, settings: Settings) -> str:
 
 
 def _checked_ref(ref: str, text: str) -> str:
-    if not ref or _BAD_REF.search(ref) or any(part.startswith(".") for part in ref.split("/")):
+    if (
+        not ref
+        or len(ref) > _LONGEST_NAME
+        or _BAD_REF.search(ref)
+        or any(part.startswith(".") for part in ref.split("/"))
+    ):
         raise RepositoryNameError(
-            "after the colon stands no branch, tag or commit", got=text[:100],
+            "after the colon stands no branch, tag or commit", got=_shown(text),
             hint="Leave the colon out for the default branch.",
         )  # fmt: skip
     return ref
 
 
 def _check_url(text: str) -> None:
+    try:
+        parts = urlsplit(text)
+        named = parts.port != 0 and (parts.scheme == "" or bool((parts.hostname or "").strip(".")))
+    except ValueError:
+        named = False
+    if not named or _NO_ADDRESS.search(text) or len(text) > _LONGEST_URL:
+        raise RepositoryNameError("this is no address", got=_shown(text))
     if not text.removeprefix("git+").lower().startswith(("https://", "http://")):
         raise RepositoryNameError(
-            "only http and https addresses are fetched", got=text[:100], hint="Write https://host/owner/name.git."
+            "only http and https addresses are fetched", got=_shown(text), hint="Write https://host/owner/name.git."
         )
     if urlsplit(text).path.lower().endswith((".tar.gz", ".tgz", ".tar", ".tar.bz2", ".tar.xz")):
         raise RepositoryNameError(
-            "only zip archives are read", got=text[:100], hint="Hosts that offer .tar.gz offer the same as .zip."
+            "only zip archives are read", got=_shown(text), hint="Hosts that offer .tar.gz offer the same as .zip."
         )
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of what a user wrote, for a message: without the password in it."""
+    try:
+        return without_user(text)[:100]
+    except ValueError:
+        return text.rpartition("@")[2][:100]
 
 
 _PAGE: Final = re.compile(
@@ -181,7 +205,7 @@ def _from_url(text: str, source: str, settings: Settings) -> Repository:
         return _foreign(plain, ref, "archive" if archive and plain == address else "git")
     found = _PAGE.match(urlsplit(plain).path)
     if found is None:
-        raise RepositoryNameError("this URL names no repository", got=text[:100])
+        raise RepositoryNameError("this URL names no repository", got=_shown(text))
     name = f"{host.name}/{unquote(found['path'])}"
     wanted = ref if ref is not None else found["ref"]
     return _from_name(name if wanted is None else f"{name}:{unquote(wanted)}", host.name, settings)
@@ -204,7 +228,8 @@ def _foreign(url: str, ref: str | None, kind: str) -> Repository:
     """Return a repository at an address that belongs to no known host; the address is its identity."""
     parts = urlsplit(url)
     stem = os.path.basename(parts.path.rstrip("/")).removesuffix(".zip").removesuffix(".git")
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).strip(".") or "repository"
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).strip(".")[:_LONGEST_NAME] or "repository"
     digest = hashlib.sha256(without_user(url).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     host = re.sub(r"[^a-z0-9.-]", "-", (parts.hostname or "").lower()) or parts.scheme or "local"
+    host = host.strip(".")[:_LONGEST_NAME] or "local"
     return Repository(host, digest, name, ref, url, kind)

@@ -5,6 +5,7 @@ SHA-256 of the lock file, the hash in the file's name. A body that ends too earl
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any, Final
 from weighlock.errors import DownloadError, HashMismatchError, NetworkError, NotWeightsError, StatusError
 from weighlock.hub.digests import asset_sha256, declared_sha256
 from weighlock.hub.directories import free_bytes
-from weighlock.hub.download import Answer, Client
+from weighlock.hub.download import Answer, Client, count_of
 from weighlock.hub.fetched import Expected, Fetched, Progress
 from weighlock.hub.parts import Part, orphans, usable
 
@@ -30,7 +31,8 @@ _TRIAL_BYTES: Final = 32 << 20
 _FAST: Final = 200e6
 """Bytes a second."""
 _PIECE: Final = 1 << 17
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\Z")
+_PAGE: Final = re.compile(rb"<(?:!doctype|!--|\?xml|[a-z][a-z0-9]*[\s>/])")
 
 
 def fetch_file(client: Client, url: str, target: str, expected: Expected, progress: Progress | None = None) -> Fetched:
@@ -58,7 +60,7 @@ def fetch_file(client: Client, url: str, target: str, expected: Expected, progre
                 part.take_over(orphan)
             orphan.remove()
         result = _Transfer(client, url, part, expected, progress).run()
-        part.publish()
+        result = _published(part, result, expected)
     except (NetworkError, KeyboardInterrupt, StatusError):
         raise
     except BaseException:
@@ -68,6 +70,23 @@ def fetch_file(client: Client, url: str, target: str, expected: Expected, progre
         return result
     finally:
         part.close(keep=keep)
+
+
+def _published(part: Part, result: Fetched, expected: Expected) -> Fetched:
+    """Give a file its name: where that must be free, and another file has taken it meanwhile, the other name."""
+    if expected.otherwise is not None:
+        try:
+            if not os.path.lexists(part.target):
+                expected.announce(result, part.path, part.target)
+                part.publish(replace=False)
+                return result
+        except FileExistsError:
+            pass
+        part.target = expected.otherwise
+    result = dataclasses.replace(result, path=part.target)
+    expected.announce(result, part.path, part.target)
+    part.publish()
+    return result
 
 
 class _Transfer:
@@ -156,16 +175,30 @@ class _Transfer:
         if answer.status != 206:
             if self.part.size:
                 self._restart()
+            if answer.end_is_unseen:
+                raise NetworkError("the answer is packed, and does not say how long it is", url=self.url)
             self.length = answer.length
             return True
         found = _CONTENT_RANGE.match(answer.header("Content-Range") or "")
-        etag = self.part.note.get("etag")
-        same = etag is None or answer.header("ETag") in (None, etag)
-        if found is None or int(found[1]) != self.part.size or not same:
+        length = self._length_of(answer, found[3]) if found else None
+        if found is None or answer.packed or int(found[1]) != self.part.size or length is None:
             self._restart()
             return False
-        self.length = None if found[3] == "*" else int(found[3])
+        self.length = length
         return True
+
+    def _length_of(self, answer: Answer, total: str) -> int | None:
+        """Return the length of the file that a part is of; None where it is not the one whose beginning is there.
+
+        That cannot be left to If-Range: there are servers that do not know it.
+        """
+        note: dict[str, Any] = self.part.note if self.part.size else {}
+        for name, header in (("etag", "ETag"), ("modified", "Last-Modified")):
+            if note.get(name) is not None and answer.header(header) not in (None, note[name]):
+                return None
+        known = note.get("length")
+        length = known if total == "*" else int(total)
+        return length if known in (None, length) else None
 
     def _note(self, answer: Answer) -> None:
         etag = answer.header("ETag")
@@ -175,9 +208,9 @@ class _Transfer:
             self.part.describe(etag=strong, modified=modified, length=self.length)
         self.declared = declared_sha256(answer) or self.declared
         wanted = self.expected.size
-        linked = next((hop.get("X-Linked-Size") for hop in answer.hops if hop.get("X-Linked-Size")), None)
-        if wanted is None and linked and linked.isdigit():
-            wanted = int(linked)
+        linked = [size for hop in answer.hops if (size := count_of(hop.get("X-Linked-Size"))) is not None]
+        if wanted is None and linked:
+            wanted = linked[0]
         if wanted is not None and self.length is not None and wanted != self.length:
             raise HashMismatchError(
                 "the file has another size", expected=f"{wanted} bytes", got=f"{self.length} bytes", url=self.url
@@ -228,7 +261,7 @@ class _Transfer:
                         raise failure
                     return True
                 if done == 0 and self.expected.weights:
-                    _refuse_page_text(bytes(block[:1024]), self.url)
+                    _refuse_page_text(bytes(block[: min(count, 1024)]), self.url)
                 if self.length is not None and done + count > self.length:
                     raise NetworkError(
                         "the answer is longer than it says", expected=f"{self.length} bytes", url=self.url
@@ -259,7 +292,7 @@ class _Transfer:
             raise HashMismatchError("the file is not what the server declares", expected=self.declared, got=digest,
                                     url=self.url)  # fmt: skip
         note = self.part.note
-        return Fetched(digest, size, note.get("etag"), note.get("modified"), self.declared)
+        return Fetched(digest, size, note.get("etag"), note.get("modified"), self.declared, self.part.target)
 
 
 def _filled(answer: Answer, view: memoryview) -> tuple[int, NetworkError | None]:
@@ -341,8 +374,10 @@ def _refuse_page(answer: Answer) -> None:
 
 
 def _refuse_page_text(start: bytes, url: str) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        start = start[:512].decode("utf-16", "replace").encode()
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
+    if _PAGE.match(text) and b"\0" not in text[:64]:  # the length of a safetensors header could begin alike
         raise NotWeightsError("the server sent a web page, not weights", url=url, hint=_page_hint(url))
     if text.startswith(b"version https://git-lfs.github.com/spec/"):
         raise NotWeightsError(

@@ -8,13 +8,15 @@ is written without a host means github.com. Each part is compared by itself, so 
 import builtins
 import fnmatch
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from weighlock.errors import ArgumentError, RepositoryNameError, UntrustedRepositoryError
-from weighlock.hub.directories import Store
+from weighlock.hub.directories import Store, told_if_unwritable
 from weighlock.hub.locks import held, read_record, write_record
 from weighlock.hub.settings import Settings
 from weighlock.hub.sources import Repository, is_commit
@@ -27,6 +29,7 @@ _BUILTIN: Final = tuple(
 )
 """The owners that torch.hub trusts of its own accord."""
 
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _QUESTION: Final = " runs code of its own, and is not on the list of those that may. Trust it, now and later (y/N)? "
 
 
@@ -66,7 +69,7 @@ def add(store: Store, pattern: str) -> str:
         If it is none.
     """
     pattern = _pattern(pattern)
-    with held(store, "trust"):
+    with held(store, "trust"), told_if_unwritable(store.root, "the list of what is trusted"):
         record = _record(store)
         if all(row["pattern"] != pattern for row in record["rules"]):
             record["rules"].append({"pattern": pattern, "added": int(time.time())})
@@ -104,7 +107,7 @@ def check(
     UntrustedRepositoryError
         If it is not trusted, and nobody can be asked, or the answer is no.
     """
-    if trust_repo not in (True, False, "check", None) or (trust_repo in (0, 1) and not isinstance(trust_repo, bool)):
+    if not (trust_repo is None or isinstance(trust_repo, bool) or (type(trust_repo) is str and trust_repo == "check")):
         raise ArgumentError("trust_repo must be True, False, 'check' or None", got=repr(trust_repo)[:40])
     if repository.kind == "local":
         return
@@ -114,8 +117,11 @@ def check(
         if trusted:
             print("The repository is already trusted.", file=sys.stderr)  # noqa: T201 - part of the question's dialogue
     if not trusted and store.writable():
-        add(store, repository.full_name)
-        _tell_torch(store, repository)
+        try:
+            add(store, repository.full_name)
+            _tell_torch(store, repository)
+        except OSError as error:  # it is trusted now all the same
+            warnings.warn(f"that {repository} is trusted could not be written down: {error}", stacklevel=2)
 
 
 def _ask(repository: Repository, commit: str | None, describe: Callable[[], str]) -> None:
@@ -199,7 +205,7 @@ def _torch_lines(store: Store) -> list[str]:
 def _of_torch(store: Store) -> Iterator[str]:
     """Give the rules of torch.hub's own list that can mean one repository only."""
     for line in _torch_lines(store):
-        if line.count("_") == 1:
+        if line.count("_") == 1 and _PLAIN.match(line):  # a name, in which `*` stands for nothing
             yield "github.com/" + line.replace("_", "/")
 
 
@@ -207,8 +213,16 @@ def _tell_torch(store: Store, repository: Repository) -> None:
     """Write the name into torch.hub's list, where it can mean this repository only, so that it asks no second time."""
     name = f"{repository.owner}_{repository.name}"
     if repository.host == "github.com" and name.count("_") == 1 and name not in _torch_lines(store):
-        with open(_torch_path(store), "a", encoding="utf-8") as file:
-            file.write(name + "\n")
+        with open(_torch_path(store), "ab+") as file:
+            # A last line without its end would become one name with ours, and perhaps somebody's.
+            begin = b"" if _ends_a_line(file) else b"\n"
+            file.write(begin + name.encode() + b"\n")
+
+
+def _ends_a_line(file: BinaryIO) -> bool:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    return file.read(1) in (b"", b"\n")
 
 
 def _forget_in_torch(store: Store, pattern: str) -> bool:

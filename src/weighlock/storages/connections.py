@@ -35,6 +35,7 @@ __all__ = [
     "Patience",
     "basic_authorization",
     "checked_redirect",
+    "count_of",
     "is_limited",
     "netrc_authorization",
     "origin_of",
@@ -42,6 +43,9 @@ __all__ = [
 
 _TRIED_AGAIN: Final = (408, 429, 500, 502, 503, 504)
 _REDIRECTS: Final = 10
+_MOST_DIGITS: Final = 19
+_LATEST: Final = 253_402_300_799
+"""The last second of the year 9999, in seconds since 1970: what can be written as a date."""
 _LONGEST_WAIT: Final = 120.0
 """Seconds. Who is asked to wait longer is told so, and when to come back."""
 
@@ -72,8 +76,13 @@ class Answer:
     @property
     def length(self) -> int | None:
         """How many bytes the body should have; None where the server does not say, or packs it."""
-        text = self.header("Content-Length")
-        return int(text) if text and text.isdigit() and not self.packed else None
+        return None if self.packed else count_of(self.header("Content-Length"))
+
+    @property
+    def end_is_unseen(self) -> bool:
+        """Whether a packed body can break off without anyone noticing: it ends where the connection does."""
+        chunked = "chunked" in (self.header("Transfer-Encoding") or "").lower()
+        return self.packed and not chunked and count_of(self.header("Content-Length")) is None
 
     @property
     def packed(self) -> bool:
@@ -329,8 +338,13 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
     try:
         return max(0.0, float(urllib3.Retry().parse_retry_after(text)))
-    except (urllib3.exceptions.InvalidHeader, ValueError):
+    except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
         return None
+
+
+def count_of(text: str | None) -> int | None:
+    """Return a number that a header holds; None where it holds none, or one that nothing has so many of."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < _MOST_DIGITS else None
 
 
 def is_limited(answer: Answer) -> bool:
@@ -356,8 +370,9 @@ def _status_error(answer: Answer, text: str, *, refused: bool) -> StatusError:
 
 def _rate_limit(answer: Answer) -> RateLimitError:
     after = _retry_after(answer.headers)
-    text = answer.header("X-RateLimit-Reset") or ""
-    reset = time.time() + after if after is not None else float(text) if text.isdigit() else None
+    reset = count_of(answer.header("X-RateLimit-Reset")) if after is None else time.time() + after
+    if reset is not None and reset > _LATEST:
+        reset = None
     when = "" if reset is None else time.strftime(" until %Y-%m-%d %H:%M:%S UTC", time.gmtime(reset))
     limit = answer.header("X-RateLimit-Limit")
     return RateLimitError(

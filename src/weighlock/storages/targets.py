@@ -19,7 +19,7 @@ from typing import Any, Final
 from weighlock.errors import MissingFolderError, TargetError, WeighlockError
 from weighlock.storages.sinks import DescriptorSink, FileSink, Sink
 
-__all__ = ["Write", "os_reason", "sweep", "sync_folder", "write_file", "write_path"]
+__all__ = ["Write", "absolute", "os_reason", "sweep", "sync_folder", "write_file", "write_path"]
 
 Write = Callable[[Sink], object]
 
@@ -36,7 +36,12 @@ _WINDOWS: Final = sys.platform == "win32"
 
 def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
     """Write these bytes to a file, or leave what is there as it was; raises as `write_path`."""
-    write_path(path, lambda sink: sink.write_at(0, data), durable=durable)
+
+    def write(sink: Sink) -> None:
+        sink.reserve(len(data))  # what is missing on a full disk is then said with the number of bytes
+        sink.write_at(0, data)
+
+    write_path(path, write, durable=durable)
 
 
 def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str], None] | None = None) -> None:
@@ -70,6 +75,18 @@ def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str],
             _replace(target, write, held, check, durable=durable)
         else:
             _write_directly(path, write, durable=durable)
+
+
+def absolute(path: str) -> str:
+    """Return a path that still means the same when the current folder is another one.
+
+    Raises
+    ------
+    MissingFolderError
+        If the current folder was deleted.
+    """
+    with _errors(path):
+        return os.path.abspath(path)
 
 
 def os_reason(error: OSError) -> str:

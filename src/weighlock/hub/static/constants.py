@@ -69,9 +69,28 @@ def evaluate(node: ast.AST, names: Names) -> Any:
 
 
 def _bounded(value: Any) -> Any:
-    if hasattr(value, "__len__") and len(value) > _MOST:
-        raise Unknown
+    """Return a value that is small in every way: sixty lists that each hold the last one twice are 10**18 items."""
+    left = _MOST
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, int) and item.bit_length() > _MOST:
+            raise Unknown
+        left -= _weight(item)
+        if left < 0:
+            raise Unknown
+        if isinstance(item, list | tuple | set | frozenset):
+            waiting.extend(item)
+        elif isinstance(item, dict):
+            waiting.extend(item)
+            waiting.extend(item.values())
     return value
+
+
+def _weight(item: Any) -> int:
+    if isinstance(item, str | bytes):
+        return _MOST + 1 if len(item) > _MOST else len(item) // 100
+    return len(item) if hasattr(item, "__len__") else 0
 
 
 def _name(node: Any, names: Names) -> Any:
@@ -167,7 +186,7 @@ def _subscript(node: Any, names: Names) -> Any:
 
 def _comprehension(node: Any, names: Names) -> Any:
     found: list[Any] = []
-    for scope in _loops(node.generators, names):
+    for scope in _loops(node.generators, names, itertools.count()):
         if len(found) > _MOST:
             raise Unknown
         if isinstance(node, ast.DictComp):
@@ -177,15 +196,17 @@ def _comprehension(node: Any, names: Names) -> Any:
     return dict(found) if isinstance(node, ast.DictComp) else found
 
 
-def _loops(generators: list[Any], names: Names) -> Iterator[Names]:
+def _loops(generators: list[Any], names: Names, rounds: Iterator[int]) -> Iterator[Names]:
     if not generators:
         yield names
         return
     first = generators[0]
     for value in _bounded(list(evaluate(first.iter, names))):
+        if next(rounds) > _MOST:  # loops in loops whose conditions let nothing through find nothing for ever
+            raise Unknown
         scope = {**names, **bound(first.target, value)}
         if all(evaluate(test, scope) for test in first.ifs):
-            yield from _loops(generators[1:], scope)
+            yield from _loops(generators[1:], scope, rounds)
 
 
 def bound(target: ast.AST, value: Any) -> dict[str, Any]:
