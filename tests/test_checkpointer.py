@@ -173,7 +173,7 @@ def test_what_a_whole_file_says_is_no_damage(tmp_path):
     checkpoints = Checkpointer(tmp_path)
     checkpoints.save([1], 1)
     with open(checkpoints.path(2), "wb") as file:
-        file.write(pickle.dumps({"a": 1}).replace(b"K\x01", b"cnowhere\nUnknown\n)\x81"))
+        file.write(pickle.dumps({"a": 1}, 2).replace(b"K\x01", b"cnowhere\nUnknown\n)\x81"))
     with pytest.raises(UnsafeGlobalError):
         checkpoints.load_latest()
 

@@ -255,6 +255,11 @@ OURS_ALONE: tuple[Reason, ...] = (
         )
     ),
     Reason(r"UnpicklingError: Unsupported global: GLOBAL numpy", "NumPy's values", NUMPY),
+    Reason(
+        r"UnpicklingError: Weights only load failed\. ``torch\.distributed\.tensor`` must be imported",
+        "a device mesh, described",
+        TORCH_VALUES,
+    ),
     *(
         Reason(
             rf"UnpicklingError: Unsupported global: GLOBAL torch\.{names} was",

@@ -1,5 +1,6 @@
 """What a checkpoint is and holds, on one page: the facts behind ``weighlock inspect``."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, NamedTuple
@@ -226,8 +227,8 @@ def _held(root: Any, inventory: Inventory) -> tuple[tuple[Held, ...], int, int]:
     if len(made) < _MOST_HELD:
         return made, 0, sum(row.kind == "tensor" for row in made)
     pairs = root.children() if type(root) is Stub else children(root)
-    kinds = [type(value) for key, value in pairs if key != "<key>"]
-    return made, len(kinds) - len(made), sum(map(_TENSORS.__contains__, kinds))
+    kinds = Counter(type(value) for key, value in pairs if key != "<key>")
+    return made, kinds.total() - len(made), sum(kinds[kind] for kind in _TENSORS)
 
 
 def _rows_held(root: Any, inventory: Inventory) -> Iterator[Held]:

@@ -8,6 +8,7 @@ all of them).
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import islice
 from struct import Struct
 from typing import Any, ClassVar, Final
 
@@ -32,6 +33,7 @@ _FORMATS: Final = {0x47: ">xd", 0x4A: "<xi", 0x4D: "<xH"}
 # A run is looked for at most this far ahead: pickle writes lists in batches of 1,000.
 _RUN_ITEMS: Final = 1000
 _LONG_RUN: Final = 250  # Worth a form of its own, which is kept.
+_NUMBERS_PER_STEP: Final = 4
 
 
 class Unpickler(Handlers):
@@ -300,6 +302,8 @@ class Unpickler(Handlers):
         if end > len(data):  # the last instruction is cut: let the loop find and report it
             count -= 1
             end -= width
+        share = count // _NUMBERS_PER_STEP
+        next(islice(self.steps, share, share), None)
         if width == 2:
             self.stack.extend(data[position + 1 : end : 2])
         elif count > _LONG_RUN:

@@ -379,7 +379,7 @@ def _build_pending(leaves: Leaves, pending: PendingTensor, state: Any) -> Any:
     if len(state) == 4:
         return rebuild_tensor(leaves, state)
     if len(state) == 5 and pending.cls.kind == "parameter":
-        return leaves.parameter(state[0], requires_grad=state[3] is True)
+        return leaves.hooked(leaves.parameter(state[0], requires_grad=state[3] is True), state[2])
     raise PickleStreamError("a tensor's state has an unknown form", got=f"{len(state)} items")
 
 
