@@ -239,6 +239,10 @@ class ScanReading(Reading):
         """Let go of everything that was run; see `Recorder.release`."""
         for trace in self.traces.values():
             trace.recorder.release()
+            # Its traceback, or that of its cause, leads to the frame that holds this trace.
+            error: BaseException | None = trace.stopped
+            while error is not None:
+                error.__traceback__, error = None, error.__cause__ or error.__context__
         self.traces.clear()
         self.leaves.release()
 
