@@ -329,7 +329,7 @@ def test_the_same_large_key_many_times():
 _SECONDS, _MEMORY = 10.0, 400
 
 
-@pytest.mark.parametrize("label", BOMBS)
+@pytest.mark.parametrize("label", [label for label in BOMBS if label != "deflated numbers"])
 def test_bombs(label, tmp_path, capsys):
     data = BOMBS[label]()
     assert len(data) <= LARGEST
@@ -401,3 +401,21 @@ def test_a_scan_that_is_stopped_leaves_nothing_for_the_collector():
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_a_bomb_of_numbers_in_a_process_of_its_own():
+    """What a long test run has left in its heap hides how little this takes."""
+    code = """
+import resource
+import weighlock as wl
+from tests.fuzzing.bombs import BOMBS
+data, before = BOMBS["deflated numbers"](), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    wl.load(data)
+except wl.LimitError as error:
+    assert "far more instructions" in str(error)
+assert wl.scan(data).verdict == "findings"
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < _MEMORY << 10
