@@ -36,10 +36,11 @@ def _json(text_of: str) -> bytes:
     return struct.pack("<Q", len(raw)) + raw
 
 
-def _deflated(part: bytes) -> bytes:
+def _deflated(part: bytes, *, framed: bool = False) -> bytes:
     """A megabyte that is worth 38 MB by what compressed records may be, and is a few opcodes again and again."""
     noise = random.Random(5).randbytes(900_000)
-    pickle = b"\x80\x04B" + struct.pack("<I", len(noise)) + noise + b"0](" + part * ((35 << 20) // len(part)) + b"e."
+    body = b"B" + struct.pack("<I", len(noise)) + noise + b"0](" + part * ((35 << 20) // len(part)) + b"e."
+    pickle = b"\x80\x04" + (b"\x95" + struct.pack("<Q", len(body)) if framed else b"") + body
     return archive([records(pickle)[0]._replace(method=8), *records(b"")[1:]])
 
 
@@ -81,6 +82,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "deflated pickle": lambda: archive(
         [e._replace(method=8) for e in records(b"\x80\x02]" + b"N0" * (40 << 20) + b".")[:1]] + records(b"")[1:]),
     "deflated, in proportion": lambda: _deflated(b"N0"),
+    "deflated frame": lambda: _deflated(b"N0", framed=True),
     "deflated lists": lambda: _deflated(b"]"),
     "deflated text": lambda: _deflated(b"X\0\0\0\0"),
     "deflated numbers": lambda: _deflated(b"K\0"),

@@ -5,6 +5,7 @@ reads the argument anew behind it, so it takes other bytes for opcodes than ever
 Python gives up. Frames inside of frames do the same.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from weighlock.pickling.opcodes import BY_CODE, CODE
@@ -19,18 +20,21 @@ _COUNTED: Final = {code: int(row.argument[-1]) for code, row in BY_CODE.items()
 _FRAME, _STOP = CODE["FRAME"], CODE["STOP"]
 
 
-def ends_with_instruction(data: bytes, position: int, end: int) -> bool:
+def ends_with_instruction(data: bytes, position: int, end: int, steps: Iterator[None]) -> bool:
     r"""Whether the instructions from `position` on come to `end` exactly, the end of their frame.
 
-    Where one is malformed, that is said by whoever runs them: True.
+    Where one is malformed, or they are more than `steps`, that is said by whoever runs them: True.
 
     Examples
     --------
-    >>> ends_with_instruction(b"K\x01.", 0, 3), ends_with_instruction(b"K\x01.", 0, 1)
+    >>> from itertools import repeat
+    >>> ends_with_instruction(b"K\x01.", 0, 3, repeat(None)), ends_with_instruction(b"K\x01.", 0, 1, repeat(None))
     (True, False)
     """
     size = len(data)
-    while position < end:
+    for _ in steps:
+        if position >= end:
+            return position == end
         code = data[position]
         width = _FIXED[code]
         if width:
@@ -50,4 +54,4 @@ def ends_with_instruction(data: bytes, position: int, end: int) -> bool:
             return True
         if position > size:
             return True
-    return position == end
+    return True

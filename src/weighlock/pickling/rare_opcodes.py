@@ -196,7 +196,8 @@ class Handlers:
     def op_frame(self, length: int) -> None:
         """FRAME: a hint for reading ahead; the whole pickle is in memory already, and need only hold together."""
         start = self.position + 9
-        if start + length <= len(self.data) and not ends_with_instruction(self.data, start, start + length):
+        end = start + length
+        if end <= len(self.data) and not ends_with_instruction(self.data, start, end, self.steps):
             raise PickleStreamError(
                 "a frame ends inside of an instruction, where readers would go on at different bytes",
                 got=f"a frame of {length} bytes", offset=self.position,

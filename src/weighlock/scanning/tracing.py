@@ -227,9 +227,12 @@ class ScanReading(Reading):
         return (*place, latest)
 
     def justify(self, nbytes: int) -> None:
-        """Allow the work that one file is worth: all that is examined further lies inside of it."""
+        """Allow the work that one file is worth: all that is examined further lies inside of it.
+
+        Twice that of a load: what joblib would pass over is run a second time.
+        """
         if self.steps is None:
-            super().justify(nbytes)
+            super().justify(2 * nbytes)
 
     def forget(self, key: tuple[str | None, int, int]) -> None:
         """Let go of one run: it was an attempt, and there is nothing to judge."""
