@@ -123,7 +123,7 @@ class Options(NamedTuple):
 _DEFAULT_OPTIONS = Options()
 
 
-# An opcode takes a byte at least, and is looked at twice where it lies in a frame, so that only compressed files can have
+# An opcode takes a byte at least, and is looked at twice where it lies in a frame: only compressed files can have
 # more of them. Some four million are run in a second, and each can make an object of 64 bytes.
 _FREE_STEPS: Final = 1 << 20
 _STEPS_PER_BYTE: Final = 2
