@@ -24,7 +24,7 @@ import pytest
 import weighlock as wl
 from tests.hub_host import serve, text_of
 from tests.test_hub_archives import BASE, HUBCONF, archive
-from tests.test_hub_download import DATA, weights
+from tests.test_hub_download import DATA, replaced_meanwhile, weights
 
 hub = wl.hub
 
@@ -695,7 +695,6 @@ def test_parts_of_another_version_from_a_server_that_knows_no_if_range(host, tmp
     monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
     monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
     monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
-    url = host.put("a.bin", DATA)
     handler = host._servers[2].RequestHandlerClass
     real = handler._send_file
 
@@ -704,17 +703,7 @@ def test_parts_of_another_version_from_a_server_that_knows_no_if_range(host, tmp
         real(self, held)
 
     monkeypatch.setattr(handler, "_send_file", send)
-    other = DATA[::-1]
-    seen: list[int] = []
-
-    def report(done, total):
-        if done > 1 << 20 and not seen:
-            seen.append(done)
-            host.put("a.bin", other)
-
-    with hub.configured(parallel_from=1 << 20):
-        hub.download_url_to_file(url, tmp_path / "a", progress=report)
-    assert (tmp_path / "a").read_bytes() == other
+    assert replaced_meanwhile(host, tmp_path / "a") == DATA[::-1]
 
 
 def test_a_program_that_restores_what_finds_modules(host):

@@ -38,6 +38,22 @@ def weights(value=1.0, size=3000):
     return file.getvalue()
 
 
+def replaced_meanwhile(host, target):
+    """Fetch a file by ranges that becomes another one when a part of it is there; return what came."""
+    url = host.put("a.bin", DATA)
+    seen: list[int] = []
+
+    def report(done, total):
+        if done > 1 << 20 and not seen:
+            seen.append(done)
+            host.put("a.bin", DATA[::-1])
+
+    with hub.configured(parallel_from=1 << 20):
+        hub.download_url_to_file(url, target, progress=report)
+    assert seen
+    return target.read_bytes()
+
+
 def leftovers(folder):
     return [path.name for path in Path(folder).rglob("*") if path.name.startswith(".") and path.is_file()]
 
@@ -164,18 +180,7 @@ class TestWhole:
         monkeypatch.setattr("weighlock.hub.parallel._RANGE", 1 << 18)
         monkeypatch.setattr("weighlock.hub.transfer._TRIAL_BYTES", 1)
         monkeypatch.setattr("weighlock.hub.transfer._FAST", float("inf"))
-        url = host.put("a.bin", DATA)
-        other = DATA[::-1]
-        seen: list[tuple[int, int]] = []
-
-        def report(done, total):
-            if done > 1 << 20 and not seen:
-                seen.append(done)
-                host.put("a.bin", other)
-
-        with hub.configured(parallel_from=1 << 20):
-            hub.download_url_to_file(url, tmp_path / "a", progress=report)
-        assert (tmp_path / "a").read_bytes() == other
+        assert replaced_meanwhile(host, tmp_path / "a") == DATA[::-1]
 
     @pytest.mark.parametrize("form", ["seconds", "date"])
     @pytest.mark.parametrize("code", [429, 503])
