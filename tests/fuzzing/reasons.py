@@ -121,6 +121,11 @@ THEIRS_ALONE: tuple[Reason, ...] = (
         )
     ),
     Reason(
+        r"TruncatedError: the storages that the pickle names are larger than the whole file",
+        "storages larger than the file",
+        STREAM,
+    ),
+    Reason(
         r"TensorBoundsError: a storage has another length than the pickle says", "a storage's length is another", STREAM
     ),
     *(
@@ -317,6 +322,7 @@ OURS_ALONE: tuple[Reason, ...] = (
         ATTRIBUTES,
     ),
     Reason(r"RuntimeError: Invalid serialized state", "attributes that are no mapping", ATTRIBUTES),
+    Reason(r"TypeError: __class__ must be set to a class", "an attribute that is taken", ATTRIBUTES),
     Reason(r"TypeError: attribute name must be string", "an attribute whose name is no text", ATTRIBUTES),
     Reason(r"ValueError: (too many|not enough) values to unpack", "parts too many or too few", PARTS),
     Reason(r"TypeError: _rebuild_\w+\(\) takes", "arguments too many", PARTS),
@@ -333,6 +339,11 @@ OURS_ALONE: tuple[Reason, ...] = (
         r"TypeError: set_\(\): argument '\w+' failed to unpack", "sizes of an empty tensor beyond 64 bits", EMPTY_SIZES
     ),
     Reason(r"RuntimeError: numel: integer multiplication overflow", "a shape without data beyond 64 bits", EMPTY_SIZES),
+    Reason(
+        r"TypeError: empty_strided\(\): argument '\w+' failed to unpack",
+        "a shape without data beyond 64 bits",
+        EMPTY_SIZES,
+    ),
     Reason(r"ValueError: Overflow when unpacking long", "sizes of an empty tensor beyond 64 bits", EMPTY_SIZES),
     Reason(
         r"TypeError: Creating a Tensor subclass from a class that does not inherit from Tensor",
