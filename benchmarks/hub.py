@@ -58,6 +58,23 @@ def net():
     _taken.clear()  # the hubconf is not run again
     return lambda: taken
 """
+# Modules of the standard library, a megabyte together: their code is like that of a repository.
+SOURCES = (
+    "_pydecimal", "typing", "inspect", "doctest", "argparse", "tarfile", "datetime", "pdb", "subprocess", "optparse",
+)  # fmt: skip
+SOURCE_LOAD = """
+import time, weighlock.hub as hub
+spent = hub.load("o/source", "net", trust_repo=True, verbose=False)
+print(spent() * 1e3)
+"""
+SOURCE = """
+import time
+_begin = time.perf_counter()
+{imports}
+_taken = time.perf_counter() - _begin
+def net():
+    return lambda: _taken
+"""
 LIST = """
 import time, weighlock.hub as hub
 hub.list
@@ -86,6 +103,32 @@ def large_repository() -> dict[str, str]:
     }
     lines = [f"from nets.part{number:03} import net{number}_0, net{number}_1" for number in range(20)]
     return {**files, "nets/__init__.py": "", "hubconf.py": "\n".join(lines) + "\n"}
+
+
+def source_repository() -> dict[str, str]:
+    """A megabyte of source, all of which the hubconf imports."""
+    folder = Path(argparse.__file__).parent
+    files = {f"parts/{name}.py": (folder / f"{name}.py").read_text(encoding="utf-8") for name in SOURCES}
+    imports = "\n".join(f"import parts.{name}" for name in SOURCES)
+    return {**files, "parts/__init__.py": "", "hubconf.py": SOURCE.format(imports=imports)}
+
+
+def imports(rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Import a megabyte of a repository: by the hub, which compiles it, and by Python, which has it compiled."""
+    files = source_repository()
+    for name, text in files.items():
+        path = folder / "plain" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    plain = f"import sys; sys.path.insert(0, {str(folder / 'plain')!r}); import hubconf; print(hubconf.net()() * 1e3)"
+    size = sum(map(len, files.values())) / 1e6
+    rows = []
+    for name, code in (("by the hub", SOURCE_LOAD), ("by Python, compiled before", plain)):
+        times = [float(run(code)) for _ in range(rounds + 1)][1:]
+        rows.append(
+            row(f"import {size:.1f} MB of source {name}", min(times), statistics.median(times), "ms", "", good=True)
+        )
+    return rows
 
 
 def run(code: str, *arguments: str) -> str:
@@ -184,7 +227,9 @@ def main() -> None:
         if options.only.search("calls"):
             host.repository("o/tiny", {"hubconf.py": TINY, "utils.py": "VALUE = 1\n"})
             host.repository("o/large", large_repository())
+            host.repository("o/source", source_repository())
             rows += calls(max(options.rounds, 9))
+            rows += imports(options.rounds, folder)
         if options.only.search("download"):
             rows += downloads(options.rounds, options.gigabytes, folder)
     (WORK / "hub.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
