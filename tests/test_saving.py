@@ -937,3 +937,37 @@ def test_deep_nesting_saves_and_loads(torch):
     while back:
         back, nested = back[0], nested[0]
     assert nested == []
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".SafeTensors"])
+def test_a_name_that_says_another_format_is_warned_of(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    with pytest.warns(UserWarning, match=f"format='{suffix[1:].lower()}'") as shown:
+        save({"weight": np.zeros(3, "float32")}, path)
+    assert shown[0].filename == __file__
+    assert path.read_bytes()[:2] == b"PK"
+    assert "weight" in zipfile.ZipFile(path).read("archive/data.pkl").decode("latin1")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("model.pt", {}),
+        ("model", {}),
+        ("model.safetensors", {"format": "safetensors"}),
+        ("model.safetensors", {"format": "torch-zip"}),
+        ("weights.npz", {"format": "npz"}),
+    ],
+)
+def test_a_format_that_is_named_is_not_warned_of(tmp_path, recwarn, name, options):
+    save({"weight": np.zeros(3, "float32")}, tmp_path / name, **options)
+    assert not recwarn.list
+    assert (tmp_path / name).stat().st_size > 12
+
+
+def test_the_drop_in_says_nothing_of_names(tmp_path, torch, recwarn):
+    import weighlock.torch
+
+    weighlock.torch.save({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
+    assert not recwarn.list
+    assert torch.equal(weighlock.torch.load(tmp_path / "model.safetensors")["weight"], torch.zeros(3))

@@ -6,6 +6,7 @@ the old file or the new one, whole, and a file that somebody has mapped is never
 """
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -27,9 +28,15 @@ from weighlock.pickling.reductions import PID_TAIL, Describe
 from weighlock.storages.sinks import ObjectSink, Sink, StorageRecords
 from weighlock.storages.targets import Write, os_reason, write_path
 
-__all__ = ["WRITTEN_FORMATS", "Prepared", "form_of", "path_of_target", "prepare", "save", "trail_path"]
+__all__ = [
+    "FORMAT_BY_SUFFIX", "WRITTEN_FORMATS", "Prepared", "form_of", "path_of_target", "prepare", "save", "trail_path"
+]  # fmt: skip
 
 WRITTEN_FORMATS: Final = ("torch-zip", "torch-legacy", "safetensors", "npz")
+FORMAT_BY_SUFFIX: Final = {
+    ".pt": "torch-zip", ".pth": "torch-zip", ".bin": "torch-zip", ".ckpt": "torch-zip", ".safetensors": "safetensors",
+    ".npz": "npz",
+}  # fmt: skip
 
 # How many elements of an object path are shown at each end.
 _PATH_PARTS: Final = 12
@@ -72,10 +79,10 @@ def save(
     durable : bool
         Wait until the file and its name are on the disk, so that it survives a power failure.
     format : {"torch-zip", "torch-legacy", "safetensors", "npz"}
-        What is written; PyTorch's zip archive by default, whatever the file is called. A dictionary of tensors makes
-        the same safetensors file as the safetensors package does; of other objects, and of tensors that share memory,
-        the metadata say what `weighlock.load` needs to give them back. An npz file holds arrays by name, and nothing
-        else.
+        What is written; PyTorch's zip archive by default, whatever the file is called, with a warning where the name
+        says another of these. A dictionary of tensors makes the same safetensors file as the safetensors package does;
+        of other objects, and of tensors that share memory, the metadata say what `weighlock.load` needs to give them
+        back. An npz file holds arrays by name, and nothing else.
     metadata : mapping of str to str
         What stands in the metadata of a safetensors file.
     max_shard_size : int or str
@@ -102,6 +109,8 @@ def save(
     """
     target = path_of_target(f)
     kind = _format(format, zipped=_use_new_zipfile_serialization, metadata=metadata)
+    if format is None and target is not None:
+        _warn_of_name(target)
 
     def prepared(part: Any, metadata: Mapping[str, str] | None = metadata) -> Prepared:
         if kind in ("safetensors", "npz"):
@@ -180,6 +189,17 @@ def _format(format: str | None, *, zipped: bool, metadata: Any) -> str:
     if metadata is not None and chosen != "safetensors":
         raise ArgumentError("only safetensors files have metadata of this kind", got=f"format={chosen!r}")
     return chosen
+
+
+def _warn_of_name(target: str) -> None:
+    """Warn where the name says another format than the one that is written by default."""
+    suffix = os.path.splitext(target)[1].lower()
+    named = FORMAT_BY_SUFFIX.get(suffix, "torch-zip")
+    if named != "torch-zip":
+        warnings.warn(
+            f"a PyTorch checkpoint is written to a file that is called {suffix}: readers of {suffix} files cannot read "
+            f"it. Say format={named!r}, or format='torch-zip' if it is meant.", UserWarning, stacklevel=3,
+        )  # fmt: skip
 
 
 def _prepare_flat(obj: Any, format: str, framework: str, metadata: Mapping[str, str] | None) -> Prepared:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
 from weighlock.converting.checking import Expected, check
@@ -11,16 +11,11 @@ from weighlock.converting.streams import check_machine
 from weighlock.converting.writing import Form, Written, check_aliases, prepare
 from weighlock.errors import ArgumentError, TargetError
 from weighlock.formats.flat import DOCUMENT
-from weighlock.saving import WRITTEN_FORMATS, path_of_target
+from weighlock.saving import FORMAT_BY_SUFFIX, WRITTEN_FORMATS, path_of_target
 from weighlock.storages.copying import Progress
 from weighlock.storages.targets import write_path
 
 __all__ = ["Job", "Outcome", "Target", "format_for", "target_of"]
-
-_SUFFIXES: Final = {
-    ".pt": "torch-zip", ".pth": "torch-zip", ".bin": "torch-zip", ".ckpt": "torch-zip", ".safetensors": "safetensors",
-    ".npz": "npz",
-}  # fmt: skip
 
 
 def format_for(path: str, format: str | None, source: str | None = None) -> str:
@@ -41,13 +36,13 @@ def format_for(path: str, format: str | None, source: str | None = None) -> str:
             known = ", ".join(map(repr, WRITTEN_FORMATS))
             raise ArgumentError("an unknown format to write", expected=f"one of {known}", got=repr(format)[:40])
         return format
-    named = _SUFFIXES.get(os.path.splitext(path)[1].lower())
+    named = FORMAT_BY_SUFFIX.get(os.path.splitext(path)[1].lower())
     if named in ("torch-zip", None) and source in WRITTEN_FORMATS and (named is None or source == "torch-legacy"):
         return str(source)
     if named is None:
         raise ArgumentError(
             "the name of the new file does not say its format", got=os.path.basename(path),
-            expected=f"a name that ends with {', '.join(_SUFFIXES)}", hint="Or name the format.",
+            expected=f"a name that ends with {', '.join(FORMAT_BY_SUFFIX)}", hint="Or name the format.",
         )  # fmt: skip
     return named
 

@@ -61,7 +61,7 @@ def save(
     _check(f, pickle_module, _use_new_zipfile_serialization)
     write(
         obj, f, pickle_protocol, pickle_module=None if pickle_module is PICKLE else pickle_module, framework="torch",
-        _use_new_zipfile_serialization=_use_new_zipfile_serialization,
+        format="torch-zip" if _use_new_zipfile_serialization else "torch-legacy",
         _disable_byteorder_record=_disable_byteorder_record,
     )  # fmt: skip
 
