@@ -15,11 +15,12 @@ from typing import Any
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 860, 190, 150, 15, 16, 64
 COLORS = {
     "weighlock": "#0b6e8f", "weighlock.torch": "#57a7c2", "torch": "#c8642b", "safetensors": "#8a8f98",
-    "ptloader": "#b9bcc2", "floor": "#dfe1e5",
+    "weighlock, safetensors": "#2f8f6b", "ptloader": "#b9bcc2", "floor": "#dfe1e5",
 }  # fmt: skip
 NAMES = {
     "weighlock": "Weighlock, NumPy", "weighlock.torch": "Weighlock, PyTorch", "torch": "PyTorch",
-    "safetensors": "safetensors", "ptloader": "ptloader", "floor": "the bytes alone",
+    "weighlock, safetensors": "Weighlock, safetensors", "safetensors": "safetensors", "ptloader": "ptloader",
+    "floor": "the bytes alone",
 }  # fmt: skip
 
 

@@ -48,6 +48,16 @@ def weighlock_work(operation: str, path: str, scratch: str) -> Work:
     return lambda: weighlock.load(path, mmap=operation == "mmap")
 
 
+def weighlock_safetensors_work(operation: str, path: str, scratch: str) -> Work:
+    """The same content in the format of safetensors."""
+    weighlock = imported("weighlock")
+    path = str(Path(path).with_suffix(".safetensors"))
+    if operation == "save":
+        data = weighlock.load(path)
+        return lambda: weighlock.save(data, scratch, format="safetensors")
+    return lambda: weighlock.load(path, mmap=operation == "mmap")
+
+
 def drop_in_work(operation: str, path: str, scratch: str) -> Work:
     torch, drop_in = imported("torch"), imported("weighlock.torch")
     if operation == "save":
@@ -116,7 +126,7 @@ def write_raw(path: str, data: memoryview) -> None:
 
 SYSTEMS = {
     "torch": torch_work, "weighlock": weighlock_work, "weighlock.torch": drop_in_work, "safetensors": safetensors_work,
-    "ptloader": ptloader_work, "floor": floor_work,
+    "weighlock, safetensors": weighlock_safetensors_work, "ptloader": ptloader_work, "floor": floor_work,
 }  # fmt: skip
 
 

@@ -25,19 +25,21 @@ from benchmarks.chart import draw
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / ".work" / "bench"
 
+OURS = ("torch", "weighlock", "weighlock.torch")
+BOTH = (*OURS, "weighlock, safetensors", "safetensors")
 # Workload, operation, repetitions in one process (the best counts), systems.
 PLAN = (
-    ("small", "load", 15, ("torch", "weighlock", "weighlock.torch", "safetensors", "ptloader")),
-    ("many", "load", 3, ("torch", "weighlock", "weighlock.torch", "safetensors", "ptloader")),
-    ("ckpt", "load", 3, ("torch", "weighlock", "weighlock.torch")),
-    ("big", "load", 2, ("torch", "weighlock", "weighlock.torch", "safetensors", "ptloader", "floor")),
-    ("big_legacy", "load", 2, ("torch", "weighlock", "weighlock.torch")),
-    ("big", "mmap", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
+    ("small", "load", 15, (*BOTH, "ptloader")),
+    ("many", "load", 3, (*BOTH, "ptloader")),
+    ("ckpt", "load", 3, OURS),
+    ("big", "load", 2, (*BOTH, "ptloader", "floor")),
+    ("big_legacy", "load", 2, OURS),
+    ("big", "mmap", 3, BOTH),
     ("big", "open", 3, ("weighlock",)),
     ("many", "open", 3, ("weighlock",)),
-    ("small", "save", 15, ("torch", "weighlock", "weighlock.torch", "safetensors")),
-    ("many", "save", 3, ("torch", "weighlock", "weighlock.torch", "safetensors")),
-    ("big", "save", 2, ("torch", "weighlock", "weighlock.torch", "safetensors", "floor")),
+    ("small", "save", 15, BOTH),
+    ("many", "save", 3, BOTH),
+    ("big", "save", 2, (*BOTH, "floor")),
 )
 COMMANDS = {
     "python -c pass": ("-c", "pass"),
@@ -84,7 +86,7 @@ def compare(rounds: int, only: re.Pattern[str], scratch: str, *, huge: bool) -> 
             imports = statistics.median(cell["import_s"] for cell in cells[system]) * 1e3
             ratio = best["torch"] / best[system] if "torch" in best else None
             faster = f"{ratio:6.2f} x torch" if ratio else " " * 14
-            print(f"{name:11} {operation:5} {system:16} {best[system] * 1e3:9.2f} ms  {faster}  "
+            print(f"{name:11} {operation:5} {system:22} {best[system] * 1e3:9.2f} ms  {faster}  "
                   f"peak {peak:6.0f} MiB  import {imports:5.0f} ms", flush=True)  # fmt: skip
             rows.append({"work": name, "operation": operation, "system": system, "ms": best[system] * 1e3,
                          "faster_than_torch": ratio, "rss_mib": peak, "import_ms": imports})  # fmt: skip
