@@ -285,14 +285,14 @@ def _fcntl() -> Any:
 
 
 _look_again: Final[dict[str, float]] = {}
-_MANY_NAMES: Final = 2_000
+_MANY_NAMES: Final = 100
 _PAUSE: Final = 100
 
 
 def sweep(folder: str) -> None:
     """Remove the temporary files in a folder that no living process holds.
 
-    In a folder with thousands of names it takes at most a hundredth of the time: one that was looked through a moment
+    In a folder with hundreds of names it takes at most a hundredth of the time: one that was looked through a moment
     ago is not looked through again.
     """
     started = monotonic()
