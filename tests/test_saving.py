@@ -10,6 +10,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 import zlib
@@ -740,6 +741,38 @@ class TestFiles:
         before = mapped.tobytes()
         save({"a": np.zeros(10)}, target)
         assert mapped.tobytes() == before
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be opened again")
+    def test_an_empty_file_that_is_held_open_is_written_into(self, tmp_path):
+        # `with NamedTemporaryFile() as file: save(obj, file.name); upload(file)`, which sent an empty file.
+        with tempfile.NamedTemporaryFile(dir=tmp_path) as file:
+            save({"a": np.ones(3)}, file.name)
+            assert file.read() == saved({"a": np.ones(3)})
+            assert os.listdir(tmp_path) == [os.path.basename(file.name)]
+            save({"a": np.ones(4)}, file.name)  # now there is something to lose
+            assert (tmp_path / file.name).read_bytes() == saved({"a": np.ones(4)})
+            file.seek(0)
+            assert file.read() == saved({"a": np.ones(3)})
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="no pwrite")
+    def test_an_empty_file_that_is_held_open_is_empty_after_a_failure(self, tmp_path, monkeypatch):
+        real = os.pwrite
+
+        def write(descriptor, data, offset):
+            if offset:
+                raise OSError(errno.EIO, "input/output error")
+            return real(descriptor, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", write)
+        with (tmp_path / "a.pt").open("wb"), pytest.raises(SaveError):
+            save({"a": np.ones(1_000_000)}, tmp_path / "a.pt")
+        assert (tmp_path / "a.pt").read_bytes() == b""
+
+    def test_an_empty_file_that_nobody_holds_is_replaced(self, tmp_path):
+        (tmp_path / "a.pt").touch()
+        before = (tmp_path / "a.pt").stat().st_ino
+        save({}, tmp_path / "a.pt")
+        assert (tmp_path / "a.pt").stat().st_ino != before
 
     def test_a_file_can_be_saved_over_itself(self, torch, tmp_path):
         save({"a": np.arange(1000.0)}, tmp_path / "a.pt")

@@ -156,3 +156,22 @@ def test_somebody_elses_reduction_is_asked(torch, monkeypatch):
     file = io.BytesIO()
     save([torch.ones(1)], file)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "declined"),
+    [
+        (lambda torch: [f"token {index}" for index in range(60_000)], True),
+        (lambda torch: collections.OrderedDict((str(index), index) for index in range(60_000)), True),
+        (lambda torch: [[index] for index in range(60_000)], True),
+        (lambda torch: list(range(60_000)), False),
+        (lambda torch: {f"weight {index}": torch.zeros(2) for index in range(6_000)}, False),
+    ],
+    ids=["strings", "ordered", "lists", "numbers", "tensors"],
+)
+def test_what_pythons_pickler_writes_faster_is_left_to_it(torch, make, declined):
+    # A vocabulary of 300,000 words took twice as long as with torch.save.
+    plain, usual = both(make(torch), 2, zipped=True)
+    assert (plain is None) == declined
+    if plain is not None:
+        assert content(plain) == content(usual)

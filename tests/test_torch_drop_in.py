@@ -676,11 +676,13 @@ class TestEnvironment:
             loaded = pt.load(path, mmap=True)
         assert all(torch.equal(state[key], loaded[key]) for key in state)
 
-    def test_a_legacy_file_is_not_mapped(self, pt, torch, tmp_path):
+    @pytest.mark.parametrize("make", [lambda torch: torch.ones(3), lambda _torch: {"step": 3}])
+    @pytest.mark.parametrize("weights_only", [True, False])
+    def test_a_legacy_file_is_not_mapped(self, pt, torch, tmp_path, make, weights_only):
         path = tmp_path / "legacy.pt"
-        pt.save(torch.ones(3), path, _use_new_zipfile_serialization=False)
+        pt.save(make(torch), path, _use_new_zipfile_serialization=False)
         with pytest.raises(RuntimeError, match="mmap can only be used with files saved with `torch.save"):
-            pt.load(path, mmap=True)
+            pt.load(path, mmap=True, weights_only=weights_only)
 
     def test_private_and_shared_maps(self, pt, torch, tmp_path):
         path = str(tmp_path / "model.pt")

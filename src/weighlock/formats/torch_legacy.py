@@ -198,11 +198,15 @@ class _Stream:
         root, skipped = ref.handle or (ref, 0)
         offset = self.offsets.get(root.key)
         if offset is None:
-            raise UnsupportedError(
-                "a legacy stream cannot be mapped: where its data lie is written behind the pickle that needs them",
-                path=self.source.name, hint="Load without mmap, or save the checkpoint again with weighlock.save.",
-            )  # fmt: skip
+            raise _unmapped(self.source)
         return Extent(offset + skipped, ref.nbytes)
+
+
+def _unmapped(source: ByteSource) -> UnsupportedError:
+    return UnsupportedError(
+        "a legacy stream cannot be mapped: where its data lie is written behind the pickle that needs them",
+        path=source.name, hint="Load without mmap, or save the checkpoint again with weighlock.save.",
+    )  # fmt: skip
 
 
 def _read_pickles(source: ByteSource, stream: _Stream) -> tuple[list[Any], int]:
@@ -281,9 +285,13 @@ def read(source: ByteSource, reading: Reading) -> Contents:
         If it is cut, or contradicts itself.
     PickleStreamError
         If one of its pickles is malformed.
+    UnsupportedError
+        If it is to be mapped, and streams are not.
     """
     stream = _Stream(source, reading)
-    if reading.leaves.maps and reading.options.map_streams:
+    if reading.leaves.maps and not reading.options.map_streams:
+        raise _unmapped(source)
+    if reading.leaves.maps:
         stream.offsets, stream.ready = _offsets(source, reading), True
     (_, version, system, made, keys), position = _read_pickles(source, stream)
     end = stream.locate(_key_list(keys), position)

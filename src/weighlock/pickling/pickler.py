@@ -12,13 +12,14 @@ generator, so that nesting costs memory, but no stack.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
+from math import inf
 from sys import intern
 from typing import Any, Final
 
 from weighlock.errors import ArgumentError, SaveError, UnsupportedTypeError
 from weighlock.pickling.inert import GlobalRef
 from weighlock.pickling.opcodes import CODE
-from weighlock.pickling.recipes import Recipe, spell_long, tensor_recipe
+from weighlock.pickling.recipes import Recipe, long_text_head, spell_decimal, spell_long, tensor_recipe
 from weighlock.pickling.reductions import (
     STORAGE,
     Describe,
@@ -56,6 +57,9 @@ PROTOCOLS: Final = range(1, 6)
 # How many items one opcode sets at most, as in Python's picklers.
 _BATCH: Final = 1000
 
+# Python's own is faster by half a microsecond with a string or a container, and slower by fifteen with a tensor.
+_PLAIN_OBJECTS, _PLAIN_PER_TENSOR = 20_000, 40
+
 _MARK, _POP, _POP_MARK, _TUPLE = OP["MARK"], OP["POP"], OP["POP_MARK"], OP["TUPLE"]
 _REDUCE, _NEWOBJ, _BUILD = OP["REDUCE"], OP["NEWOBJ"], OP["BUILD"]
 _SHORT_TUPLES: Final = (b"", OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
@@ -74,7 +78,8 @@ class Pickler:
     pid_tail : tuple
         What the container adds to every persistent id.
     exact : bool
-        Refuse what would not come out byte for byte as from Python's own pickler, or might not.
+        Refuse what would not come out byte for byte as from Python's own pickler, or might not; and what that one
+        writes faster: a great many strings and containers with few tensors among them.
 
     Attributes
     ----------
@@ -101,6 +106,7 @@ class Pickler:
         self._out = bytearray()
         self._memo: dict[Any, int] = {}  # by identity; globals by name
         self._count = 0
+        self._patience = float(_PLAIN_OBJECTS) if exact else inf
         self._kept: list[Any] = []  # identities stay valid only while their objects live
         self._open: Counter[int] = Counter()
         self._recipes: dict[TensorPattern, Recipe] = {}
@@ -152,7 +158,7 @@ class Pickler:
                         elif -0x80000000 <= obj < 0x80000000:
                             out += OP_I4(b"J", obj)
                         else:
-                            self._long(obj)
+                            out += spell_long(obj) if self.protocol >= 2 else spell_decimal(obj)
                         continue
                     if kind is float:
                         out += OP_F8(b"G", obj)
@@ -170,7 +176,7 @@ class Pickler:
                     if kind is str:
                         data = obj.encode("utf-8", "surrogatepass")
                         size = len(data)
-                        out += heads[size] if size < 256 else self._text_head(size)
+                        out += heads[size] if size < 256 else long_text_head(size, self.protocol)
                         out += data
                         index = self._count
                         self._count = index + 1
@@ -228,29 +234,13 @@ class Pickler:
         index = self._memo[key]
         return SHORT_GETS[index] if index < 256 else OP_U4(b"j", index)
 
-    def _long(self, value: int) -> None:
-        if self.protocol < 2:
-            try:
-                self._out += f"L{value}L\n".encode()
-            except ValueError as error:
-                raise SaveError("the integer is too long for protocol 1", hint="Use protocol 2.") from error
-            return
-        self._out += spell_long(value)
-
-    def _text_head(self, size: int) -> bytes:
-        if size <= 0xFFFFFFFF:
-            return OP_U4(OP["BINUNICODE"], size)
-        if self.protocol >= 4:
-            return OP_U8(OP["BINUNICODE8"], size)
-        raise SaveError("a string of more than 4 GiB", hint="Only pickle protocols 4 and 5 can hold it.")
-
     def _text(self, text: str) -> None:
         """Write a name that stands in a global of protocol 4."""
         if id(text) in self._memo:
             self._out += self._get(id(text))
             return
         data = text.encode("utf-8", "surrogatepass")
-        self._out += self._text_heads[len(data)] if len(data) < 256 else self._text_head(len(data))
+        self._out += self._text_heads[len(data)] if len(data) < 256 else long_text_head(len(data), self.protocol)
         self._out += data
         self._kept.append(text)
         self._put(id(text))
@@ -298,6 +288,11 @@ class Pickler:
         self._out += _SHORT_TUPLES[len(obj)] if short else _TUPLE
         self._put(id(obj))
 
+    def _reconsider(self) -> None:
+        self._patience = _PLAIN_OBJECTS + _PLAIN_PER_TENSOR * len(self._kept)
+        if self._count > self._patience:
+            raise SaveError("more plain objects than this pickler is made for")
+
     def _list(self, obj: list[Any]) -> Iterator[Any]:
         out = self._out
         out += OP["EMPTY_LIST"]
@@ -308,6 +303,8 @@ class Pickler:
             return
         items = iter(obj)
         for _ in range(0, len(obj), _BATCH):
+            if self._count > self._patience:
+                self._reconsider()
             out += _MARK
             yield from islice(items, _BATCH)
             out += OP["APPENDS"]
@@ -323,6 +320,8 @@ class Pickler:
             return
         # A dictionary of exactly 1000 entries ends with an empty batch, as from Python's C pickler.
         for _ in range(0, length + 1 if length else 0, _BATCH):
+            if self._count > self._patience:
+                self._reconsider()
             out += _MARK
             yield from chain.from_iterable(islice(items, _BATCH))
             out += OP["SETITEMS"]
@@ -443,6 +442,8 @@ class Pickler:
     def _entries(self, entries: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
         iterator = iter(entries)
         while batch := list(islice(iterator, _BATCH)):
+            if self._count > self._patience:
+                self._reconsider()
             self._out += _MARK if len(batch) > 1 else b""
             yield from chain.from_iterable(batch)
             self._out += OP["SETITEMS"] if len(batch) > 1 else OP["SETITEM"]

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Final
 
+from weighlock.errors import SaveError
 from weighlock.pickling.opcodes import CODE
 from weighlock.pickling.reductions import TensorPattern
-from weighlock.pickling.spellings import BYTE_INTS, OP, OP_U4, SHORT_PUTS
+from weighlock.pickling.spellings import BYTE_INTS, OP, OP_U4, OP_U8, SHORT_PUTS
 
-__all__ = ["Recipe", "spell_int", "spell_long", "tensor_recipe"]
+__all__ = ["Recipe", "long_text_head", "spell_decimal", "spell_int", "spell_long", "tensor_recipe"]
 
 _TUPLES: Final = (OP["EMPTY_TUPLE"], OP["TUPLE1"], OP["TUPLE2"], OP["TUPLE3"])
 
@@ -25,6 +26,23 @@ def spell_long(value: int) -> bytes:
         data = data[:-1]
     size = len(data)
     return (bytes((CODE["LONG1"], size)) if size < 256 else OP["LONG4"] + size.to_bytes(4, "little")) + data
+
+
+def spell_decimal(value: int) -> bytes:
+    """Return an integer of any size in protocol 1."""
+    try:
+        return f"L{value}L\n".encode()
+    except ValueError as error:
+        raise SaveError("the integer is too long for protocol 1", hint="Use protocol 2.") from error
+
+
+def long_text_head(size: int, protocol: int) -> bytes:
+    """Return what stands before a text of at least 256 bytes."""
+    if size <= 0xFFFFFFFF:
+        return OP_U4(OP["BINUNICODE"], size)
+    if protocol >= 4:
+        return OP_U8(OP["BINUNICODE8"], size)
+    raise SaveError("a string of more than 4 GiB", hint="Only pickle protocols 4 and 5 can hold it.")
 
 
 def spell_int(value: int) -> bytes:

@@ -47,7 +47,9 @@ def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
 def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str], None] | None = None) -> None:
     """Write a file, so that what was there before stays until the new one is whole.
 
-    Devices, pipes and open descriptors (``/dev/stdout``) are written to directly, for want of a name to replace.
+    Devices, pipes and open descriptors (``/dev/stdout``) are written to directly, for want of a name to replace. So is
+    an empty file that this process holds open (`tempfile.NamedTemporaryFile`): the program goes on with that very file,
+    and there is nothing to lose. If that fails, it is empty again.
 
     Parameters
     ----------
@@ -69,7 +71,10 @@ def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str],
         held = _stat(path)
         if held is not None and stat.S_ISDIR(held.st_mode):
             raise TargetError("the target is a folder", path=path, hint="Give the name of a file in it.")
-        if (held is None or stat.S_ISREG(held.st_mode)) and not path.startswith(_OPEN_FILES):
+        named = (held is None or stat.S_ISREG(held.st_mode)) and not path.startswith(_OPEN_FILES)
+        if named and held is not None and held.st_size == 0 and check is None and _is_open_here(held):
+            _write_into(path, write, durable=durable)
+        elif named:
             # Not for every path: the folders above the current one need not be open to us.
             target = os.path.realpath(path) if os.path.islink(path) else path
             _replace(target, write, held, check, durable=durable)
@@ -122,6 +127,31 @@ def _stat(path: str) -> os.stat_result | None:
         return os.stat(path)
     except FileNotFoundError:
         return None
+
+
+def _is_open_here(held: os.stat_result) -> bool:
+    """Whether this process has a descriptor of the file; False where the system does not list them."""
+    with suppress(OSError):
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError, ValueError):  # the descriptor of the listing itself is closed by now
+                if os.path.samestat(os.fstat(int(name)), held):
+                    return True
+    return False
+
+
+def _write_into(path: str, write: Write, *, durable: bool) -> None:
+    """Write into a file that is empty, and leave it so if that fails."""
+    descriptor = os.open(path, os.O_WRONLY | _FLAGS)
+    try:
+        write(FileSink(descriptor) if hasattr(os, "pwrite") else DescriptorSink(descriptor))
+        if durable:
+            os.fsync(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def _write_directly(path: str, write: Write, *, durable: bool) -> None:
@@ -255,14 +285,14 @@ def _fcntl() -> Any:
 
 
 _look_again: Final[dict[str, float]] = {}
-_MANY_NAMES: Final = 2_000
+_MANY_NAMES: Final = 100
 _PAUSE: Final = 100
 
 
 def sweep(folder: str) -> None:
     """Remove the temporary files in a folder that no living process holds.
 
-    In a folder with thousands of names it takes at most a hundredth of the time: one that was looked through a moment
+    In a folder with hundreds of names it takes at most a hundredth of the time: one that was looked through a moment
     ago is not looked through again.
     """
     started = monotonic()
