@@ -66,6 +66,7 @@ EMPTY_SIZES = "sizes and strides beyond 64 bits"
 DISKS = "archives whose end record counts other disks"
 AGAIN = "a storage that is mentioned again with another length"
 NESTED = "legacy streams of nested tensors"
+NESTED_ORDER = "with NumPy, nested tensors whose sizes"
 
 
 THEIRS_ALONE: tuple[Reason, ...] = (
@@ -271,7 +272,12 @@ OURS_ALONE: tuple[Reason, ...] = (
             f"a value of PyTorch's: {names}",
             TORCH_VALUES,
         )
-        for names in (r"return_types\.\w+", "strided", "UntypedStorage", r"autograd\.variable\.Variable")
+        for names in (
+            r"return_types\.\w+",
+            r"(strided|jagged|sparse_\w+)",
+            "UntypedStorage",
+            r"autograd\.variable\.Variable",
+        )
     ),
     Reason(r"UnpicklingError: Unsupported operand", "opcodes of other protocols", PROTOCOLS),
     Reason(r"RuntimeError: Invalid magic number", "a plain pickle", PLAIN),
@@ -361,6 +367,11 @@ OURS_ALONE: tuple[Reason, ...] = (
     Reason(r"RuntimeError: record size", "a storage is mentioned again with another length", AGAIN),
     Reason(
         r"RuntimeError: (Storage size calculation overflowed|setStorage)", "a nested tensor in a legacy stream", NESTED
+    ),
+    Reason(
+        r"RuntimeError: (nested_sizes|nested_strides|storage_offsets)\.is_contiguous\(\) INTERNAL ASSERT",
+        "sizes of a nested tensor in another order of memory",
+        NESTED_ORDER,
     ),
 )
 """Weighlock reads it, PyTorch refuses: what PyTorch says, and why. The first that fits counts."""
