@@ -227,12 +227,18 @@ def _banded(spec: TensorSpec, *, verify: bool) -> "Iterator[numpy.ndarray]":
         return
     if spec.ref.reader is None:
         raise TensorBoundsError("the storage has no bytes in the file", record=spec.ref.record or spec.ref.key)
-    turned = spec.ref.byteorder == "big" and spec.ref.elements.swap > spec.dtype.itemsize
-    if turned or spec.ref.reader.extent(spec.ref) is None:
+    if whole_only(spec):
         yield from _cut(make_whole([spec], "numpy", verify=verify)[0])
         return
     for band in bands(spec.shape, spec.dtype.itemsize):
         yield from _cut(make_part(spec, band, "numpy", verify=verify))
+
+
+def whole_only(spec: TensorSpec) -> bool:
+    """Whether no part of a tensor can be read alone: of a compressed record, or one turned around in larger units."""
+    if spec.ref.byteorder == "big" and spec.ref.elements.swap > spec.dtype.itemsize:
+        return True
+    return spec.ref.reader is not None and spec.ref.reader.extent(spec.ref) is None
 
 
 def bands(shape: Sequence[int], itemsize: int) -> Iterator[Index]:

@@ -13,7 +13,7 @@ from weighlock.opening.tensors import LazyTensor
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Histogram", "TensorStats", "stats"]
+__all__ = ["Histogram", "TensorStats", "measure", "stats"]
 
 _MOST_BINS: Final = 10_000
 # What is counted at once, so that every pass over it finds it in the processor's cache.
@@ -139,11 +139,12 @@ def stats(
         raise ArgumentError("a histogram has at least one bin", expected=f"at most {_MOST_BINS}", got=str(bins))
     with looking_into(f) as ckpt:
         chosen = ckpt.select(include, exclude) if include or exclude else ckpt
-        rows = in_threads(lambda lazy: _measured(lazy, bins, progress), chosen.values(), lambda lazy: lazy.nbytes)
+        rows = in_threads(lambda lazy: measure(lazy, bins, progress), chosen.values(), lambda lazy: lazy.nbytes)
         return list(rows)
 
 
-def _measured(lazy: LazyTensor, bins: int, progress: Progress | None) -> TensorStats:
+def measure(lazy: LazyTensor, bins: int = 0, progress: Progress | None = None) -> TensorStats:
+    """Return the figures of one tensor; see `stats`."""
     dtype = lazy.dtype_name
     row = TensorStats(lazy.key, lazy.path, dtype, lazy.shape, lazy.layout)
     try:
