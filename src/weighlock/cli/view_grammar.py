@@ -17,8 +17,12 @@ __all__ = ["view"]
 @click.option("--idle-timeout", "idle", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
               help="End when nobody has asked for so long; 0 for never.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
-@click.option("--i-know-this-exposes-files", "exposed", is_flag=True,
-              help="Listen where other machines can reach it; the token is all that then protects the files.")  # fmt: skip
+@click.option(
+    "--i-know-this-exposes-files",
+    "exposed",
+    is_flag=True,
+    help="Listen where other machines can reach it; only the token protects the files then.",
+)
 @click.option("--base-url", default="", metavar="URL", help="The address under which a proxy offers the viewer.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="HOST[:PORT]",
               help="Another name under which it may be asked.")  # fmt: skip

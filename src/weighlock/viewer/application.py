@@ -85,7 +85,8 @@ def _heavy(files: Files) -> dict[str, Answer]:
         from weighlock.viewer.reading.heat import draw_difference
 
         sides = tuple(
-            (files[query.number(file, default)], query.number(index)) for file, index, default in (("a", "i", 0), ("b", "j", 1))
+            (files[query.number(file, default)], query.number(index))
+            for file, index, default in (("a", "i", 0), ("b", "j", 1))
         )
         return _map(draw_difference((sides[0], sides[1]), query, job))
 

@@ -140,7 +140,9 @@ class Guard:
         if len(hosts) != 1 or not self._access.knows(hosts[0].decode("latin-1")):
             raise _RefusedError(421, "MisdirectedRequest", "this server is not called so")
         if scope["method"] not in _METHODS:
-            raise _RefusedError(405, "MethodNotAllowed", "the viewer only reads: GET and HEAD", (b"allow", b"GET, HEAD"))
+            raise _RefusedError(
+                405, "MethodNotAllowed", "the viewer only reads: GET and HEAD", (b"allow", b"GET, HEAD")
+            )
         if len(scope["query_string"]) > MOST_QUERY_BYTES:
             raise _RefusedError(414, "QueryTooLong", "the query is too long")
         path = self._below_base(scope["path"])
@@ -171,7 +173,7 @@ class Guard:
         same = hmac.compare_digest(token.strip(), self._access.token.encode())
         if kind.lower() != b"bearer" or not same:
             raise _RefusedError(
-                401, "TokenMissing", "the token is missing or wrong: open the address that `weighlock view` has printed",
+                401, "TokenMissing", "the token is missing or wrong: open the address that `weighlock view` prints",
                 (b"www-authenticate", b"Bearer"),
             )  # fmt: skip
 

@@ -66,7 +66,8 @@ class Desk:
         future.add_done_callback(lambda _: self._jobs.discard(job))
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
-            await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {future, gone}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
                 raise AbandonedError
             return future.result()

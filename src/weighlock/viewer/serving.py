@@ -144,7 +144,13 @@ def _access(settings: Settings, port: int) -> tuple[Access, str]:
     url, base = f"http://{shown}:{port}", ""
     if settings.base_url:
         parts = urlsplit(settings.base_url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment or "@" in parts.netloc:
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.netloc
+            or parts.query
+            or parts.fragment
+            or "@" in parts.netloc
+        ):
             raise ArgumentError(
                 "--base-url is the address under which a proxy offers the viewer", got=settings.base_url[:80],
                 expected="https://hub.example.org/user/ada/proxy/8123",
@@ -203,5 +209,3 @@ class _Server(uvicorn.Server):
         if self._watch is not None:
             self._watch.cancel()
         await super().shutdown(sockets)
-
-

@@ -116,7 +116,11 @@ def _filters(choice: Choice) -> list[Callable[[TensorRow], bool]]:
 
 def _shaped(wanted: str) -> Callable[[TensorRow], bool]:
     """Return whether a shape fits: ``64,3,7,7``, where ``*`` is any length and a last ``...`` any more dimensions."""
-    parts = [part.strip() for part in wanted.replace("×", ",").replace("x", ",").split(",") if part.strip()]
+    parts = [
+        part.strip()
+        for part in wanted.replace("\N{MULTIPLICATION SIGN}", ",").replace("x", ",").split(",")
+        if part.strip()
+    ]
     more = bool(parts) and parts[-1] in ("...", "…", "**")
     parts = parts[:-1] if more else parts
     if not all(part == "*" or (part.isascii() and part.isdigit() and len(part) < 19) for part in parts):

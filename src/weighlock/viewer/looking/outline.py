@@ -121,7 +121,9 @@ def _folds(node: Node, *, folded: bool) -> list[Fold]:
     """Return the names below a node, numbered ones of one structure together where the first of them stands."""
     groups: dict[Any, Fold] = {}
     for name, child in (node.children or _NOTHING).items():
-        groups.setdefault(child.structure if folded and child.kind != "value" and is_number(name) else name, []).append(name)
+        groups.setdefault(child.structure if folded and child.kind != "value" and is_number(name) else name, []).append(
+            name
+        )
     return list(groups.values())
 
 

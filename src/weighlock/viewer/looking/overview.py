@@ -95,5 +95,7 @@ def _verdict(summary: Summary) -> dict[str, Any]:
     return {
         "ok": not summary.unknown and not summary.opaque,
         "text": text(summary.verdict, 2000),
-        "torch": text("torch.load(weights_only=True) would refuse " + ", ".join(refused[:10]), 2000) if refused else None,
+        "torch": text("torch.load(weights_only=True) would refuse " + ", ".join(refused[:10]), 2000)
+        if refused
+        else None,
     }

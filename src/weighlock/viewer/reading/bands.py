@@ -135,5 +135,3 @@ def _flat(array: Any) -> "numpy.ndarray":
 
     found: numpy.ndarray = np.ascontiguousarray(array).reshape(-1)
     return found
-
-

@@ -40,5 +40,3 @@ def _document(found: TensorStats) -> dict[str, Any]:
         "posinf": found.posinf, "neginf": found.neginf, "count": found.numel, "dtype": found.dtype,
         "histogram": histogram,
     }  # fmt: skip
-
-
