@@ -174,7 +174,7 @@ def pieces(source: Any, *, verify: bool = True, progress: Progress | None = None
     """
     if type(source) is TensorSpec:
         check_effort(source)
-        source = _of_plain_type(source)
+        source = of_plain_type(source)
         stretch = stretch_of(source)
         made = _stretched(stretch, source.dtype) if stretch is not None else _banded(source, verify=verify)
     else:
@@ -196,7 +196,7 @@ def check_effort(spec: TensorSpec) -> None:
         )  # fmt: skip
 
 
-def _of_plain_type(spec: TensorSpec) -> TensorSpec:
+def of_plain_type(spec: TensorSpec) -> TensorSpec:
     """Return the same view; of a type that NumPy has none for, as unsigned integers."""
     if spec.dtype.numpy_name is not None:
         return spec

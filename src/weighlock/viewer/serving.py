@@ -1,6 +1,7 @@
 """The web server around the viewer: where it listens, what it says, when it ends."""
 
 import asyncio
+import gc
 import ipaddress
 import os
 import secrets
@@ -88,6 +89,7 @@ def serve(given: Sequence[str], settings: Settings, started: Callable[[str], obj
         date_header=False, ws="none", http="h11", loop="asyncio", lifespan="off", timeout_keep_alive=30,
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=1, h11_max_incomplete_event_size=32 << 10,
     )  # fmt: skip
+    gc.enable()  # a command that ends soon has it off
     server = _Server(config, clock, lambda: started(url), desk)
     try:
         server.run(sockets=[sock])

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from weighlock.errors import ArgumentError, UnsupportedError
 from weighlock.inspection.inventory import TensorRow
-from weighlock.inspection.leaves import describe
+from weighlock.inspection.leaves import LEAVES, describe
 from weighlock.inspection.paths import json_path
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
 from weighlock.text import safe_text
@@ -67,12 +67,14 @@ def _why_not(spec: Any) -> str | None:
         spec = spec.tensor
     if type(spec) is TensorSpec:
         if spec.ref.location == "meta":
-            return "a tensor of the meta device has a shape, and no values"
+            return "the layout meta has no values that could be shown"
         return "the file holds no bytes of its storage" if spec.ref.reader is None and spec.ref.nbytes else None
-    leaf = describe(spec) if type(spec).__name__.endswith("Spec") else None
-    if leaf is not None and any(name for name, _ in leaf.parts):
-        return f"a {leaf.layout} tensor has no values of its own; those of its parts can be shown"
-    return f"a {leaf.layout if leaf is not None else 'foreign'} tensor has no values that could be shown"
+    if type(spec) not in LEAVES:
+        return "what its class holds is no tensor"
+    leaf = describe(spec)
+    if any(name for name, _ in leaf.parts):
+        return f"the layout {leaf.layout} has no values of its own; those of its parts can be shown"
+    return f"the layout {leaf.layout} has no values that could be shown"
 
 
 def chosen_spec(file: ViewedFile, index: int, part: str) -> Any:

@@ -1,5 +1,6 @@
 """The files that were named at the start: each opened once, when it is first asked for, and known by its number."""
 
+import gc
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 from weighlock.checkpoint import Checkpoint, read_checkpoint
 from weighlock.errors import ChangedFileError, WeighlockError
+from weighlock.formats.collector import collector_paused
 from weighlock.formats.layout import LayoutRow
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
 from weighlock.inspection.summary import Summary, summarize
@@ -59,6 +61,7 @@ class ViewedFile:
                     self._opened = read_checkpoint(self.given, encoding=self._encoding)
                 except WeighlockError as error:
                     self._opened = error
+                gc.freeze()
             return self._opened
 
     @property
@@ -102,7 +105,9 @@ class ViewedFile:
         """Return what is made when it is first asked for, and kept."""
         with self._lock:
             if name not in self._made:
-                self._made[name] = make()
+                with collector_paused():
+                    self._made[name] = make()
+                gc.freeze()  # it stays to the end: the collector need not walk a million objects again and again
             found: _T = self._made[name]
             return found
 

@@ -15,13 +15,13 @@ from weighlock.viewer.queries import Query
 
 __all__ = ["Choice", "choice_of", "list_tensors"]
 
-_SORTS: Final[dict[str, Callable[[ViewedFile, int], Any]]] = {
-    "key": lambda file, index: file.keys[index],
-    "nbytes": lambda file, index: file.rows[index].leaf.nbytes,
-    "dtype": lambda file, index: file.rows[index].leaf.dtype or "",
-    "shape": lambda file, index: file.rows[index].leaf.shape or (),
-    "storage": lambda file, index: file.rows[index].storage or "",
-    "layout": lambda file, index: file.rows[index].leaf.layout,
+_SORTS: Final[dict[str, Callable[[TensorRow, str], Any]]] = {
+    "key": lambda row, key: key,
+    "nbytes": lambda row, key: row.leaf.nbytes,
+    "dtype": lambda row, key: row.leaf.dtype or "",
+    "shape": lambda row, key: row.leaf.shape or (),
+    "storage": lambda row, key: row.storage or "",
+    "layout": lambda row, key: row.leaf.layout,
 }
 _EVERY: Final = 4096
 
@@ -75,15 +75,16 @@ def _row(file: ViewedFile, row: TensorRow) -> dict[str, Any]:
 
 
 def _ordered(file: ViewedFile, choice: Choice, job: Job) -> Sequence[int]:
+    rows, keys = file.rows, file.keys
     found: Sequence[int] = _matching(file, choice.text, job)
     for wanted in _filters(choice):
         job.check()
-        found = [index for index in found if wanted(file.rows[index])]
+        found = [index for index in found if wanted(rows[index])]
     job.check()
     key = _SORTS.get(choice.sort)
     if key is None:
         return found[::-1] if choice.descending else found
-    return sorted(found, key=lambda index: key(file, index), reverse=choice.descending)
+    return sorted(found, key=lambda index: key(rows[index], keys[index]), reverse=choice.descending)
 
 
 def _matching(file: ViewedFile, wanted: str, job: Job) -> Sequence[int]:

@@ -40,9 +40,13 @@ def describe_file(file: ViewedFile) -> dict[str, Any]:
     facts = _named(file)
     if facts["error"] is not None:
         return facts
-    summary = file.summary
+    found: dict[str, Any] = file.once("overview", lambda: _summarized(file, file.summary))
+    return facts | found
+
+
+def _summarized(file: ViewedFile, summary: Summary) -> dict[str, Any]:
     totals = summary.totals
-    return facts | {
+    return {
         "format": text(file_kind(summary.format, summary.metadata, summary.byteorder)),
         "kind": text(summary.kind),
         "metadata": {text(key): text(value) for key, value in list(summary.metadata.items())[:_HELD]},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighlock.errors import LimitError, UnsupportedError
 from weighlock.inspection.leaves import describe
-from weighlock.measuring.pieces import check_effort, whole_only
+from weighlock.measuring.pieces import check_effort, of_plain_type, whole_only
 from weighlock.measuring.widening import as_numbers, numbers_in
 from weighlock.opening.making import make_part, make_whole
 from weighlock.opening.opened import LazyCheckpoint
@@ -75,6 +75,8 @@ class Plane:
         shape = describe(spec).shape or ()
         self._spec = spec.tensor if type(spec) is QuantizedSpec else spec
         inner = self._spec
+        if type(inner) is TensorSpec:
+            self._spec = of_plain_type(inner)
         self._dtype = str(inner.dtype.name if type(inner) is TensorSpec else describe(inner).dtype)
         if not numbers_in(self._dtype) or (type(inner) is TensorSpec and inner.shape != shape):
             raise UnsupportedError(f"the elements of type {describe(spec).dtype} are no numbers that could be drawn")

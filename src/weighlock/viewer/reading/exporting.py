@@ -10,8 +10,9 @@ from weighlock.dtypes import DTYPES
 from weighlock.errors import LimitError, UnsupportedError
 from weighlock.inspection.spelling import number_text
 from weighlock.inspection.values import read_values
-from weighlock.measuring.pieces import parts_of, pieces
+from weighlock.measuring.pieces import of_plain_type, parts_of, pieces
 from weighlock.measuring.widening import as_numbers, numbers_in
+from weighlock.tensors.spec import TensorSpec
 from weighlock.viewer.bounds import MOST_CSV_CELLS, MOST_NPY_BYTES
 from weighlock.viewer.looking.describing import chosen_spec
 from weighlock.viewer.looking.holding import ViewedFile
@@ -55,7 +56,8 @@ def as_npy(file: ViewedFile, index: int) -> Array:
     part = parts_of(lazy_of(file, index))[0]
     if not numbers_in(part.dtype):
         raise UnsupportedError(f"elements of type {part.dtype} have no form in .npy")
-    empty = np.zeros(0, DTYPES[part.dtype].numpy if part.dtype in DTYPES else part.source.dtype)
+    kind = of_plain_type(part.source).dtype.numpy if type(part.source) is TensorSpec else part.source.dtype
+    empty = np.zeros(0, kind)
     dtype = _kept(empty, part.dtype).dtype
     shape = part.shape if part.dtype != "float4_e2m1fn_x2" else (*part.shape[:-1], 2 * (part.shape or (1,))[-1])
     nbytes = math.prod(shape) * dtype.itemsize
@@ -73,7 +75,9 @@ def as_npy(file: ViewedFile, index: int) -> Array:
 
 
 def _kept(piece: "numpy.ndarray", dtype: str) -> "numpy.ndarray":
-    return piece if piece.dtype.isbuiltin == 1 and piece.dtype.kind in "biufc" else as_numbers(piece, dtype)
+    own = DTYPES.get(dtype)
+    plain = piece.dtype.isbuiltin == 1 and piece.dtype.kind in "biufc" and (own is None or own.numpy_name is not None)
+    return piece if plain else as_numbers(piece, dtype)
 
 
 def as_csv(file: ViewedFile, index: int) -> bytes:
