@@ -1,0 +1,119 @@
+// @ts-check
+/** Making elements. Text goes in as text nodes only: nothing of a file is ever parsed as markup. */
+
+/** @typedef {Node|string|number|null|undefined|false|any[]} Child */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** @param {Element} node @param {Record<string, any>} props */
+function assign(node, props) {
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "class") node.setAttribute("class", value);
+    else if (name.startsWith("--")) /** @type {HTMLElement} */ (node).style.setProperty(name, String(value));
+    else if (name in node && !name.startsWith("aria") && node.namespaceURI !== SVG && typeof value !== "string") /** @type {any} */ (node)[name] = value;
+    else node.setAttribute(name, value === true ? "" : String(value));
+  }
+}
+
+/** @param {Element} parent @param {Child[]} children */
+export function append(parent, ...children) {
+  for (const child of children) {
+    if (child === null || child === undefined || child === false) continue;
+    if (Array.isArray(child)) append(parent, ...child);
+    else parent.append(child instanceof Node ? child : String(child));
+  }
+}
+
+/**
+ * An HTML element. `on…` properties are listeners, `--…` are custom properties, the rest attributes.
+ * @param {string} tag @param {Record<string, any>} [props] @param {...Child} children @returns {any}
+ */
+export function el(tag, props = {}, ...children) {
+  const node = document.createElement(tag);
+  assign(node, props);
+  append(node, ...children);
+  return node;
+}
+
+/** An SVG element. @param {string} tag @param {Record<string, any>} [props] @param {...Child} children @returns {any} */
+export function svg(tag, props = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  assign(node, props);
+  append(node, ...children);
+  return node;
+}
+
+/** @param {Element} node @param {...Child} children */
+export function fill(node, ...children) {
+  node.replaceChildren();
+  append(node, ...children);
+}
+
+/** Facts as a description list. @param {[Child, Child][]} pairs @param {string} [kind] */
+export function facts(pairs, kind = "facts") {
+  return el("dl", { class: kind }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}
+
+/**
+ * A plain table. @param {Child[]} head @param {Child[][]} rows
+ * @param {{caption?: string, kind?: string, numeric?: number[], rowHeader?: boolean}} [options]
+ */
+export function table(head, rows, { caption, kind = "", numeric = [], rowHeader = true } = {}) {
+  const cls = (i) => (numeric.includes(i) ? "num" : null);
+  return el("table", { class: kind },
+    caption && el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, head.map((text, i) => el("th", { scope: "col", class: cls(i) }, text)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, i) =>
+      el(i === 0 && rowHeader ? "th" : "td", { scope: i === 0 && rowHeader ? "row" : null, class: cls(i) }, cell))))));
+}
+
+/** A closed box with the table twin of a chart, filled when it is opened. @param {string} label @param {() => Child} make */
+export function twin(label, make) {
+  const body = el("div", { class: "scroll-x", tabindex: "0", role: "group", "aria-label": label });
+  const box = el("details", { class: "twin" }, el("summary", {}, label), body);
+  box.addEventListener("toggle", () => { if (box.open && !body.firstChild) append(body, make()); });
+  return box;
+}
+
+/** A group of buttons of which one is pressed. @param {string} label @param {[string, string][]} choices value and text
+ * @param {string} chosen @param {(value: string) => void} choose */
+export function choice(label, choices, chosen, choose) {
+  const group = el("div", { class: "choice", role: "group", "aria-label": label }, choices.map(([value, text]) =>
+    el("button", { type: "button", "data-value": value, "aria-pressed": String(value === chosen), onclick: () => {
+      for (const other of group.children) other.setAttribute("aria-pressed", String(other.getAttribute("data-value") === value));
+      choose(value);
+    } }, text)));
+  return group;
+}
+
+/** A link that looks like a button's neighbour. @param {string} href @param {...Child} text */
+export const link = (href, ...text) => el("a", { href }, ...text);
+
+/** Wait, dropping all calls but the last. @template {any[]} A @param {(...args: A) => void} action @param {number} ms */
+export function debounce(action, ms) {
+  /** @type {ReturnType<typeof setTimeout>|undefined} */
+  let timer;
+  return (/** @type {A} */ ...args) => { clearTimeout(timer); timer = setTimeout(() => action(...args), ms); };
+}
+
+/** @param {string} text @param {HTMLElement} button */
+export async function copy(text, button) {
+  let done = true;
+  try { await navigator.clipboard.writeText(text); } catch { done = false; }
+  say(done ? "Copied." : "The browser does not allow copying: select the text.");
+  button.classList.toggle("done", done);
+  setTimeout(() => button.classList.remove("done"), 1500);
+}
+
+/** Read out by screen readers, and shown for a moment. @param {string} text */
+export function say(text) {
+  const place = document.getElementById("said");
+  if (!place) return;
+  place.textContent = text;
+  place.classList.add("shown");
+  clearTimeout(Number(place.dataset.timer));
+  place.dataset.timer = String(setTimeout(() => place.classList.remove("shown"), 2500));
+}

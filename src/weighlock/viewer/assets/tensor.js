@@ -1,0 +1,249 @@
+// @ts-check
+/** One tensor: facts, figures, histogram, heat map, values, ways out. */
+
+import { download, get, getHeat, isAbort } from "./api.js";
+import { histogram } from "./charts.js";
+import { choice, copy, el, facts, fill, say as announce, table } from "./dom.js";
+import * as say from "./format.js";
+import { HeatMap } from "./heat.js";
+import { address, aliasLink, later, problem, section, tensorLink } from "./parts.js";
+
+/** Figures of more bytes than this are computed when asked for. */
+const READ_AT_ONCE = 256 * 1024 * 1024;
+const GRID_ROWS = 20, MOST_CSV = 1_000_000;
+
+/** Last two dimensions as rows and columns. @param {number[]} shape @returns {[number, number]} */
+const plane = (shape) => [shape.length > 1 ? shape[shape.length - 2] : 1, shape.length ? shape[shape.length - 1] : 1];
+
+/** @param {number[]} shape */
+const numel = (shape) => shape.reduce((a, b) => a * b, 1);
+
+/**
+ * @param {number} file @param {number} index @param {Record<string, string>} params @param {AbortSignal} signal
+ * @param {(params: Record<string, any>) => void} remember @returns {HTMLElement}
+ */
+export function tensorView(file, index, params, signal, remember) {
+  const place = el("div", { class: "tensor" });
+  later(place, (stop) => get(`file/${file}/tensor/${index}`, {}, stop), (data) => whole(file, data, params, signal, remember), signal);
+  return place;
+}
+
+/** @param {number} file @param {any} data @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
+function whole(file, data, params, signal, remember) {
+  document.title = `${say.name(data.key, 80)} – Weighlock`;
+  const head = [
+    el("h1", { class: "key", tabindex: "-1" }, say.name(data.key, 600)),
+    el("p", { class: "lead" }, el("span", { class: "dtype" }, data.dtype), " ", el("span", { class: "shape" }, say.shape(data.shape)), " ", el("span", {}, say.bytes(data.nbytes)), data.alias_of !== null && data.alias_of !== undefined && [" ", aliasLink(file, data.alias_of)]),
+  ];
+  const shown = data.readable === false ? [el("div", { class: "note warn" }, el("p", {}, data.why_not || "The values of this tensor cannot be shown.")), parts(file, data, params, signal, remember)]
+    : numel(data.shape || []) === 0 ? [el("div", { class: "note" }, el("p", {}, "This tensor has no elements."))]
+      : [figures(file, data, signal), values(file, data, params, signal, remember)];
+  return el("article", {}, head, factList(file, data), shown, ways(file, data));
+}
+
+/** Of a sparse or a quantized tensor, each part is a tensor of its own. @param {number} file @param {any} data @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
+function parts(file, data, params, signal, remember) {
+  const named = (data.parts || []).filter((part) => part.name && part.shape);
+  if (!named.length) return null;
+  const place = el("div", {});
+  /** @type {AbortController} */ let shown = new AbortController();
+  signal.addEventListener("abort", () => shown.abort());
+  const open = (name) => {
+    shown.abort(); shown = new AbortController();
+    const one = { ...data, ...named.find((part) => part.name === name), part: name };
+    fill(place, el("p", { class: "lead" }, `${name}  ${one.dtype} ${say.shape(one.shape)}  ${say.bytes(one.nbytes)}`),
+      numel(one.shape) ? [figures(file, one, shown.signal), values(file, one, params, shown.signal, remember)] : el("p", { class: "note" }, "This part has no elements."));
+  };
+  open(named[named.length - 1].name);
+  return [choice("Part", named.map((part) => [part.name, part.name]), named[named.length - 1].name, open), place];
+}
+
+/** @param {number} file @param {any} data */
+function factList(file, data) {
+  const shared = data.shared_with || [];
+  const yes = (value) => (value === null || value === undefined ? null : value ? "yes" : "no");
+  const parts = (data.parts || []).map((part) => (typeof part === "string" ? part : [part.name, part.dtype, part.shape && say.shape(part.shape), part.text].filter(Boolean).join(" ")));
+  return el("div", {}, facts([
+    ["Elements", say.count(data.numel ?? (data.shape ? numel(data.shape) : null))],
+    ["Bytes", say.count(data.nbytes)],
+    ["Layout", [data.layout, data.layout === "strided" && data.contiguous === false ? ", not contiguous" : ""]],
+    ["Stride", data.stride ? say.shape(data.stride) : null],
+    ["Storage", data.storage === null || data.storage === undefined ? null : [el("a", { href: address(`file/${file}/storages`, { at: data.storage }) }, say.clip(data.storage, 80)), data.storage_offset ? ` from element ${say.count(data.storage_offset)}` : ""]],
+    ["Requires grad", yes(data.requires_grad)],
+    ["Marks", (data.flags || []).filter((flag) => flag !== "requires grad" && flag !== "shared").join(", ") || null],
+  ]),
+  parts.length > 0 && el("div", { class: "note" }, el("p", {}, "Made of: ", parts.join(" · "))),
+  shared.length > 0 && el("p", { class: "shares" }, el("strong", {}, "Shares memory with "), shared.slice(0, 12).map((other, i) => [i ? ", " : "", tensorLink(file, other)]), shared.length > 12 && ` and ${say.count(shared.length - 12)} more`));
+}
+
+// -------------------------------------------------------------------------------------------------------- figures
+
+/** @param {number} file @param {any} data @param {AbortSignal} signal */
+function figures(file, data, signal) {
+  const place = el("div", { class: "later" });
+  const start = () => later(place, (stop) => get(`file/${file}/tensor/${data.index}/stats`, { bins: 60, part: data.part }, stop), stats, signal, `Reading ${say.bytes(data.nbytes)}…`);
+  if (Number(data.nbytes) <= READ_AT_ONCE) start();
+  else fill(place, el("button", { type: "button", onclick: start }, `Compute the figures (reads ${say.bytes(data.nbytes)})`));
+  return section("Figures", place);
+}
+
+/** @param {any} s */
+function stats(s) {
+  const odd = Number(s.nan) + Number(s.posinf) + Number(s.neginf);
+  let log = false;
+  return [
+    facts([["Minimum", say.value(s.min)], ["Maximum", say.value(s.max)], ["Mean", say.value(s.mean)], ["Std. deviation", say.value(s.std)], ["Largest |x|", say.value(s.absmax)],
+      ["Zeros", s.zeros === null || s.zeros === undefined ? null : `${say.count(s.zeros)} (${say.percent(Number(s.zeros) / (Number(s.count) || 1))})`],
+      ["NaN", el("span", { class: s.nan ? "bad" : null }, say.count(s.nan))], ["+∞ / −∞", el("span", { class: s.posinf || s.neginf ? "bad" : null }, `${say.count(s.posinf)} / ${say.count(s.neginf)}`)]], "facts numbers"),
+    odd > 0 && el("p", { class: "note warn" }, `${say.plural(odd, "value is", "values are")} not finite; the figures and the histogram are of the others.`),
+    s.histogram && s.histogram.counts.length ? histogram(s.histogram, log, (next) => { log = next; }) : null,
+  ];
+}
+
+// --------------------------------------------------------------------------------------------------------- values
+
+/** @param {number} file @param {any} data @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
+function values(file, data, params, signal, remember) {
+  const [rows, cols] = plane(data.shape), leading = data.shape.slice(0, -2);
+  const at = leadingIndices(params.at, leading);
+  const trouble = el("div", {}), heatPlace = el("div", {}), gridPlace = el("div", {});
+  const grid = new Grid(file, data, rows, cols, at, signal, (r, c) => remember({ row: r || null, col: c || null }));
+  grid.element.dataset.at = "";
+  /** @type {HeatMap|null} */ let heat = null;
+  const path = `file/${file}/tensor/${data.index}/heat`;
+  const where = () => (leading.length ? JSON.stringify(at) : null);
+  if (rows * cols > 1) {
+    heat = new HeatMap({
+      name: say.clip(data.key, 80), rows, cols, failed: (error) => fill(trouble, problem(error, () => { fill(trouble); heat?.fetch(); })), pick: (r, c) => grid.show(r, c, true),
+      load: async (region, width, height, stop) => { const got = await getHeat(path, { part: data.part, at: where(), rows: `${region.r0}:${region.r1}`, cols: `${region.c0}:${region.c1}`, width, height }, stop); fill(trouble); return got; },
+    });
+    fill(heatPlace, heat.element);
+    signal.addEventListener("abort", () => heat?.stop());
+  }
+  fill(gridPlace, grid.element);
+  grid.show(Number(params.row) || 0, Number(params.col) || 0, false);
+  const change = () => { remember({ at: at.some((i) => i) ? at.join(",") : null }); heat?.fetch(); grid.show(grid.row, grid.col, false); };
+  return [
+    heat && section("Heat map", leading.length > 0 && slider(leading, at, change), trouble, heatPlace),
+    section("Values", !heat && leading.length > 0 && slider(leading, at, change), gridPlace),
+  ];
+}
+
+/** @param {string|undefined} text @param {number[]} leading */
+function leadingIndices(text, leading) {
+  const given = (text || "").split(",").map(Number);
+  return leading.map((n, i) => (Number.isInteger(given[i]) && given[i] >= 0 && given[i] < n ? given[i] : 0));
+}
+
+/** Which matrix of a tensor with more than two dimensions. @param {number[]} leading @param {number[]} at @param {() => void} change */
+function slider(leading, at, change) {
+  return el("div", { class: "leading", role: "group", "aria-label": "Leading indices" }, leading.map((n, i) => {
+    const box = el("input", { type: "number", min: 0, max: n - 1, "aria-label": `Index in dimension ${i}, 0 to ${n - 1}` });
+    box.value = String(at[i]);
+    box.addEventListener("input", () => {
+      const next = Math.max(0, Math.min(n - 1, Math.floor(Number(box.value) || 0)));
+      if (next !== at[i]) { at[i] = next; change(); }
+    });
+    box.addEventListener("change", () => { box.value = String(at[i]); });
+    return el("label", {}, `dim ${i} `, box, el("span", { class: "of" }, ` of ${say.count(n)}`));
+  }), el("span", { class: "of" }, "the last two are rows and columns"));
+}
+
+/** Exact values, a window at a time. */
+class Grid {
+  /** @param {number} file @param {any} data @param {number} rows @param {number} cols @param {number[]} at @param {AbortSignal} signal @param {(r: number, c: number) => void} remember */
+  constructor(file, data, rows, cols, at, signal, remember) {
+    this.file = file; this.data = data; this.rows = rows; this.cols = cols; this.at = at; this.signal = signal; this.remember = remember;
+    this.row = 0; this.col = 0;
+    /** @type {[number, number]|null} */ this.picked = null;
+    this.controller = new AbortController();
+    this.signal.addEventListener("abort", () => this.controller.abort());
+    this.body = el("div", { class: "scroll-x grid-body", tabindex: "0", role: "group", "aria-label": "Values. Page Up and Page Down show other rows, with Shift other columns." });
+    this.body.addEventListener("keydown", (e) => this.#key(e));
+    const step = (text, label, dr, dc) => el("button", { type: "button", "aria-label": label, title: label, onclick: () => this.#step(dr, dc) }, text);
+    const goto = (what, label, n) => {
+      const box = el("input", { type: "number", min: 0, max: n - 1, "aria-label": `${label}, 0 to ${n - 1}`, onchange: () => { const to = Math.max(0, Math.min(n - 1, Math.floor(Number(box.value) || 0))); this.show(what === "row" ? to : this.row, what === "col" ? to : this.col, false); } });
+      return box;
+    };
+    this.rowBox = goto("row", "First row", rows); this.colBox = goto("col", "First column", cols);
+    this.element = el("div", { class: "figure" },
+      el("div", { class: "figure-head" },
+        rows > GRID_ROWS && el("div", { class: "mover" }, el("label", {}, "row ", this.rowBox), el("span", { class: "of" }, `of ${say.count(rows)}`), step("▲", "Rows above", -1, 0), step("▼", "Rows below", 1, 0)),
+        cols > this.width && el("div", { class: "mover" }, el("label", {}, "column ", this.colBox), el("span", { class: "of" }, `of ${say.count(cols)}`), step("◀", "Columns to the left", 0, -1), step("▶", "Columns to the right", 0, 1))),
+      this.body);
+  }
+
+  /** Columns that fit. */
+  get width() { return window.innerWidth < 700 ? 4 : window.innerWidth < 1400 ? 8 : 10; }
+  get height() { return this.rows === 1 ? 1 : GRID_ROWS; }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    const by = { PageDown: 1, PageUp: -1 }[event.key];
+    if (!by) return;
+    event.preventDefault();
+    if (event.shiftKey || this.rows === 1) this.#step(0, by); else this.#step(by, 0);
+  }
+
+  /** @param {number} dr @param {number} dc */
+  #step(dr, dc) {
+    const within = (at, n, size) => Math.max(0, Math.min(Math.max(n - size, 0), at));
+    this.show(within(this.row + dr * this.height, this.rows, this.height), within(this.col + dc * this.width, this.cols, this.width), false);
+  }
+
+  /** @param {number} row @param {number} col @param {boolean} picked mark this cell, and put it into the middle */
+  async show(row, col, picked) {
+    this.picked = picked ? [row, col] : null;
+    if (picked) {
+      row = Math.max(0, Math.min(Math.max(this.rows - this.height, 0), row - (this.height >> 1)));
+      col = Math.max(0, Math.min(Math.max(this.cols - this.width, 0), col - (this.width >> 1)));
+    }
+    this.row = Math.max(0, Math.min(this.rows - 1, row)); this.col = Math.max(0, Math.min(this.cols - 1, col));
+    this.remember(this.row, this.col);
+    this.controller.abort();
+    this.controller = new AbortController();
+    const r1 = Math.min(this.rows, this.row + this.height), c1 = Math.min(this.cols, this.col + this.width);
+    try {
+      const got = await get(`file/${this.file}/tensor/${this.data.index}/grid`, { rows: `${this.row}:${r1}`, cols: `${this.col}:${c1}`, at: this.at.length ? JSON.stringify(this.at) : null, part: this.data.part }, this.controller.signal);
+      this.#draw(got);
+    } catch (error) { if (!isAbort(error)) fill(this.body, problem(error, () => this.show(row, col, false))); }
+  }
+
+  /** @param {any} got */
+  #draw({ rows, cols, values, texts = values, dequantized = null }) {
+    this.rowBox.value = String(rows[0]); this.colBox.value = String(cols[0]);
+    const mark = (i, j, x) => {
+      const shown = dequantized ? `${exact(x)} = ${say.value(dequantized[i][j])}` : exact(x);
+      return this.picked && this.picked[0] === rows[0] + i && this.picked[1] === cols[0] + j ? el("mark", {}, shown) : shown;
+    };
+    const head = ["", ...values[0].map((_, j) => String(cols[0] + j))];
+    fill(this.body, table(head, texts.map((row, i) => [String(rows[0] + i), ...row.map((x, j) => mark(i, j, x))]), { kind: "data values", numeric: head.map((_, i) => i) }));
+    this.body.querySelector("mark")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+}
+
+/** A value as the server sent it, nothing rounded. @param {any} x */
+const exact = (x) => (x === null ? "–" : String(x));
+
+// ------------------------------------------------------------------------------------------------------- ways out
+
+/** @param {number} file @param {any} data */
+function ways(file, data) {
+  const line = (what, text) => {
+    const button = el("button", { type: "button", "aria-label": `Copy: ${what}`, onclick: () => copy(text, button) }, "Copy");
+    return el("div", { class: "snippet" }, el("span", { class: "what" }, what), el("code", { tabindex: "0" }, text), button);
+  };
+  const trouble = el("div", {}), base = (String(data.key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(-80) || "tensor");
+  const save = (kind) => {
+    const button = el("button", { type: "button", onclick: async () => {
+      button.disabled = true;
+      try { await download(`file/${file}/tensor/${data.index}/export.${kind}`, `${base}.${kind}`); fill(trouble); announce(`Saved ${base}.${kind}.`); } catch (error) { fill(trouble, problem(error)); }
+      button.disabled = false;
+    } }, `Download .${kind}`);
+    return button;
+  };
+  const few = numel(data.shape || []) <= MOST_CSV;
+  return section("Take it along",
+    data.python && line("Python", data.python), data.cli && line("Command", data.cli),
+    data.readable !== false && el("div", { class: "buttons" }, save("npy"), few ? save("csv") : el("span", { class: "of" }, `.csv: only up to ${say.count(MOST_CSV)} values`)), trouble);
+}
