@@ -40,7 +40,8 @@ class Viewer:
         self.desk = Desk()
         self.seen: list[tuple[str, str, int]] = []
         given = {
-            "token": TOKEN, "hosts": frozenset({f"127.0.0.1:{PORT}", f"localhost:{PORT}", f"[::1]:{PORT}"}), "port": PORT,
+            "token": TOKEN, "port": PORT,
+            "hosts": frozenset({f"127.0.0.1:{PORT}", f"localhost:{PORT}", f"[::1]:{PORT}"}),
         }  # fmt: skip
         self.app = Guard(
             make_application(self.files, self.desk, "0.0"), Access(**{**given, **access}), read_assets(),

@@ -69,8 +69,9 @@ def list_layout(file: ViewedFile, page: tuple[int, int]) -> dict[str, Any]:
     else:
         rows = file.layout
     offset, limit = page
+    size = file.once("size", lambda: max((row.offset + row.nbytes for row in rows), default=0))
     return {
-        "size": file.once("size", lambda: max((row.offset + row.nbytes for row in rows), default=0)), "total": len(rows), "offset": offset,
+        "size": size, "total": len(rows), "offset": offset,
         "rows": [
             {"offset": row.offset, "nbytes": row.nbytes, "kind": row.kind, "name": text(row.name)}
             for row in rows[offset : offset + limit]
