@@ -52,15 +52,15 @@ class Viewer:
         self.desk.close()
         self.files.close()
 
-    def get(self, path: str, **parameters: Any) -> Answer:
+    def get(self, where: str, /, **parameters: Any) -> Answer:
         """Ask the API as the page does."""
         query = {name: json.dumps(value) if isinstance(value, list) else value for name, value in parameters.items()}
-        return self.ask(f"/api/v1{path}", urlencode(query), {"authorization": f"Bearer {TOKEN}"})
+        return self.ask(f"/api/v1{where}", urlencode(query), {"authorization": f"Bearer {TOKEN}"})
 
-    def document(self, path: str, **parameters: Any) -> Any:
+    def document(self, where: str, /, **parameters: Any) -> Any:
         """Return the document of an answer that must be good."""
-        answer = self.get(path, **parameters)
-        assert answer.status == 200, (path, answer.status, answer.body[:500])
+        answer = self.get(where, **parameters)
+        assert answer.status == 200, (where, answer.status, answer.body[:500])
         return answer.json
 
     def ask(

@@ -18,8 +18,8 @@ MOST_BINS: Final = 1000
 # A name that people type; each wildcard of a glob multiplies the ways in which it may fit.
 MOST_SEARCHED: Final = 400
 MOST_WILDCARDS: Final = 8
-# uvicorn's own bound is 64 KiB for a whole head; a path of some dozens of names fits here.
-MOST_QUERY_BYTES: Final = 8192
+# A path of some dozens of names fits, three bytes for each that a browser escapes; `serving` bounds whole heads.
+MOST_QUERY_BYTES: Final = 16 << 10
 # Work that reads tensors is bounded by the disk: more at once only makes each slower, and takes memory.
 HEAVY_AT_ONCE: Final = 2
 LIGHT_AT_ONCE: Final = 4
@@ -29,6 +29,8 @@ MOST_CONNECTIONS: Final = 128
 KEPT_FIGURES: Final = 256
 KEPT_ORDERS: Final = 16
 KEPT_DIFFS: Final = 2
+# An address that could not be reached is tried again, but not by every request.
+RETRY_SECONDS: Final = 5.0
 # Plain values beside tensors: a pickle of a megabyte may hold a million of them.
 MOST_VALUES: Final = 20_000
 # A record that is compressed has no parts: it is held whole while a heat map of it is made.

@@ -3,11 +3,12 @@
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from weighlock.checkpoint import Checkpoint, read_checkpoint
-from weighlock.errors import ChangedFileError, WeighlockError
+from weighlock.errors import ChangedFileError, DownloadError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
 from weighlock.formats.layout import LayoutRow
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
@@ -15,7 +16,7 @@ from weighlock.inspection.summary import Summary, summarize
 from weighlock.opening.naming import spell
 from weighlock.storages.addresses import is_address, local_path
 from weighlock.storages.urls import shown
-from weighlock.viewer.bounds import KEPT_ORDERS
+from weighlock.viewer.bounds import KEPT_ORDERS, RETRY_SECONDS
 from weighlock.viewer.failures import NoSuchThingError
 from weighlock.viewer.jobs import Kept
 
@@ -42,6 +43,7 @@ class ViewedFile:
         self._made: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._opened: Checkpoint | WeighlockError | None = None
+        self._failed = 0.0
         self._stamp: tuple[int, ...] | None = None
 
     @property
@@ -55,14 +57,19 @@ class ViewedFile:
     def tried(self) -> Checkpoint | WeighlockError:
         """Its description, or why there is none."""
         with self._lock:
-            if self._opened is None:
+            if self._opened is None or self._may_be_there_now():
                 try:
                     self._stamp = self._stamped()
                     self._opened = read_checkpoint(self.given, encoding=self._encoding)
                 except WeighlockError as error:
-                    self._opened = error
+                    self._opened, self._failed = error, time.monotonic()
                 gc.freeze()
             return self._opened
+
+    def _may_be_there_now(self) -> bool:
+        """Whether what could not be reached is worth another attempt; what is damaged stays so."""
+        unreached = isinstance(self._opened, SourceError | DownloadError)
+        return unreached and time.monotonic() - self._failed >= RETRY_SECONDS
 
     @property
     def checkpoint(self) -> Checkpoint:

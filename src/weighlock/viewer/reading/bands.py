@@ -106,7 +106,7 @@ class Plane:
         """Yield the numbers, a band at a time; planes of one size give the same bands for the same `itemsize`."""
         if not (self.height and self.width):
             return
-        most = (_BAND if itemsize else self._band_bytes()) // (itemsize or self.itemsize)
+        most = max(1, (_BAND if itemsize else self._band_bytes()) // (itemsize or self.itemsize))
         wide = min(len(self._columns), most)
         tall = max(1, most // wide)
         for row, column in product(
