@@ -47,6 +47,13 @@ def started(*arguments, env=None):
         process.communicate()
 
 
+def address(process) -> tuple[str, str]:
+    """Return the port and the token of the one line that is printed."""
+    found = URL.fullmatch(process.stdout.readline())
+    assert found is not None
+    return found[1], found[2]
+
+
 def ask(port, path, token=None, host=None, method="GET"):
     connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
     try:
@@ -72,8 +79,7 @@ def failed(*arguments, **options):
 
 def test_it_prints_one_address_serves_it_and_ends_with_ctrl_c(model):
     with started(model, "--no-browser", "--log") as process:
-        line = process.stdout.readline()
-        port, token = URL.fullmatch(line).groups()
+        port, token = address(process)
         status, headers, body = ask(port, "/api/v1/files", token)
         assert status == 200
         assert json.loads(body)["files"][0]["name"] == "model.pt"
@@ -93,7 +99,7 @@ def test_it_prints_one_address_serves_it_and_ends_with_ctrl_c(model):
 
 def test_it_ends_with_a_terminating_signal_too(model):
     with started(model, "--no-browser") as process:
-        assert URL.fullmatch(process.stdout.readline())
+        address(process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
         assert process.returncode in (0, -signal.SIGTERM)
@@ -101,7 +107,7 @@ def test_it_ends_with_a_terminating_signal_too(model):
 
 def test_it_listens_on_loopback_alone(model):
     with started(model, "--no-browser") as process:
-        port = int(URL.fullmatch(process.stdout.readline())[1])
+        port = int(address(process)[0])
         listening = [
             line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
             if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
@@ -113,13 +119,13 @@ def test_every_start_has_another_token(model):
     tokens = set()
     for _ in range(2):
         with started(model, "--no-browser") as process:
-            tokens.add(URL.fullmatch(process.stdout.readline())[2])
+            tokens.add(address(process)[1])
     assert len(tokens) == 2
 
 
 def test_it_ends_when_nobody_asks(model):
     with started(model, "--no-browser", "--idle-timeout", "0.5") as process:
-        port, token = URL.fullmatch(process.stdout.readline()).groups()
+        port, token = address(process)
         for _ in range(4):
             time.sleep(0.3)
             assert ask(port, "/api/v1/ping", token)[0] == 200
@@ -138,7 +144,7 @@ def test_the_browser_gets_a_file_that_only_the_user_can_read_and_no_token(model,
     )
     browser.chmod(0o755)
     with started(model, env={"BROWSER": f"{browser} %s"}) as process:
-        token = URL.fullmatch(process.stdout.readline())[2]
+        token = address(process)[1]
         for _ in range(200):
             if seen.exists():
                 break
@@ -163,7 +169,7 @@ def test_other_machines_are_kept_out_unless_that_is_asked_for(model, host):
 
 def test_exposed_it_still_wants_the_token(model):
     with started(model, "--no-browser", "--host", "0.0.0.0", "--i-know-this-exposes-files") as process:
-        port, token = URL.fullmatch(process.stdout.readline()).groups()
+        port, token = address(process)
         assert ask(port, "/api/v1/files")[0] == 401
         assert ask(port, "/api/v1/files", token)[0] == 200
         assert ask(port, "/api/v1/files", token, host=f"evil.example:{port}")[0] == 421
@@ -184,7 +190,7 @@ def test_a_chosen_port_is_used(model):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with started(model, "--no-browser", "--port", port) as process:
-        assert int(URL.fullmatch(process.stdout.readline())[1]) == port
+        assert int(address(process)[0]) == port
 
 
 def test_a_proxy_is_named(model):
@@ -219,7 +225,7 @@ def test_a_damaged_file_is_served_with_its_error(tmp_path):
     path = tmp_path / "cut.pt"
     path.write_bytes(b"PK\x03\x04 and no more")
     with started(path, "--no-browser") as process:
-        port, token = URL.fullmatch(process.stdout.readline()).groups()
+        port, token = address(process)
         assert json.loads(ask(port, "/api/v1/files", token)[2])["files"][0]["error"]["message"]
 
 
@@ -228,7 +234,7 @@ def test_a_client_that_leaves_stops_its_work(tmp_path):
     path = tmp_path / "model.pt"
     weighlock.save({"w": np.zeros((10_000, 10_000), "f4")}, path)
     with started(path, "--no-browser") as process:
-        port, token = URL.fullmatch(process.stdout.readline()).groups()
+        port, token = address(process)
         ask(port, "/api/v1/file/0/tensor/0/stats?bins=0", token)  # what is imported first is imported now
         for number in range(2):
             left = socket.create_connection(("127.0.0.1", int(port)))
@@ -251,21 +257,21 @@ def test_a_large_file_takes_little_memory(tmp_path):
     for number, path in enumerate(paths):
         weighlock.save({"w": np.full((10_000, 10_000), number, "f4")}, path)
     with started(*paths, "--no-browser") as process:
-        port, token = URL.fullmatch(process.stdout.readline()).groups()
+        port, token = address(process)
         for path in ("file/0", "file/0/tensor/0/heat", "file/0/tensor/0/stats", "diff", "diff/heat?i=0&j=0"):
             assert ask(port, f"/api/v1/{path}", token)[0] == 200
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
-        assert int(peak[1]) < 200_000
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        assert int(peak) < 200_000
 
 
 def test_serve_refuses_in_the_library_too(model):
     with pytest.raises(ArgumentError, match="other machines"):
-        serve([str(model)], Settings(host="0.0.0.0"), lambda url: None)  # noqa: S104
+        serve([str(model)], Settings(host="0.0.0.0"), lambda url: None)
 
 
 def test_no_thread_outlives_the_server(model):
     before = set(threading.enumerate())
-    urls = []
+    urls: list[str] = []
 
     def work():
         serve([str(model)], Settings(idle=0.2), urls.append)
