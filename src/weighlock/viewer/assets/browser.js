@@ -2,13 +2,13 @@
 /** The list of tensors: a tree of names, or a table that is searched, filtered and sorted. */
 
 import { get, Latest, isAbort } from "./api.js";
-import { choice, debounce, el, fill } from "./dom.js";
+import { button, cell, choice, debounce, el, fill } from "./dom.js";
 import * as say from "./format.js";
 import { address, aliasOf, problem } from "./parts.js";
 import { Tree } from "./tree.js";
-import { Pages, VirtualRows } from "./virtual.js";
+import { pagedList, VirtualRows } from "./virtual.js";
 
-/** @typedef {{q: string, dtype: string, layout: string, min_bytes: string, shape: string, sort: string, desc: string, view: string, fold: string}} State */
+/** q, dtype, layout, min_bytes, shape, sort, desc, view, fold @typedef {Record<string, string>} State */
 
 /** @type {[string, string][]} Columns that sort, with their heading. */
 const COLUMNS = [["key", "Name"], ["dtype", "Type"], ["shape", "Shape"], ["nbytes", "Bytes"]];
@@ -22,6 +22,7 @@ export class Browser {
     this.file = file; this.state = state; this.remember = remember;
     /** @type {number|null} */ this.selected = null;
     this.latest = new Latest();
+    /** @type {number[]|null} */ this.counts = null;
     this.status = el("p", { class: "status", role: "status" });
     this.trouble = el("div", {});
     this.holder = el("div", { class: "list-holder" });
@@ -36,26 +37,26 @@ export class Browser {
     this.views = choice("Show as", [["tree", "Tree"], ["table", "Table"]], state.view || "tree", (view) => this.#set({ view }));
     this.element = el("section", { class: "browser", "aria-label": "Tensors" },
       el("div", { class: "toolbar" }, this.searchBox, this.views,
-        this.filterButton = el("button", { type: "button", "aria-expanded": "false", "aria-controls": "filters", "aria-keyshortcuts": "f", onclick: () => this.toggleFilters() }, "Filter")),
+        this.filterButton = button("Filter", () => this.toggleFilters(), null, { "aria-expanded": "false", "aria-controls": "filters", "aria-keyshortcuts": "f" })),
       this.filters, this.trouble, this.status, this.holder);
     this.filterButton.setAttribute("aria-expanded", String(!this.filters.hidden));
   }
 
-  get isTree() { const { state } = this; return state.view !== "table" && !state.q && !FILTERS.some((name) => /** @type {any} */ (state)[name]); }
+  get isTree() { const { state } = this; return state.view !== "table" && !state.q && !FILTERS.some((name) => state[name]); }
 
   /** @param {any} overview */
   #filters(overview) {
     const select = (name, label, options) => {
       const box = el("select", { "aria-label": label, onchange: () => this.#set({ [name]: box.value }) }, options.map(([value, text]) => el("option", { value }, text)));
-      box.value = /** @type {any} */ (this.state)[name] || "";
+      box.value = this.state[name] || "";
       return box;
     };
     const dtypes = /** @type {[string, string][]} */ ((overview?.dtypes || []).map((d) => [d.dtype, d.dtype]));
     const shape = el("input", { type: "text", "aria-label": "Shape, for example 64,32 or *,1024", placeholder: "Shape, e.g. *,1024", size: "14", autocomplete: "off", onchange: () => this.#set({ shape: shape.value.replace(/[[\]\s]/g, "") }) });
     shape.value = this.state.shape || "";
-    const clear = el("button", { type: "button", onclick: () => { for (const box of this.filters.querySelectorAll("select, input")) box.value = ""; this.fold.checked = true; this.#set({ dtype: "", layout: "", min_bytes: "", shape: "", fold: "" }); } }, "Clear");
+    const clear = button("Clear", () => { this.fold.checked = true; this.#clear({ fold: "" }); });
     this.fold = el("input", { type: "checkbox", checked: this.state.fold !== "0", onchange: () => this.#set({ fold: this.fold.checked ? "" : "0" }) });
-    return el("div", { class: "filters", id: "filters", hidden: !FILTERS.some((name) => /** @type {any} */ (this.state)[name]) },
+    return el("div", { class: "filters", id: "filters", hidden: !FILTERS.some((name) => this.state[name]) },
       select("dtype", "Type", [["", "Any type"], ...dtypes]), select("min_bytes", "Smallest size", SIZES),
       select("layout", "Layout", [["", "Any layout"], .../** @type {[string, string][]} */ (LAYOUTS.map((name) => [name, name]))]), shape,
       el("label", { class: "check" }, this.fold, "Fold numbered siblings"), clear);
@@ -67,12 +68,18 @@ export class Browser {
     if (open) this.filters.querySelector("select")?.focus();
   }
 
+  /** Take the filters away. @param {Partial<State>} more */
+  #clear(more) {
+    for (const box of this.filters.querySelectorAll("select, input[type=text]")) box.value = "";
+    this.#set({ ...Object.fromEntries(FILTERS.map((name) => [name, ""])), ...more });
+  }
+
   focusSearch() { this.searchBox.focus(); this.searchBox.select(); }
 
   /** @param {Partial<State>} change */
   #set(change) {
     Object.assign(this.state, change);
-    this.remember(/** @type {any} */ (this.state));
+    this.remember(this.state);
     this.start();
   }
 
@@ -81,7 +88,7 @@ export class Browser {
     const signal = this.latest.next();
     try {
       const list = this.isTree ? await this.#tree(signal) : await this.#table(signal);
-      if (signal.aborted) return;
+      if (signal.aborted || !list) return;
       fill(this.trouble);
       this.list?.stop();
       this.list = list.rows;
@@ -117,7 +124,7 @@ export class Browser {
       open: (node) => { if (node.isBranch) node.open ? tree.collapse(node) : tree.expand(node); else this.#open(node.data); },
       key: (event, node) => this.#treeKey(event, node, tree, /** @type {VirtualRows} */ (rows)),
     });
-    this.total = () => tree.root.data.tensors ?? null;
+    this.counts = tree.tensors === null ? null : [tree.tensors, tree.tensors];
     return { rows, head: null, stop: () => tree.stop() };
   }
 
@@ -160,24 +167,17 @@ export class Browser {
   /** @param {AbortSignal} signal */
   async #table(signal) {
     const { q, dtype, layout, min_bytes, shape, sort, desc } = this.state;
-    /** @type {VirtualRows|null} */ let rows = null;
-    /** @type {any} */ let error = null, all = 0;
-    const pages = new Pages(async (offset, limit, stop) => {
-      const answer = await get(`file/${this.file}/tensors`, { offset, limit, q, dtype, layout, min_bytes, shape, sort: sort || "file", desc: desc ? 1 : null }, stop);
-      all = answer.total;
-      return { total: answer.matched, rows: answer.rows };
-    }, () => rows?.update(), (e) => { error = e; if (rows) this.#failed(e); });
-    signal.addEventListener("abort", () => { if (!rows) pages.stop(); });
-    await pages.need(0, 1);
-    if (error) throw error;
-    rows = new VirtualRows({
-      label: "Tensors", role: "grid", kind: "table-rows", total: () => pages.total, get: (i) => pages.get(i), need: (a, b) => { pages.need(a, b); },
-      render: (row, index) => this.#tableRow(row, index), open: (row) => this.#open(row),
+    let all = 0;
+    const list = await pagedList({
+      label: "Tensors", kind: "table-rows", head: this.#head(), signal, keep: true, row: (row, i) => this.#tableRow(row, i), open: (row) => this.#open(row), failed: (error) => this.#failed(error),
+      fetch: async (offset, limit, stop) => {
+        const answer = await get(`file/${this.file}/tensors`, { offset, limit, q, dtype, layout, min_bytes, shape, sort: sort || "file", desc: desc ? 1 : null }, stop);
+        all = answer.total;
+        return { total: answer.matched, rows: answer.rows };
+      },
     });
-    rows.element.setAttribute("aria-rowcount", String(pages.total));
-    rows.element.setAttribute("aria-colcount", "4");
-    this.total = () => [pages.total, all];
-    return { rows, head: this.#head(), stop: () => pages.stop() };
+    this.counts = [list?.pages.total || 0, all];
+    return list;
   }
 
   #head() {
@@ -193,10 +193,10 @@ export class Browser {
   #tableRow(row, index) {
     const alias = aliasOf(row.alias_of), long = String(row.key).length > 60;
     return el("div", { class: `row kind-tensor${this.#isSelected(row) ? " selected" : ""}`, role: "row", "aria-rowindex": index + 1, "aria-selected": String(this.#isSelected(row)), "data-tensor": row.index },
-      el("span", { class: "cell name", role: "gridcell", title: long ? say.clip(row.key, 1000) : null }, el("span", { class: "part" }, say.name(row.key)), alias && el("span", { class: "times" }, ` = ${say.clip(alias.key, 60)}`)),
-      el("span", { class: "cell dtype", role: "gridcell" }, row.dtype),
-      el("span", { class: "cell shape", role: "gridcell" }, say.shape(row.shape), row.layout && row.layout !== "strided" ? ` ${row.layout}` : ""),
-      el("span", { class: "cell size", role: "gridcell" }, say.bytes(row.nbytes)));
+      el("span", { class: "cell name", role: "gridcell", title: long ? say.clip(row.key, 1000) : null }, say.name(row.key), alias && el("span", { class: "times" }, ` = ${say.clip(alias.key, 60)}`)),
+      cell("dtype", row.dtype),
+      cell("shape", say.shape(row.shape), row.layout && row.layout !== "strided" ? ` ${row.layout}` : ""),
+      cell("size", say.bytes(row.nbytes)));
   }
 
   // ------------------------------------------------------------------------------------------------- selection
@@ -221,11 +221,10 @@ export class Browser {
   }
 
   #say() {
-    const totals = this.total?.();
-    const sought = this.state.q || FILTERS.some((name) => /** @type {any} */ (this.state)[name]);
-    if (!Array.isArray(totals)) this.status.textContent = "";
-    else if (!totals[0] && sought) fill(this.status, "No tensor matches. ", el("button", { type: "button", onclick: () => { this.searchBox.value = ""; for (const box of this.filters.querySelectorAll("select, input[type=text]")) box.value = ""; this.#set({ q: "", dtype: "", layout: "", min_bytes: "", shape: "" }); } }, "Show all"));
-    else this.status.textContent = totals[0] === totals[1] ? say.plural(totals[1], "tensor") : `${say.count(totals[0])} of ${say.plural(totals[1], "tensor")}`;
+    const sought = this.state.q || FILTERS.some((name) => this.state[name]), [matched, all] = this.counts || [0, 0];
+    if (!this.counts) this.status.textContent = "";
+    else if (!matched && sought) fill(this.status, "No tensor matches. ", button("Show all", () => { this.searchBox.value = ""; this.#clear({ q: "" }); }));
+    else this.status.textContent = matched === all ? say.plural(all, "tensor") : `${say.count(matched)} of ${say.plural(all, "tensor")}`;
   }
 
   stop() { this.latest.stop(); this.list?.stop(); this.stopData?.(); }

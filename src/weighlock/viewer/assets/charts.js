@@ -27,6 +27,8 @@ const heights = (counts, log) => counts.map((n) => (log ? Math.log10(n + 1) : n)
  * @returns {HTMLElement}
  */
 export function histogram({ edges, counts }, log, choose) {
+  const reach = edges[edges.length - 1] - edges[0];
+  edges = edges.map((edge) => (Math.abs(edge) < 1e-9 * reach ? 0 : edge)); // an edge at zero, but for rounding
   const chart = el("div", { class: "histogram" }), readout = el("p", { class: "readout" });
   const total = counts.reduce((a, b) => a + b, 0), peak = counts.indexOf(Math.max(...counts));
   const between = (i) => `${say.value(edges[i])} to ${say.value(edges[i + 1])}`;

@@ -1,97 +1,92 @@
 // @ts-check
 /** What two files differ in: counts, a list, and a heat map of the difference. */
 
-import { get, getHeat, isAbort } from "./api.js";
-import { choice, el, facts, fill, table, twin } from "./dom.js";
+import { get, getHeat } from "./api.js";
+import { button, cell, choice, el, facts, fill, table, twin } from "./dom.js";
 import * as say from "./format.js";
 import { HeatMap } from "./heat.js";
-import { address, loading, problem, section } from "./parts.js";
-import { Pages, VirtualRows } from "./virtual.js";
+import { address, leadingBoxes, loading, plane, problem, section } from "./parts.js";
+import { heads, pagedList } from "./virtual.js";
 
 /** @type {Record<string, [string, string]>} sign and word of a state */
 const STATES = { changed: ["~", "changed"], added: ["+", "only in B"], removed: ["−", "only in A"], same: ["=", "the same"], renamed: ["→", "renamed"], error: ["!", "not compared"] };
+/** @type {[string, string][]} */
+const CHOICES = [["different", "Differences"], ["changed", "Changed"], ["removed", "Only in A"], ["added", "Only in B"], ["same", "The same"], ["all", "All"]];
 
-/** @param {any[]} files @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
-export function diffView(files, params, signal, remember) {
+/** @param {import("./parts.js").View} view */
+export function diffView({ files, params, signal, remember }) {
   if (files.length < 2) return el("div", { class: "page" }, el("h1", {}, "Diff"), el("p", { class: "note" }, "Two files are needed: start ", el("code", {}, "weighlock view BEFORE AFTER"), "."));
-  const state = { a: Number(params.a) || 0, b: params.b === undefined ? 1 : Number(params.b), only: params.only || "changes" };
+  const state = { a: Number(params.a) || 0, b: Number(params.b ?? 1), only: params.only || "different" };
   const body = el("div", { class: "fill" }), detail = el("aside", { class: "detail", "aria-label": "The difference of one tensor" });
-  /** @type {AbortController} */ let controller = new AbortController();
-  signal.addEventListener("abort", () => controller.abort());
+  let turn = new AbortController();
+  signal.addEventListener("abort", () => turn.abort());
   const start = () => {
-    controller.abort(); controller = new AbortController();
+    turn.abort(); turn = new AbortController();
     fill(detail);
-    remember({ a: state.a, b: state.b, only: state.only === "changes" ? null : state.only });
-    load(files, state, body, detail, controller.signal, start);
+    remember({ ...state, only: state.only === "different" ? null : state.only });
+    load(files, state, body, detail, turn.signal, start);
   };
-  const select = (side) => {
+  const boxes = ["a", "b"].map((side) => {
     const box = el("select", { "aria-label": `File ${side.toUpperCase()}`, onchange: () => { state[side] = Number(box.value); start(); } }, files.map((f) => el("option", { value: f.file }, say.clip(f.name, 60))));
     box.value = String(state[side]);
     return box;
-  };
-  const swap = el("button", { type: "button", title: "Swap A and B", "aria-label": "Swap A and B", onclick: () => { [state.a, state.b] = [state.b, state.a]; one.value = String(state.a); two.value = String(state.b); start(); } }, "⇄");
-  const one = select("a"), two = select("b");
+  });
+  const swap = button("⇄", () => { [state.a, state.b] = [state.b, state.a]; boxes[0].value = String(state.a); boxes[1].value = String(state.b); start(); }, "Swap A and B");
   start();
-  return el("div", { class: "split diff" }, el("div", { class: "fill" }, el("div", { class: "toolbar" }, el("h1", {}, "Diff"), el("label", {}, "A ", one), swap, el("label", {}, "B ", two)), body), detail);
+  return el("div", { class: "split diff" }, el("div", { class: "fill" }, el("div", { class: "toolbar" }, el("h1", {}, "Diff"), el("label", {}, "A ", boxes[0]), swap, el("label", {}, "B ", boxes[1])), body), detail);
 }
 
-/** @param {any[]} files @param {{a: number, b: number, only: string}} state @param {HTMLElement} body @param {HTMLElement} detail @param {AbortSignal} signal @param {() => void} again */
+/** @param {any[]} files @param {any} state @param {HTMLElement} body @param {HTMLElement} detail @param {AbortSignal} signal @param {() => void} again */
 async function load(files, state, body, detail, signal, again) {
-  /** @type {VirtualRows|null} */ let rows = null;
-  /** @type {any} */ let first = null, trouble = null;
-  const pages = new Pages(async (offset, limit, stop) => { const answer = await get("diff", { a: state.a, b: state.b, values: 1, offset, limit, only: state.only === "changes" ? "different" : state.only }, stop); first ||= answer; return answer; },
-    () => rows?.update(), (error) => { trouble = error; fill(body, problem(error, again)); });
-  signal.addEventListener("abort", () => { pages.stop(); rows?.stop(); });
-  const wait = loading("Comparing…");
-  if (body.querySelector(".list-holder")) body.classList.add("stale"); else fill(body, wait);
-  await pages.need(0, 1);
-  body.classList.remove("stale");
-  if (signal.aborted || trouble || !first) return;
-  const open = (row) => show(files, state, row, detail, signal);
-  rows = new VirtualRows({ label: "Differences", role: "grid", kind: "diff-rows", total: () => pages.total, get: (i) => pages.get(i), need: (a, b) => { pages.need(a, b); }, render: line, open });
-  rows.element.setAttribute("aria-rowcount", String(pages.total));
-  fill(body, el("div", { class: "pad" }, el("div", { class: `verdict ${first.identical ? "good" : "plain"}` }, el("strong", {}, first.identical ? "The same" : "They differ"), el("p", {}, counts(first.counts))),
-    choice("Show", [["changes", "Differences"], ["changed", "Changed"], ["removed", "Only in A"], ["added", "Only in B"], ["same", "The same"], ["all", "All"]], state.only, (only) => { state.only = only; again(); })),
-  el("div", { class: "list-holder" }, pages.total ? [el("div", { class: "list-head", "aria-hidden": "true" }, ["", "Name", "Type and shape", "Differ", "Max |Δ|", "Rel. L2"].map((text, i) => el("span", { class: `cell ${["sign", "name", "shape", "differ", "far", "rel"][i]}` }, text))), rows.element] : el("p", { class: "note" }, "Nothing to show here."),
-    first.objects?.length > 0 && el("div", { class: "pad" }, twin(`${say.plural(first.counts.objects ?? first.objects.length, "other value differs", "other values differ")}`, () => table(["Place", "A", "B"], first.objects.map((o) => [say.clip(o.key, 200), say.clip(o.a ?? "–", 200), say.clip(o.b ?? "–", 200)]), { kind: "data" })))));
-  rows.update();
+  /** @type {any} */ let first = null;
+  if (body.querySelector(".list-holder")) body.classList.add("stale"); else fill(body, loading("Comparing…"));
+  const list = await pagedList({
+    label: "Differences", kind: "diff-rows", signal, row: line, open: (row) => show(files, state, row, detail, signal), failed: (error) => fill(body, problem(error, again)),
+    head: heads([["sign", ""], ["name", "Name"], ["shape", "Type and shape"], ["differ", "Differ"], ["far", "Max |Δ|"], ["rel", "Rel. L2"]]),
+    fetch: async (offset, limit, stop) => { const answer = await get("diff", { ...state, values: 1, offset, limit }, stop); first ||= answer; return answer; },
+  });
+  if (!signal.aborted) body.classList.remove("stale");
+  if (!list) return;
+  const { objects = [] } = first;
+  fill(body, el("div", { class: "pad" },
+    el("div", { class: `verdict ${first.identical ? "good" : "plain"}` }, el("strong", {}, first.identical ? "The same" : "They differ"), el("p", {}, counts(first.counts)), first.complete === false && el("p", { class: "warned" }, "Not everything could be compared.")),
+    choice("Show", CHOICES, state.only, (only) => { state.only = only; again(); }),
+    objects.length > 0 && twin(say.plural(first.counts.objects ?? objects.length, "other value differs", "other values differ"), () => table(["Place", "A", "B"], objects.map((o) => [o.key, o.a ?? "–", o.b ?? "–"].map((text) => say.clip(text, 200))), { kind: "data" }))),
+  el("div", { class: "list-holder" }, list.pages.total ? [list.head, list.rows.element] : el("p", { class: "note" }, "No tensor is to be shown here.")));
+  list.rows.update();
 }
 
 /** @param {Record<string, number>} all */
-const counts = (all) => Object.entries(all || {}).filter(([, n]) => Number(n) > 0).map(([name, n]) => `${say.count(n)} ${{ only_a: "only in A", only_b: "only in B", ...Object.fromEntries(Object.entries(STATES).map(([k, v]) => [k, v[1]])) }[name] || name.replaceAll("_", " ")}`).join(" · ") || "nothing to compare";
+const counts = (all) => Object.entries(all || {}).filter(([, n]) => Number(n) > 0).map(([name, n]) => (name === "objects" ? say.plural(n, "other value", "other values") : `${say.count(n)} ${STATES[name]?.[1] || name}`)).join(" · ") || "nothing to compare";
 
 /** @param {any} side */
 const kind = (side) => (side ? `${side.dtype} ${say.shape(side.shape)}` : "");
 
-/** @param {any} row */
-const both = (row) => { const a = kind(row.a), b = kind(row.b); return !a || !b || a === b ? a || b : `${a} → ${b}`; };
+/** @param {any} x */
+const orNothing = (x, write = say.value) => (x === null || x === undefined ? "" : write(x));
 
 /** @param {any} row @param {number} index */
 function line(row, index) {
-  const [sign, word] = STATES[row.state] || ["?", row.state], renamed = row.key_a && row.key_b && row.key_a !== row.key_b;
+  const [sign, word] = STATES[row.state] || ["?", row.state], a = kind(row.a), b = kind(row.b);
   return el("div", { class: `row state-${row.state}`, role: "row", "aria-rowindex": index + 1 },
     el("span", { class: "cell sign", role: "gridcell", "aria-label": word, title: word }, sign),
-    el("span", { class: "cell name", role: "gridcell" }, el("span", { class: "part" }, say.name(row.key_a ?? row.key_b, 300)), renamed && el("span", { class: "times" }, ` → ${say.clip(row.key_b, 200)}`)),
-    el("span", { class: "cell shape", role: "gridcell" }, both(row)),
-    el("span", { class: "cell differ", role: "gridcell" }, row.different === null || row.different === undefined ? "" : say.count(row.different)),
-    el("span", { class: "cell far", role: "gridcell" }, row.max_abs === null || row.max_abs === undefined ? "" : say.value(row.max_abs)),
-    el("span", { class: "cell rel", role: "gridcell" }, row.rel_l2 === null || row.rel_l2 === undefined ? "" : say.value(row.rel_l2)));
+    cell("name", el("span", { class: "part" }, say.name(row.key_a ?? row.key_b, 300)), row.key_a && row.key_b && row.key_a !== row.key_b && el("span", { class: "times" }, ` → ${say.clip(row.key_b, 200)}`)),
+    cell("shape", !a || !b || a === b ? a || b : `${a} → ${b}`), cell("differ", orNothing(row.different, say.count)), cell("far", orNothing(row.max_abs)), cell("rel", orNothing(row.rel_l2)));
 }
 
-/** @param {any[]} files @param {{a: number, b: number}} state @param {any} row @param {HTMLElement} detail @param {AbortSignal} signal */
+/** @param {any[]} files @param {any} state @param {any} row @param {HTMLElement} detail @param {AbortSignal} signal */
 function show(files, state, row, detail, signal) {
   const { a, b } = row, trouble = el("div", {}), place = el("div", {});
   const to = (file, side) => (side ? el("a", { href: address(`file/${file}/tensor/${side.index}`) }, `${say.clip(files[file]?.name ?? file, 60)}: ${kind(side)}`) : "not there");
   fill(detail, el("h2", { class: "key" }, say.name(row.key_a ?? row.key_b, 400)), el("p", { class: "lead" }, row.error?.message || row.text || STATES[row.state]?.[1] || row.state),
-    facts([["A", to(state.a, a)], ["B", to(state.b, b)], ["Values that differ", row.different === undefined ? null : say.count(row.different)], ["Largest |Δ|", row.max_abs === undefined ? null : say.value(row.max_abs)], ["Relative L2", row.rel_l2 === undefined ? null : say.value(row.rel_l2)], ["Cosine", row.cos === undefined ? null : say.value(row.cos)]], "facts numbers"), trouble, place);
-  if (!a || !b || a.index === undefined || b.index === undefined || String(a.shape) !== String(b.shape) || row.state === "same") return;
-  const shape = a.shape, leading = shape.slice(0, -2), at = leading.map(() => 0), [rows, cols] = [shape.length > 1 ? shape[shape.length - 2] : 1, shape.length ? shape[shape.length - 1] : 1];
+    facts([["A", to(state.a, a)], ["B", to(state.b, b)], ["Values that differ", orNothing(row.different, say.count)], ["Largest |Δ|", orNothing(row.max_abs)], ["Relative L2", orNothing(row.rel_l2)], ["Cosine", orNothing(row.cos)]], "facts numbers"), trouble, place);
+  if (!Number.isInteger(a?.index) || !Number.isInteger(b?.index) || String(a.shape) !== String(b.shape) || row.state === "same") return;
+  const leading = a.shape.slice(0, -2), at = leading.map(() => 0), [rows, cols] = plane(a.shape);
   if (!(rows * cols)) return;
   const heat = new HeatMap({
-    name: `the difference of ${say.clip(row.key_a, 80)}`, rows, cols, difference: true, failed: (error) => { if (!isAbort(error)) fill(trouble, problem(error, () => { fill(trouble); heat.fetch(); })); },
-    load: (region, width, height, stop) => getHeat("diff/heat", { a: state.a, i: a.index, b: state.b, j: b.index, at: leading.length ? JSON.stringify(at) : null, rows: `${region.r0}:${region.r1}`, cols: `${region.c0}:${region.c1}`, width, height }, stop),
+    name: `the difference of ${say.clip(row.key_a, 80)}`, rows, cols, difference: true, failed: (error) => fill(trouble, problem(error, () => { fill(trouble); heat.fetch(); })),
+    load: (part, stop) => getHeat("diff/heat", { a: state.a, i: a.index, b: state.b, j: b.index, at: leading.length ? JSON.stringify(at) : null, ...part }, stop),
   });
   signal.addEventListener("abort", () => heat.stop());
-  const boxes = leading.map((n, i) => { const box = el("input", { type: "number", min: 0, max: n - 1, value: "0", "aria-label": `Index in dimension ${i}, 0 to ${n - 1}`, oninput: () => { at[i] = Math.max(0, Math.min(n - 1, Math.floor(Number(box.value) || 0))); heat.fetch(); } }); return el("label", {}, `dim ${i} `, box); });
-  fill(place, section("B − A", boxes.length > 0 && el("div", { class: "leading" }, boxes), heat.element));
+  fill(place, section("B − A", leadingBoxes(leading, at, () => heat.fetch()), heat.element));
 }

@@ -37,6 +37,22 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
+/** @param {Child} text @param {(event: any) => void} onclick @param {string|null} [label] also its title @param {Record<string, any>} [more] @returns {any} */
+export const button = (text, onclick, label = null, more = {}) => el("button", { type: "button", "aria-label": label, title: label, onclick, ...more }, text);
+
+/** A cell of a row of a virtual list. @param {string} kind @param {...Child} children */
+export const cell = (kind, ...children) => el("span", { class: `cell ${kind}`, role: "gridcell" }, ...children);
+
+/** A whole number from 0 to `n - 1`, acted on as it is typed. @param {string} label @param {number} n @param {number} now @param {(to: number) => void} change */
+export function index(label, n, now, change) {
+  const box = el("input", { type: "number", min: 0, max: n - 1, "aria-label": `${label}, 0 to ${n - 1}` });
+  const read = () => Math.max(0, Math.min(n - 1, Math.floor(Number(box.value) || 0)));
+  box.value = String(now);
+  box.addEventListener("change", () => { box.value = String(read()); });
+  box.addEventListener("input", () => { if (box.value !== "") change(read()); });
+  return box;
+}
+
 /** An SVG element. @param {string} tag @param {Record<string, any>} [props] @param {...Child} children @returns {any} */
 export function svg(tag, props = {}, ...children) {
   const node = document.createElementNS(SVG, tag);
@@ -82,15 +98,12 @@ export function twin(label, make) {
  * @param {string} chosen @param {(value: string) => void} choose */
 export function choice(label, choices, chosen, choose) {
   const group = el("div", { class: "choice", role: "group", "aria-label": label }, choices.map(([value, text]) =>
-    el("button", { type: "button", "data-value": value, "aria-pressed": String(value === chosen), onclick: () => {
-      for (const other of group.children) other.setAttribute("aria-pressed", String(other.getAttribute("data-value") === value));
+    button(text, () => {
+      for (const other of group.children) other.setAttribute("aria-pressed", String(other.dataset.value === value));
       choose(value);
-    } }, text)));
+    }, null, { "data-value": value, "aria-pressed": String(value === chosen) })));
   return group;
 }
-
-/** A link that looks like a button's neighbour. @param {string} href @param {...Child} text */
-export const link = (href, ...text) => el("a", { href }, ...text);
 
 /** Wait, dropping all calls but the last. @template {any[]} A @param {(...args: A) => void} action @param {number} ms */
 export function debounce(action, ms) {

@@ -5,11 +5,12 @@ import { isAbort, Latest } from "./api.js";
 import { choice, debounce, el, table, twin } from "./dom.js";
 import * as say from "./format.js";
 import { ends, paint, range } from "./palette.js";
+import { pointing, zoomButtons } from "./parts.js";
 
 /** @typedef {{r0: number, r1: number, c0: number, c1: number}} Region */
 /** @typedef {import("./api.js").Heat} Heat */
 
-const MAX_HEIGHT = 420, MIN_HEIGHT = 40, MIN_WIDTH = 200;
+const MAX_HEIGHT = 420, MIN_HEIGHT = 40, MIN_WIDTH = 200, WIDEST_CELL = 36;
 
 /** How the server cuts a stretch into `n` blocks: block i begins at floor(i * size / n). @param {number} from @param {number} to @param {number} n */
 function spans(from, to, n) {
@@ -23,7 +24,7 @@ function spans(from, to, n) {
 export class HeatMap {
   /**
    * @param {{name: string, rows: number, cols: number, difference?: boolean,
-   *   load: (region: Region, width: number, height: number, signal?: AbortSignal) => Promise<Heat>,
+   *   load: (part: {rows: string, cols: string, width: number, height: number}, signal?: AbortSignal) => Promise<Heat>,
    *   pick?: (row: number, col: number) => void, failed: (error: any) => void}} options
    */
   constructor(options) {
@@ -49,23 +50,24 @@ export class HeatMap {
   whole() { return { r0: 0, r1: this.options.rows, c0: 0, c1: this.options.cols }; }
 
   #build() {
-    const button = (text, label, action) => el("button", { type: "button", "aria-label": label, title: label, onclick: action }, text);
     const canvas = this.canvas;
     canvas.addEventListener("wheel", (e) => { if (!e.ctrlKey && document.activeElement !== canvas) return; e.preventDefault(); const at = this.#where(e); this.zoom(e.deltaY < 0 ? 0.8 : 1.25, at.r, at.c); }, { passive: false });
     canvas.addEventListener("dblclick", (e) => { const at = this.#where(e); this.zoom(e.shiftKey ? 2 : 0.5, at.r, at.c); });
-    canvas.addEventListener("pointerleave", () => { this.at = null; this.#tell(); });
     canvas.addEventListener("keydown", (e) => { if (this.#key(e.key, e.shiftKey)) { e.preventDefault(); e.stopPropagation(); } });
-    this.#drag();
+    pointing(canvas, {
+      begin: () => ({ ...this.region }), drag: (region, x, y) => this.#move(region, -Math.round(y * (region.r1 - region.r0)), -Math.round(x * (region.c1 - region.c0))),
+      hover: (e) => { const at = e && this.#where(e); this.at = at && { r: Math.floor(at.r), c: Math.floor(at.c) }; this.#tell(); },
+      click: () => { if (this.at) this.options.pick?.(this.at.r, this.at.c); },
+    });
     return el("div", { class: "figure heat-figure" },
       el("div", { class: "figure-head" },
         choice("What a block shows", [["min", "Min"], ["mean", "Mean"], ["max", "Max"]], this.plane, (kind) => { this.plane = /** @type {any} */ (kind); this.#repaint(); }),
         choice("Colours", [["auto", "Auto"], ["sequential", "One way"], ["diverging", "Around 0"]], this.palette, (kind) => { this.palette = /** @type {any} */ (kind); this.#repaint(); }),
-        el("div", { class: "choice", role: "group", "aria-label": "Zoom" },
-          button("+", "Zoom in", () => this.zoom(0.5)), button("−", "Zoom out", () => this.zoom(2)), button("All", "Show all", () => this.set(this.whole())))),
+        zoomButtons(this)),
       canvas,
       el("div", { class: "legend" }, this.low, this.scale, this.high),
       this.readout, this.summary,
-      el("p", { class: "hint", id: "heat-keys" }, "Arrow keys move, + and − zoom, 0 shows all; drag, double-click or Ctrl+wheel do the same. Shift+arrow keys move the marked cell, Enter shows its values."),
+      el("p", { class: "hint", id: "heat-keys" }, "Arrow keys move, Home goes to the first corner, + and − zoom, 0 shows all; drag, double-click or Ctrl+wheel do the same. Shift+arrow keys move the marked cell, Enter shows its values."),
       twin("Heat map as a table (16 × 16 blocks at most)", () => this.#twin()));
   }
 
@@ -73,8 +75,8 @@ export class HeatMap {
   #size() {
     const space = Math.floor(this.element.clientWidth), { rows, cols } = this.options;
     if (!space) return false;
-    const most = Math.min(space, 860);
-    let width = most, height = (most * rows) / Math.max(cols, 1);
+    const most = Math.min(space, 860, cols * WIDEST_CELL);
+    let width = Math.min(space, Math.max(most, MIN_WIDTH)), height = (width * rows) / Math.max(cols, 1);
     if (height > MAX_HEIGHT) { height = MAX_HEIGHT; width = Math.min(most, Math.max(MIN_WIDTH, (MAX_HEIGHT * cols) / Math.max(rows, 1))); }
     height = Math.max(MIN_HEIGHT, Math.round(height)); width = Math.round(width);
     const dense = Math.min(window.devicePixelRatio || 1, 2);
@@ -85,11 +87,16 @@ export class HeatMap {
     return true;
   }
 
+  /** @param {Region} region @param {number} width @param {number} height @param {AbortSignal} [signal] */
+  #load({ r0, r1, c0, c1 }, width, height, signal) { return this.options.load({ rows: `${r0}:${r1}`, cols: `${c0}:${c1}`, width, height }, signal); }
+
+  all() { this.set(this.whole()); }
+
   async fetch() {
     const signal = this.latest.next(), region = { ...this.region };
     const width = Math.max(1, Math.min(this.canvas.width, 860)), height = Math.max(1, Math.min(this.canvas.height, 640));
     try {
-      const heat = await this.options.load(region, width, height, signal);
+      const heat = await this.#load(region, width, height, signal);
       if (signal.aborted) return;
       this.have = { heat, region, image: document.createElement("canvas") };
       this.#repaint();
@@ -158,25 +165,6 @@ export class HeatMap {
     this.readout.textContent = `${where}  ${min[k] === max[k] && mean[k] === min[k] ? say.value(mean[k]) : `min ${say.value(min[k])} · mean ${say.value(mean[k])} · max ${say.value(max[k])}`}`;
   }
 
-  #drag() {
-    const canvas = this.canvas;
-    /** @type {{x: number, y: number, region: Region, moved: boolean}|null} */
-    let from = null;
-    canvas.addEventListener("pointerdown", (e) => { if (e.button === 0) { from = { x: e.clientX, y: e.clientY, region: { ...this.region }, moved: false }; canvas.setPointerCapture(e.pointerId); } });
-    canvas.addEventListener("pointermove", (e) => {
-      if (from && Math.hypot(e.clientX - from.x, e.clientY - from.y) > 3) from.moved = true;
-      if (from?.moved) {
-        const box = canvas.getBoundingClientRect(), { region } = from;
-        this.#move(region, -Math.round(((e.clientY - from.y) / box.height) * (region.r1 - region.r0)), -Math.round(((e.clientX - from.x) / box.width) * (region.c1 - region.c0)));
-      }
-      const at = this.#where(e);
-      this.at = { r: Math.floor(at.r), c: Math.floor(at.c) };
-      this.#tell();
-    });
-    canvas.addEventListener("pointerup", () => { if (from && !from.moved && this.at) this.options.pick?.(this.at.r, this.at.c); from = null; });
-    canvas.addEventListener("pointercancel", () => { from = null; });
-  }
-
   /** @param {Region} region @param {number} dr @param {number} dc */
   #move(region, dr, dc) {
     const { rows, cols } = this.options, h = region.r1 - region.r0, w = region.c1 - region.c0;
@@ -207,13 +195,14 @@ export class HeatMap {
 
   /** @param {string} key @param {boolean} shift */
   #key(key, shift) {
-    const { region } = this, h = region.r1 - region.r0, w = region.c1 - region.c0, dr = Math.max(1, h >> 3), dc = Math.max(1, w >> 3);
+    const { region } = this, h = region.r1 - region.r0, w = region.c1 - region.c0, dr = Math.max(1, h >> 2), dc = Math.max(1, w >> 2);
     const moves = /** @type {Record<string, [number, number]>} */ ({ ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] });
     if (moves[key] && shift) this.#mark(...moves[key]);
     else if (moves[key]) this.#move(region, moves[key][0] * dr, moves[key][1] * dc);
     else if (key === "+" || key === "=") this.zoom(0.5);
     else if (key === "-" || key === "−") this.zoom(2);
-    else if (key === "0") this.set(this.whole());
+    else if (key === "0") this.all();
+    else if (key === "Home") this.#move(region, -this.options.rows, -this.options.cols);
     else if (key === "Enter" && this.at) this.options.pick?.(this.at.r, this.at.c);
     else return false;
     return true;
@@ -233,7 +222,7 @@ export class HeatMap {
 
   #twin() {
     const place = el("div", {}, el("p", { class: "loading" }, "Reading…")), region = { ...this.region };
-    this.options.load(region, 16, 16).then((heat) => {
+    this.#load(region, 16, 16).then((heat) => {
       const rows = spans(region.r0, region.r1, heat.h), cols = spans(region.c0, region.c1, heat.w);
       place.replaceChildren(table(["Rows \\ columns", ...Array.from({ length: heat.w }, (_, j) => cols.text(j))],
         Array.from({ length: heat.h }, (_, i) => [rows.text(i), ...Array.from(heat.planes[this.plane].subarray(i * heat.w, (i + 1) * heat.w), say.value)]),

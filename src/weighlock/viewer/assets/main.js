@@ -2,25 +2,24 @@
 /** The frame: files, views, keys, theme. What is shown stands in the address, so that back, forward and reload work. */
 
 import { ApiError, get, isAbort, takeToken, watchServer } from "./api.js";
-import { Browser } from "./browser.js";
-import { diffView } from "./diff.js";
-import { el, fill, say as announce } from "./dom.js";
+import { button, el, fill, say as announce } from "./dom.js";
 import * as say from "./format.js";
-import { layoutView } from "./layout.js";
 import { overviewView } from "./overview.js";
 import { address, loading, problem } from "./parts.js";
-import { securityView } from "./security.js";
-import { storagesView } from "./storages.js";
-import { tensorView } from "./tensor.js";
-import { valueView } from "./value.js";
 
+/** The first paint needs the overview only; the other views come when they are opened. @type {Record<string, () => Promise<any>>} */
+const PARTS = {
+  overview: async () => overviewView, diff: async () => (await import("./diff.js")).diffView, storages: async () => (await import("./storages.js")).storagesView,
+  layout: async () => (await import("./layout.js")).layoutView, security: async () => (await import("./security.js")).securityView,
+  tensors: async () => (await import("./browser.js")).Browser, tensor: async () => (await import("./tensor.js")).tensorView, value: async () => (await import("./value.js")).valueView,
+};
 const VIEWS = /** @type {[string, string][]} */ ([["overview", "Overview"], ["tensors", "Tensors"], ["storages", "Storages"], ["layout", "Layout"], ["security", "Security"]]);
 const LIST_STATE = ["q", "dtype", "layout", "min_bytes", "shape", "sort", "desc", "view", "fold"];
 const KEYS = [["/", "search names"], ["f", "filter"], ["d", "diff of two files"], ["o, t, s, l, c", "overview, tensors, storages, layout, security"], ["↑ ↓ Home End", "move in a list"], ["→ ←", "open and close a branch"], ["*", "open all branches of a level"], ["Enter", "show the tensor"], ["Esc", "close; back to the list"], ["+ − 0, arrows", "zoom and move a heat map or the byte bar"], ["Page Up, Page Down", "other rows of values; with Shift other columns"], ["?", "this help"]];
 const PING_EVERY = 60_000, THEME = "weighlock-theme";
 
 /** @type {any[]} */ let files = [];
-/** @type {Browser|null} */ let browser = null;
+/** @type {import("./browser.js").Browser|null} */ let browser = null;
 let routing = new AbortController();
 const main = el("main", { id: "main", tabindex: "-1" });
 const nav = el("nav", { "aria-label": "Views" });
@@ -51,8 +50,8 @@ function frame() {
     ? el("select", { class: "file", "aria-label": "File", onchange: () => { const here = route(); location.hash = address(`file/${picker.value}/${VIEWS.some(([v]) => v === here.view) ? here.view : "overview"}`); } }, files.map((f) => el("option", { value: f.file }, `${say.clip(f.name, 60)}${f.error ? " (damaged)" : ""}`)))
     : el("span", { class: "file", title: say.clip(files[0]?.name ?? "", 300) }, say.clip(files[0]?.name ?? "", 80));
   picker.id = "file";
-  const theme = el("button", { type: "button", id: "theme", "aria-label": "Light or dark", title: "Light or dark", onclick: switchTheme }, "◐");
-  const help = el("button", { type: "button", "aria-label": "Keys and help", title: "Keys and help (?)", "aria-keyshortcuts": "?", onclick: openHelp }, "?");
+  const theme = button("◐", switchTheme, "Light or dark", { id: "theme" });
+  const help = button("?", openHelp, "Keys and help", { "aria-keyshortcuts": "?" });
   fill(/** @type {HTMLElement} */ (document.getElementById("app")),
     el("header", {}, el("img", { class: "logo", src: "icon.svg", alt: "", width: 20, height: 20 }), el("strong", { class: "brand" }, "Weighlock"), picker, nav, el("span", { class: "tools" }, theme, help)),
     lost, main, el("div", { id: "said", role: "status", class: "said" }), helpBox());
@@ -74,43 +73,45 @@ async function go() {
   if (/^#(?:.*&)?token=/.test(location.hash)) { takeToken(); start(); return; }
   routing.abort();
   routing = new AbortController();
-  const here = route(), { signal } = routing, { file, params } = here;
+  const here = route(), { signal } = routing, view = { file: here.file, files, params: here.params, signal, remember };
   const lostFocus = document.activeElement === document.body || document.activeElement?.closest("nav");
   showNav(here);
-  if (["tensors", "tensor", "value"].includes(here.view)) { await showBrowser(here, signal); return; }
-  /** @type {Record<string, () => HTMLElement>} */
-  const views = {
-    diff: () => diffView(files, params, signal, remember), storages: () => storagesView(file, params, signal, remember),
-    layout: () => layoutView(file, signal), security: () => securityView(file, signal), overview: () => overviewView(file, signal),
-  };
-  fill(main, (views[here.view] || views.overview)());
+  if (["tensors", "tensor", "value"].includes(here.view)) { await showBrowser(here, view); return; }
+  const show = await (PARTS[here.view] || PARTS.overview)();
+  if (signal.aborted) return;
+  fill(main, show(view));
   main.scrollTop = 0;
   if (lostFocus && document.activeElement === document.body) main.focus({ preventScroll: true });
 }
 
-/** The list, and beside it the tensor that is open. The list stays as it is while tensors are looked at. @param {Route} here @param {AbortSignal} signal */
-async function showBrowser(here, signal) {
+/** The list, and beside it the tensor that is open. The list stays as it is while tensors are looked at. @param {Route} here @param {import("./parts.js").View} view */
+async function showBrowser(here, view) {
+  const { signal } = view;
   const state = /** @type {any} */ (Object.fromEntries(LIST_STATE.map((name) => [name, here.params[name] || ""])));
   const isList = here.view === "tensors";
   const fresh = !browser || browser.file !== here.file || (isList && LIST_STATE.some((name) => /** @type {any} */ (browser?.state)[name] !== state[name] && !(name === "view" && !state.view && !browser?.state.view)));
   if (fresh) {
     browser?.stop();
-    browser = new Browser(here.file, state, await outline(here.file, signal), (params) => remember(Object.fromEntries(LIST_STATE.map((name) => [name, params[name] || null]))));
+    const Browser = await PARTS.tensors(), known = await outline(here.file, signal);
     if (signal.aborted) return;
+    browser = new Browser(here.file, state, known, (params) => remember(Object.fromEntries(LIST_STATE.map((name) => [name, params[name] || null]))));
   }
-  const list = /** @type {Browser} */ (browser);
+  const list = /** @type {import("./browser.js").Browser} */ (browser);
   split.classList.toggle("with-detail", !isList);
   fill(split, list.element, !isList && detail);
   if (main.firstChild !== split) fill(main, split);
   if (fresh) await list.start(); else list.list?.update();
   if (signal.aborted) return;
   list.mark(here.view === "tensor" ? here.index : null);
-  if (here.view === "tensor") fill(detail, closer(), tensorView(here.file, here.index, here.params, signal, remember));
-  else if (here.view === "value") fill(detail, closer(), valueView(here.file, here.params.path || "[]", signal));
+  if (!isList) {
+    const show = await PARTS[here.view]();
+    if (signal.aborted) return;
+    fill(detail, closer(), show(view, here.index));
+  }
   detail.scrollTop = 0;
 }
 
-const closer = () => el("button", { type: "button", class: "closer", "aria-label": "Close, back to the list", title: "Back to the list (Esc)", onclick: closeDetail }, "×");
+const closer = () => button("×", closeDetail, "Close, back to the list", { class: "closer" });
 
 function closeDetail() {
   const here = route();
@@ -144,7 +145,7 @@ function key(event) {
   else if (view) location.hash = address(`file/${file}/${view}`);
 }
 
-/** Do something in the list of tensors, going there first. @param {(list: Browser) => void} action */
+/** Do something in the list of tensors, going there first. @param {(list: import("./browser.js").Browser) => void} action */
 async function inList(action) {
   const here = route();
   if (!["tensors", "tensor", "value"].includes(here.view)) {
@@ -180,7 +181,7 @@ function helpBox() {
     el("h1", { id: "help-title" }, "Keys"),
     el("dl", { class: "keys" }, KEYS.map(([keys, text]) => el("div", {}, el("dt", {}, el("kbd", {}, keys)), el("dd", {}, text)))),
     el("p", {}, "Search: plain text is found anywhere in a name; * and ? stand for anything, as in ", el("code", {}, "*.attn.*.weight"), ". Nothing in a file is run or imported, and nothing is written."),
-    el("button", { type: "button", autofocus: "", onclick: () => /** @type {HTMLDialogElement} */ (document.getElementById("help")).close() }, "Close")));
+    button("Close", () => /** @type {HTMLDialogElement} */ (document.getElementById("help")).close())));
 }
 
 function openHelp() { /** @type {HTMLDialogElement} */ (document.getElementById("help")).showModal(); }
@@ -205,7 +206,7 @@ async function start() {
 watchServer((gone) => {
   if (gone === !lost.hidden) return;
   lost.hidden = !gone;
-  fill(lost, gone && [el("strong", {}, "The server does not answer. "), "It was stopped, or it ended after a time without use. Start it again with ", el("code", {}, "weighlock view FILE"), " and open the address it prints. ", el("button", { type: "button", onclick: () => ping() }, "Try again")]);
+  fill(lost, gone && [el("strong", {}, "The server does not answer. "), "It was stopped, or it ended after a time without use. Start it again with ", el("code", {}, "weighlock view FILE"), " and open the address it prints. ", button("Try again", ping)]);
 });
 
 const ping = () => get("ping").catch(() => null);

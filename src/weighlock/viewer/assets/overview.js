@@ -7,8 +7,8 @@ import { el, facts, table, twin } from "./dom.js";
 import * as say from "./format.js";
 import { address, gapList, later, problem, section, tensorLink } from "./parts.js";
 
-/** @param {number} file @param {AbortSignal} signal */
-export function overviewView(file, signal) {
+/** @param {import("./parts.js").View} view */
+export function overviewView({ file, signal }) {
   const place = el("div", { class: "page" });
   later(place, (stop) => get(`file/${file}`, {}, stop), (data) => show(file, data), signal);
   return place;
@@ -24,12 +24,13 @@ function show(file, data) {
   return [
     el("h1", {}, say.clip(data.name, 300)),
     el("p", { class: "lead" }, [data.format, say.exactBytes(data.size)].filter(Boolean).join(" · ")),
-    el("div", { class: `verdict ${verdict.ok ? "good" : "bad"}` }, el("strong", {}, verdict.ok ? "Can be loaded" : "Look closer"), el("p", {}, verdict.text), verdict.torch && el("p", { class: "of" }, verdict.torch), el("p", {}, el("a", { href: address(`file/${file}/security`) }, "Security report"))),
+    el("div", { class: `verdict ${verdict.ok ? "good" : "bad"}` }, el("strong", {}, verdict.ok ? "Can be loaded" : "Look closer"), el("p", {}, verdict.text), verdict.torch && !verdict.text?.includes(verdict.torch) && el("p", { class: "of" }, verdict.torch), el("p", {}, el("a", { href: address(`file/${file}/security`) }, "Security report"))),
+    data.state && data.state !== "same" && el("p", { class: "note warn" }, `The file on disk is ${data.state} since it was opened. Start the viewer again to see it as it is now.`),
     gapList(data.gaps),
     facts([["Tensors", el("a", { href: address(`file/${file}/tensors`) }, say.count(totals.tensors))], ["Parameters", [say.short(totals.parameters), Number(totals.parameters) >= 10_000 && el("span", { class: "of" }, ` ${say.count(totals.parameters)}`)]],
       ["Bytes of tensors", say.bytes(totals.tensor_bytes)], ["Storages", totals.storages === undefined ? null : el("a", { href: address(`file/${file}/storages`) }, say.count(totals.storages))],
       ["Bytes of storages", say.bytes(totals.storage_bytes)], ["Kept but unused", el("span", { class: Number(totals.unreferenced_bytes) ? "warned" : null }, say.bytes(totals.unreferenced_bytes))]], "facts numbers tiles"),
-    (data.holds || []).length > 0 && section("Holds", el("ul", { class: "plain" }, data.holds.map((line) => el("li", {}, holds(line))))),
+    (data.holds || []).length > 0 && section("Holds", el("ul", { class: "plain" }, data.holds.map((line) => el("li", {}, holds(line))), data.holds_more > 0 && el("li", { class: "of" }, `and ${say.count(data.holds_more)} more`))),
     dtypes(data.dtypes || []),
     sharing(file, data.sharing || []),
     imports(data.globals || []),

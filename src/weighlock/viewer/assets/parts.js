@@ -1,7 +1,7 @@
 // @ts-check
 /** Pieces that several views share. */
 
-import { el, fill, link } from "./dom.js";
+import { button, el, fill, index } from "./dom.js";
 import { isAbort } from "./api.js";
 import * as say from "./format.js";
 
@@ -19,7 +19,7 @@ export function problem(error, again) {
   return el("div", { class: "problem", role: "alert" },
     el("p", { class: "what" }, error?.message || String(error)),
     error?.next && el("p", { class: "next" }, error.next),
-    again && el("button", { type: "button", onclick: again }, "Try again"));
+    again && button("Try again", again));
 }
 
 /**
@@ -63,4 +63,33 @@ export function aliasLink(file, alias) {
   return el("span", { class: "alias" }, "= ", other.index === null ? say.name(other.key, 200) : tensorLink(file, /** @type {any} */ (other)));
 }
 
-export { link };
+/** Last two dimensions as rows and columns. @param {number[]} shape @returns {[number, number]} */
+export const plane = (shape) => /** @type {any} */ ([1, 1, ...shape].slice(-2));
+
+/** Which matrix of a tensor with more than two dimensions; `at` is changed in place. @param {number[]} leading @param {number[]} at @param {() => void} change */
+export const leadingBoxes = (leading, at, change) => leading.length > 0 && el("div", { class: "leading", role: "group", "aria-label": "Leading indices" },
+  leading.map((n, i) => el("label", {}, `dim ${i} `, index(`Index in dimension ${i}`, n, at[i], (to) => { if (to !== at[i]) { at[i] = to; change(); } }), el("span", { class: "of" }, ` of ${say.count(n)}`))),
+  el("span", { class: "of" }, "the last two are rows and columns"));
+
+/** Buttons for zooming. @param {{zoom: (factor: number) => void, all: () => void}} view */
+export const zoomButtons = (view) => el("div", { class: "choice", role: "group", "aria-label": "Zoom" }, button("+", () => view.zoom(0.5), "Zoom in"), button("−", () => view.zoom(2), "Zoom out"), button("All", () => view.all(), "Show all"));
+
+/**
+ * Drag, hover and click on a canvas. @param {HTMLCanvasElement} canvas
+ * @param {{begin: () => any, drag: (begun: any, x: number, y: number) => void, hover: (event: PointerEvent|null) => void, click: (event: PointerEvent) => void}} on
+ *   `drag` gets how far, in parts of the canvas
+ */
+export function pointing(canvas, on) {
+  /** @type {any} */ let from = null;
+  canvas.addEventListener("pointerdown", (e) => { if (e.button === 0) { from = { x: e.clientX, y: e.clientY, begun: on.begin(), moved: false }; canvas.setPointerCapture(e.pointerId); } });
+  canvas.addEventListener("pointermove", (e) => {
+    if (from && Math.hypot(e.clientX - from.x, e.clientY - from.y) > 3) from.moved = true;
+    if (from?.moved) on.drag(from.begun, (e.clientX - from.x) / canvas.clientWidth, (e.clientY - from.y) / canvas.clientHeight);
+    on.hover(e);
+  });
+  canvas.addEventListener("pointerup", (e) => { if (from && !from.moved) on.click(e); from = null; });
+  canvas.addEventListener("pointercancel", () => { from = null; });
+  canvas.addEventListener("pointerleave", () => on.hover(null));
+}
+
+/** What every view is given. @typedef {{file: number, files: any[], params: Record<string, string>, signal: AbortSignal, remember: (params: Record<string, any>) => void}} View */

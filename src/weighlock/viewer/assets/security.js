@@ -9,8 +9,8 @@ import { imports } from "./overview.js";
 
 const ORDER = ["critical", "high", "medium", "low", "info"];
 
-/** @param {number} file @param {AbortSignal} signal */
-export function securityView(file, signal) {
+/** @param {import("./parts.js").View} view */
+export function securityView({ file, signal }) {
   const place = el("div", {});
   later(place, (stop) => get(`file/${file}/scan`, {}, stop), show, signal, "Scanning…");
   return el("div", { class: "page" }, el("h1", {}, "Security"), place);

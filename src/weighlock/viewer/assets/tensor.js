@@ -3,46 +3,44 @@
 
 import { download, get, getHeat, isAbort } from "./api.js";
 import { histogram } from "./charts.js";
-import { choice, copy, el, facts, fill, say as announce, table } from "./dom.js";
+import { button, choice, copy, el, facts, fill, index, say as announce, table } from "./dom.js";
 import * as say from "./format.js";
 import { HeatMap } from "./heat.js";
-import { address, aliasLink, later, problem, section, tensorLink } from "./parts.js";
+import { address, aliasLink, later, leadingBoxes, plane, problem, section, tensorLink } from "./parts.js";
 
 /** Figures of more bytes than this are computed when asked for. */
 const READ_AT_ONCE = 256 * 1024 * 1024;
 const GRID_ROWS = 20, MOST_CSV = 1_000_000;
 
-/** Last two dimensions as rows and columns. @param {number[]} shape @returns {[number, number]} */
-const plane = (shape) => [shape.length > 1 ? shape[shape.length - 2] : 1, shape.length ? shape[shape.length - 1] : 1];
-
 /** @param {number[]} shape */
 const numel = (shape) => shape.reduce((a, b) => a * b, 1);
 
-/**
- * @param {number} file @param {number} index @param {Record<string, string>} params @param {AbortSignal} signal
- * @param {(params: Record<string, any>) => void} remember @returns {HTMLElement}
- */
-export function tensorView(file, index, params, signal, remember) {
+/** @typedef {import("./parts.js").View} View */
+
+/** @param {View} view @param {number} number of the tensor @returns {HTMLElement} */
+export function tensorView(view, number) {
   const place = el("div", { class: "tensor" });
-  later(place, (stop) => get(`file/${file}/tensor/${index}`, {}, stop), (data) => whole(file, data, params, signal, remember), signal);
+  later(place, (stop) => get(`file/${view.file}/tensor/${number}`, {}, stop), (data) => whole(view, data), view.signal);
   return place;
 }
 
-/** @param {number} file @param {any} data @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
-function whole(file, data, params, signal, remember) {
+/** @param {View} view @param {any} data */
+function whole(view, data) {
+  const { file, signal } = view;
   document.title = `${say.name(data.key, 80)} – Weighlock`;
   const head = [
     el("h1", { class: "key", tabindex: "-1" }, say.name(data.key, 600)),
     el("p", { class: "lead" }, el("span", { class: "dtype" }, data.dtype), " ", el("span", { class: "shape" }, say.shape(data.shape)), " ", el("span", {}, say.bytes(data.nbytes)), data.alias_of !== null && data.alias_of !== undefined && [" ", aliasLink(file, data.alias_of)]),
   ];
-  const shown = data.readable === false ? [el("div", { class: "note warn" }, el("p", {}, data.why_not || "The values of this tensor cannot be shown.")), parts(file, data, params, signal, remember)]
+  const shown = data.readable === false ? [el("div", { class: "note warn" }, el("p", {}, data.why_not || "The values of this tensor cannot be shown.")), parts(view, data)]
     : numel(data.shape || []) === 0 ? [el("div", { class: "note" }, el("p", {}, "This tensor has no elements."))]
-      : [figures(file, data, signal), values(file, data, params, signal, remember)];
+      : [figures(file, data, signal), values(view, data)];
   return el("article", {}, head, factList(file, data), shown, ways(file, data));
 }
 
-/** Of a sparse or a quantized tensor, each part is a tensor of its own. @param {number} file @param {any} data @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
-function parts(file, data, params, signal, remember) {
+/** Of a sparse or a quantized tensor, each part is a tensor of its own. @param {View} view @param {any} data */
+function parts(view, data) {
+  const { file, signal } = view;
   const named = (data.parts || []).filter((part) => part.name && part.shape);
   if (!named.length) return null;
   const place = el("div", {});
@@ -52,7 +50,7 @@ function parts(file, data, params, signal, remember) {
     shown.abort(); shown = new AbortController();
     const one = { ...data, ...named.find((part) => part.name === name), part: name };
     fill(place, el("p", { class: "lead" }, `${name}  ${one.dtype} ${say.shape(one.shape)}  ${say.bytes(one.nbytes)}`),
-      numel(one.shape) ? [figures(file, one, shown.signal), values(file, one, params, shown.signal, remember)] : el("p", { class: "note" }, "This part has no elements."));
+      numel(one.shape) ? [figures(file, one, shown.signal), values({ ...view, signal: shown.signal }, one)] : el("p", { class: "note" }, "This part has no elements."));
   };
   open(named[named.length - 1].name);
   return [choice("Part", named.map((part) => [part.name, part.name]), named[named.length - 1].name, open), place];
@@ -83,7 +81,7 @@ function figures(file, data, signal) {
   const place = el("div", { class: "later" });
   const start = () => later(place, (stop) => get(`file/${file}/tensor/${data.index}/stats`, { bins: 60, part: data.part }, stop), stats, signal, `Reading ${say.bytes(data.nbytes)}…`);
   if (Number(data.nbytes) <= READ_AT_ONCE) start();
-  else fill(place, el("button", { type: "button", onclick: start }, `Compute the figures (reads ${say.bytes(data.nbytes)})`));
+  else fill(place, button(`Compute the figures (reads ${say.bytes(data.nbytes)})`, start));
   return section("Figures", place);
 }
 
@@ -102,20 +100,20 @@ function stats(s) {
 
 // --------------------------------------------------------------------------------------------------------- values
 
-/** @param {number} file @param {any} data @param {Record<string, string>} params @param {AbortSignal} signal @param {(p: Record<string, any>) => void} remember */
-function values(file, data, params, signal, remember) {
+/** @param {View} view @param {any} data */
+function values(view, data) {
+  const { file, params, signal, remember } = view;
   const [rows, cols] = plane(data.shape), leading = data.shape.slice(0, -2);
   const at = leadingIndices(params.at, leading);
   const trouble = el("div", {}), heatPlace = el("div", {}), gridPlace = el("div", {});
-  const grid = new Grid(file, data, rows, cols, at, signal, (r, c) => remember({ row: r || null, col: c || null }));
-  grid.element.dataset.at = "";
+  const grid = new Grid(view, data, rows, cols, at);
   /** @type {HeatMap|null} */ let heat = null;
   const path = `file/${file}/tensor/${data.index}/heat`;
   const where = () => (leading.length ? JSON.stringify(at) : null);
   if (rows * cols > 1) {
     heat = new HeatMap({
       name: say.clip(data.key, 80), rows, cols, failed: (error) => fill(trouble, problem(error, () => { fill(trouble); heat?.fetch(); })), pick: (r, c) => grid.show(r, c, true),
-      load: async (region, width, height, stop) => { const got = await getHeat(path, { part: data.part, at: where(), rows: `${region.r0}:${region.r1}`, cols: `${region.c0}:${region.c1}`, width, height }, stop); fill(trouble); return got; },
+      load: async (part, stop) => { const got = await getHeat(path, { part: data.part, at: where(), ...part }, stop); fill(trouble); return got; },
     });
     fill(heatPlace, heat.element);
     signal.addEventListener("abort", () => heat?.stop());
@@ -124,8 +122,8 @@ function values(file, data, params, signal, remember) {
   grid.show(Number(params.row) || 0, Number(params.col) || 0, false);
   const change = () => { remember({ at: at.some((i) => i) ? at.join(",") : null }); heat?.fetch(); grid.show(grid.row, grid.col, false); };
   return [
-    heat && section("Heat map", leading.length > 0 && slider(leading, at, change), trouble, heatPlace),
-    section("Values", !heat && leading.length > 0 && slider(leading, at, change), gridPlace),
+    heat && section("Heat map", leadingBoxes(leading, at, change), trouble, heatPlace),
+    section("Values", !heat && leadingBoxes(leading, at, change), gridPlace),
   ];
 }
 
@@ -135,37 +133,19 @@ function leadingIndices(text, leading) {
   return leading.map((n, i) => (Number.isInteger(given[i]) && given[i] >= 0 && given[i] < n ? given[i] : 0));
 }
 
-/** Which matrix of a tensor with more than two dimensions. @param {number[]} leading @param {number[]} at @param {() => void} change */
-function slider(leading, at, change) {
-  return el("div", { class: "leading", role: "group", "aria-label": "Leading indices" }, leading.map((n, i) => {
-    const box = el("input", { type: "number", min: 0, max: n - 1, "aria-label": `Index in dimension ${i}, 0 to ${n - 1}` });
-    box.value = String(at[i]);
-    box.addEventListener("input", () => {
-      const next = Math.max(0, Math.min(n - 1, Math.floor(Number(box.value) || 0)));
-      if (next !== at[i]) { at[i] = next; change(); }
-    });
-    box.addEventListener("change", () => { box.value = String(at[i]); });
-    return el("label", {}, `dim ${i} `, box, el("span", { class: "of" }, ` of ${say.count(n)}`));
-  }), el("span", { class: "of" }, "the last two are rows and columns"));
-}
-
 /** Exact values, a window at a time. */
 class Grid {
-  /** @param {number} file @param {any} data @param {number} rows @param {number} cols @param {number[]} at @param {AbortSignal} signal @param {(r: number, c: number) => void} remember */
-  constructor(file, data, rows, cols, at, signal, remember) {
-    this.file = file; this.data = data; this.rows = rows; this.cols = cols; this.at = at; this.signal = signal; this.remember = remember;
+  /** @param {View} view @param {any} data @param {number} rows @param {number} cols @param {number[]} at */
+  constructor({ file, signal, remember }, data, rows, cols, at) {
+    this.file = file; this.data = data; this.rows = rows; this.cols = cols; this.at = at; this.remember = remember;
     this.row = 0; this.col = 0;
     /** @type {[number, number]|null} */ this.picked = null;
     this.controller = new AbortController();
-    this.signal.addEventListener("abort", () => this.controller.abort());
+    signal.addEventListener("abort", () => this.controller.abort());
     this.body = el("div", { class: "scroll-x grid-body", tabindex: "0", role: "group", "aria-label": "Values. Page Up and Page Down show other rows, with Shift other columns." });
     this.body.addEventListener("keydown", (e) => this.#key(e));
-    const step = (text, label, dr, dc) => el("button", { type: "button", "aria-label": label, title: label, onclick: () => this.#step(dr, dc) }, text);
-    const goto = (what, label, n) => {
-      const box = el("input", { type: "number", min: 0, max: n - 1, "aria-label": `${label}, 0 to ${n - 1}`, onchange: () => { const to = Math.max(0, Math.min(n - 1, Math.floor(Number(box.value) || 0))); this.show(what === "row" ? to : this.row, what === "col" ? to : this.col, false); } });
-      return box;
-    };
-    this.rowBox = goto("row", "First row", rows); this.colBox = goto("col", "First column", cols);
+    const step = (text, label, dr, dc) => button(text, () => this.#step(dr, dc), label);
+    this.rowBox = index("First row", rows, 0, (to) => this.show(to, this.col, false)); this.colBox = index("First column", cols, 0, (to) => this.show(this.row, to, false));
     this.element = el("div", { class: "figure" },
       el("div", { class: "figure-head" },
         rows > GRID_ROWS && el("div", { class: "mover" }, el("label", {}, "row ", this.rowBox), el("span", { class: "of" }, `of ${say.count(rows)}`), step("▲", "Rows above", -1, 0), step("▼", "Rows below", 1, 0)),
@@ -199,7 +179,7 @@ class Grid {
       col = Math.max(0, Math.min(Math.max(this.cols - this.width, 0), col - (this.width >> 1)));
     }
     this.row = Math.max(0, Math.min(this.rows - 1, row)); this.col = Math.max(0, Math.min(this.cols - 1, col));
-    this.remember(this.row, this.col);
+    this.remember({ row: this.row || null, col: this.col || null });
     this.controller.abort();
     this.controller = new AbortController();
     const r1 = Math.min(this.rows, this.row + this.height), c1 = Math.min(this.cols, this.col + this.width);
@@ -211,7 +191,7 @@ class Grid {
 
   /** @param {any} got */
   #draw({ rows, cols, values, texts = values, dequantized = null }) {
-    this.rowBox.value = String(rows[0]); this.colBox.value = String(cols[0]);
+    for (const [box, at] of [[this.rowBox, rows[0]], [this.colBox, cols[0]]]) if (box !== document.activeElement) box.value = String(at);
     const mark = (i, j, x) => {
       const shown = dequantized ? `${exact(x)} = ${say.value(dequantized[i][j])}` : exact(x);
       return this.picked && this.picked[0] === rows[0] + i && this.picked[1] === cols[0] + j ? el("mark", {}, shown) : shown;
@@ -230,17 +210,17 @@ const exact = (x) => (x === null ? "–" : String(x));
 /** @param {number} file @param {any} data */
 function ways(file, data) {
   const line = (what, text) => {
-    const button = el("button", { type: "button", "aria-label": `Copy: ${what}`, onclick: () => copy(text, button) }, "Copy");
-    return el("div", { class: "snippet" }, el("span", { class: "what" }, what), el("code", { tabindex: "0" }, text), button);
+    const copier = button("Copy", () => copy(text, copier), `Copy: ${what}`);
+    return el("div", { class: "snippet" }, el("span", { class: "what" }, what), el("code", { tabindex: "0" }, text), copier);
   };
   const trouble = el("div", {}), base = (String(data.key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(-80) || "tensor");
   const save = (kind) => {
-    const button = el("button", { type: "button", onclick: async () => {
-      button.disabled = true;
+    const saver = button(`Download .${kind}`, async () => {
+      saver.disabled = true;
       try { await download(`file/${file}/tensor/${data.index}/export.${kind}`, `${base}.${kind}`); fill(trouble); announce(`Saved ${base}.${kind}.`); } catch (error) { fill(trouble, problem(error)); }
-      button.disabled = false;
-    } }, `Download .${kind}`);
-    return button;
+      saver.disabled = false;
+    });
+    return saver;
   };
   const few = numel(data.shape || []) <= MOST_CSV;
   return section("Take it along",

@@ -40,6 +40,7 @@ export class Tree {
   /** @param {number} file @param {boolean} fold @param {() => void} changed @param {(error: any) => void} failed */
   constructor(file, fold, changed, failed) {
     this.file = file; this.fold = fold; this.changed = changed; this.failed = failed;
+    /** @type {number|null} */ this.tensors = null;
     this.root = new Branch({ kind: "branch", path: [] }, null, 0, this);
   }
 
@@ -52,6 +53,7 @@ export class Tree {
     if (!node.pages) {
       node.pages = new Pages(async (offset, limit, signal) => {
         const answer = await get(`file/${this.file}/tree`, { path: JSON.stringify(node.data.path), offset, limit, fold: this.fold ? null : 0 }, signal);
+        if (node === this.root) this.tensors = answer.tensors ?? null;
         return { total: answer.total, rows: answer.nodes };
       }, this.changed, this.failed);
       await node.pages.need(0, 1);

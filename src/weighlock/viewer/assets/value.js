@@ -6,11 +6,12 @@ import { el } from "./dom.js";
 import * as say from "./format.js";
 import { later } from "./parts.js";
 
-/** @param {number} file @param {string} path JSON @param {AbortSignal} signal */
-export function valueView(file, path, signal) {
+/** @param {import("./parts.js").View} view */
+export function valueView({ file, params, signal }) {
+  const path = params.path || "[]";
   const place = el("div", { class: "tensor" });
   later(place, (stop) => get(`file/${file}/value`, { path }, stop), (data) => el("article", {},
     el("h1", { class: "key", tabindex: "-1" }, (data.path || []).length ? say.clip(data.path.join("."), 600) : "(the whole)"),
-    el("p", { class: "lead" }, data.kind), el("pre", { class: "value", tabindex: "0" }, say.clip(data.text, 20_000))), signal);
+    el("p", { class: "lead" }, data.type || data.kind), el("pre", { class: "value", tabindex: "0" }, say.clip(data.text, 20_000))), signal);
   return place;
 }

@@ -6,7 +6,7 @@ import { isAbort } from "./api.js";
 
 /** Browsers place nothing beyond some 17 million pixels; above this the scroll bar is scaled. */
 const TALLEST = 8_000_000;
-const OVERSCAN = 4;
+const OVERSCAN = 3;
 
 /** Rows that come in pages. Pages that have scrolled out of sight before they came are dropped. */
 export class Pages {
@@ -65,6 +65,26 @@ export class Pages {
  * @property {(item: any, index: number) => void} [open] Enter or click
  * @property {(event: KeyboardEvent, item: any, index: number) => boolean} [key] true when it was dealt with
  */
+
+/**
+ * A list whose rows come in pages; null if the first could not be had.
+ * @param {{label: string, kind: string, head: Node|null, fetch: (offset: number, limit: number, signal: AbortSignal) => Promise<any>, row: (item: any, index: number) => HTMLElement,
+ *   open?: (item: any, index: number) => void, failed: (error: any) => void, signal: AbortSignal, size?: number, came?: () => void, keep?: boolean}} options
+ */
+export async function pagedList({ label, kind, head, fetch, row, open, failed, signal, size, came, keep }) {
+  /** @type {any} */ let rows = null, trouble = null;
+  const pages = new Pages(fetch, () => { rows?.update(); came?.(); }, (error) => { trouble = error; failed(error); }, size);
+  const stop = () => { pages.stop(); rows?.stop(); };
+  signal.addEventListener("abort", () => { if (!rows || !keep) stop(); });
+  await pages.need(0, 1);
+  if (trouble || signal.aborted) return null;
+  rows = new VirtualRows({ label, role: "grid", kind, total: () => pages.total, get: (i) => pages.get(i), need: (a, b) => { pages.need(a, b, size === undefined); }, render: row, open });
+  rows.element.setAttribute("aria-rowcount", String(pages.total));
+  return { rows, pages, head, stop };
+}
+
+/** The heads of columns that do not sort. @param {[string, string][]} columns class and text */
+export const heads = (columns) => el("div", { class: "list-head", "aria-hidden": "true" }, columns.map(([kind, text]) => el("span", { class: `cell ${kind}` }, text)));
 
 export class VirtualRows {
   /** @param {RowOptions} options */
