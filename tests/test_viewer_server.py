@@ -380,6 +380,18 @@ def test_a_remote_file_is_read_in_parts(tmp_path):
         assert server.sent < len(data) / 4
 
 
+def test_what_is_secret_in_an_address_is_not_shown(tmp_path):
+    data = saved(tmp_path / "m.pt", {"w": np.zeros(3)}).read_bytes()
+    with RangeServer(**{"m.pt?signature=hunter2": Held(data), "m.pt": Held(data)}) as server:
+        address = server.url.replace("http://", "http://ada:hunter2@")
+        with viewing(f"{address}/m.pt?signature=hunter2") as viewer:
+            for path in ("/files", "/file/0", "/file/0/tensor/0", "/file/0/layout"):
+                answer = viewer.get(path)
+                assert answer.status == 200
+                assert b"hunter2" not in answer.body
+            assert viewer.document("/files")["files"][0]["name"] == "m.pt"
+
+
 def test_a_server_that_is_not_there_is_unavailable_and_asked_again_later(tmp_path, monkeypatch):
     monkeypatch.setattr(Connections, "wait", lambda _self, _attempt, seconds=None: None)
     data = saved(tmp_path / "m.pt", {"w": np.zeros(3)}).read_bytes()

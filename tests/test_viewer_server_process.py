@@ -208,7 +208,14 @@ def test_files_that_are_not_there_are_said_before_anything_is_served(model, tmp_
     done = failed(model, tmp_path / "missing.pt", "--no-browser")
     assert done.returncode == 2
     assert "there is no such file" in done.stderr
-    assert failed().returncode == 2
+    for arguments, what in [
+        ((), "no file is given"),
+        (("-",), "standard input"),
+        ((model, "--encoding", "no"), "encod"),
+    ]:
+        done = failed(*arguments)
+        assert done.returncode == 2
+        assert what in done.stderr
 
 
 def test_without_the_extra_it_says_what_to_install(model, tmp_path):
@@ -249,6 +256,28 @@ def test_a_client_that_leaves_stops_its_work(tmp_path):
             while json.loads(ask(port, "/api/v1/ping", token)[2])["working"] > 1:
                 assert time.monotonic() - begin < 2
                 time.sleep(0.01)
+
+
+def test_it_ends_at_once_also_when_it_works(tmp_path):
+    path = tmp_path / "model.pt"
+    weighlock.save({f"w{at}": np.zeros((5000, 5000), "f4") for at in range(4)}, path)
+    with started(path, "--no-browser") as process:
+        port, token = address(process)
+        sockets = [socket.create_connection(("127.0.0.1", int(port))) for _ in range(5)]
+        for at, connection in enumerate(sockets[:4]):
+            connection.sendall(
+                f"GET /api/v1/file/0/tensor/{at}/stats?bins=900 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+                f"Authorization: Bearer {token}\r\n\r\n".encode()
+            )
+        time.sleep(0.2)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert time.monotonic() - begin < 3
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        for connection in sockets:
+            connection.close()
 
 
 def test_a_large_file_takes_little_memory(tmp_path):

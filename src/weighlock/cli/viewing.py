@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from weighlock.cli.opening import GOOD
+from weighlock.cli.common import STDIN
+from weighlock.cli.opening import GOOD, check_encoding
 from weighlock.cli.output import Output, note
 from weighlock.errors import ArgumentError, MissingDependencyError, MissingFileError
 
@@ -19,6 +20,7 @@ def view_files(files: Sequence[str], *, browser: bool = True, **options: Any) ->
     if not files:
         raise ArgumentError("no file is given", hint="Try: weighlock view --help")
     _check_files(files)
+    check_encoding(options.get("encoding", "utf-8"))
     try:
         from weighlock.viewer.serving import Settings, serve
     except ModuleNotFoundError as error:
@@ -49,6 +51,8 @@ def _check_files(files: Sequence[str]) -> None:
     from weighlock.storages.addresses import is_address, local_path
 
     for name in files:
+        if name == STDIN:
+            raise ArgumentError("standard input cannot be viewed", hint="Write it to a file first.")
         path = local_path(name)
         if not is_address(path) and not os.path.exists(path):
             raise MissingFileError("there is no such file", path=name)

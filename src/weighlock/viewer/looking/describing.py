@@ -41,8 +41,8 @@ def _commands(file: ViewedFile, key: str) -> dict[str, str]:
     import shlex
 
     return {
-        "python": f"weighlock.open_checkpoint({file.given!r})[{key!r}].read()",
-        "cli": f"weighlock show {shlex.quote(safe_text(file.given))} {shlex.quote(safe_text(key))}",
+        "python": f"weighlock.open_checkpoint({file.shown!r})[{key!r}].read()",
+        "cli": f"weighlock show {shlex.quote(safe_text(file.shown))} {shlex.quote(safe_text(key))}",
     }
 
 

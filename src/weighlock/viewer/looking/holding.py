@@ -47,11 +47,14 @@ class ViewedFile:
         self._stamp: tuple[int, ...] | None = None
 
     @property
+    def shown(self) -> str:
+        """The path, or the address without what is secret in it."""
+        return shown(self.given) if is_address(self.given) else self.given
+
+    @property
     def name(self) -> str:
-        """The last part of its path."""
-        text = shown(self.given) if is_address(self.given) else self.given
-        path = text.split("?")[0] if is_address(text) else text
-        return path.rstrip("/").rpartition("/")[2] or text
+        """The last part of that."""
+        return self.shown.rstrip("/").rpartition("/")[2] or self.shown
 
     @property
     def tried(self) -> Checkpoint | WeighlockError:

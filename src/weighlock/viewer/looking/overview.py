@@ -26,7 +26,7 @@ def name_files(files: list[ViewedFile], version: str) -> dict[str, Any]:
 
 def _named(file: ViewedFile) -> dict[str, Any]:
     found = file.tried
-    facts = {"file": file.number, "name": text(file.name), "given": text(file.given), "state": file.state}
+    facts = {"file": file.number, "name": text(file.name), "given": text(file.shown), "state": file.state}
     if isinstance(found, WeighlockError):
         return {**facts, "size": None, "format": None, "error": failure_document(found)}
     byteorder = str(found.metadata.get("byteorder") or "little")
