@@ -40,6 +40,12 @@ const watchers = new Set();
 /** Be told when the server goes and comes back. @param {(lost: boolean) => void} watcher */
 export function watchServer(watcher) { watchers.add(watcher); }
 
+/** Say that the server is gone. @returns {Lost} */
+export function serverLost() {
+  watchers.forEach((watcher) => watcher(true));
+  return new Lost();
+}
+
 /** @param {Record<string, any>} params */
 function query(params) {
   const pairs = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "");
@@ -59,8 +65,7 @@ async function ask(path, params, signal) {
     });
   } catch (error) {
     if (isAbort(error)) throw error;
-    watchers.forEach((watcher) => watcher(true));
-    throw new Lost();
+    throw serverLost();
   }
   watchers.forEach((watcher) => watcher(false));
   if (response.ok) return response;

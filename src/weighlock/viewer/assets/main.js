@@ -1,7 +1,7 @@
 // @ts-check
 /** The frame: files, views, keys, theme. What is shown stands in the address, so that back, forward and reload work. */
 
-import { ApiError, get, isAbort, takeToken, watchServer } from "./api.js";
+import { ApiError, get, isAbort, serverLost, takeToken, watchServer } from "./api.js";
 import { button, el, fill, say as announce } from "./dom.js";
 import * as say from "./format.js";
 import { overviewView } from "./overview.js";
@@ -71,15 +71,24 @@ function showNav(here) {
 
 async function go() {
   if (/^#(?:.*&)?token=/.test(location.hash)) { takeToken(); start(); return; }
+  try { await show(); } catch (error) {
+    if (isAbort(error)) return;
+    // A module that cannot be fetched is a TypeError; browsers keep it for good, so that only a new page helps.
+    fill(main, problem(error instanceof TypeError ? serverLost() : error, () => location.reload()));
+  }
+}
+
+/** Show what the address says. */
+async function show() {
   routing.abort();
   routing = new AbortController();
   const here = route(), { signal } = routing, view = { file: here.file, files, params: here.params, signal, remember };
   const lostFocus = document.activeElement === document.body || document.activeElement?.closest("nav");
   showNav(here);
   if (["tensors", "tensor", "value"].includes(here.view)) { await showBrowser(here, view); return; }
-  const show = await (PARTS[here.view] || PARTS.overview)();
+  const make = await (PARTS[here.view] || PARTS.overview)();
   if (signal.aborted) return;
-  fill(main, show(view));
+  fill(main, make(view));
   main.scrollTop = 0;
   if (lostFocus && document.activeElement === document.body) main.focus({ preventScroll: true });
 }
@@ -104,9 +113,9 @@ async function showBrowser(here, view) {
   if (signal.aborted) return;
   list.mark(here.view === "tensor" ? here.index : null);
   if (!isList) {
-    const show = await PARTS[here.view]();
+    const make = await PARTS[here.view]();
     if (signal.aborted) return;
-    fill(detail, closer(), show(view, here.index));
+    fill(detail, closer(), make(view, here.index));
   }
   detail.scrollTop = 0;
 }
