@@ -280,6 +280,27 @@ def test_it_ends_at_once_also_when_it_works(tmp_path):
             connection.close()
 
 
+def test_a_download_that_cannot_go_on_breaks_off(tmp_path):
+    """The file is cut while it is downloaded: the client sees fewer bytes than were announced, never a good end."""
+    path = tmp_path / "model.pt"
+    weighlock.save({"w": np.zeros((10_000, 5000), "f4")}, path)
+    with started(path, "--no-browser") as process:
+        port, token = address(process)
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=20)
+        connection.request("GET", "/api/v1/file/0/tensor/0/export.npy", headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        os.truncate(path, 1 << 20)
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+        connection.close()
+        assert ask(port, "/api/v1/file/0/tensor/0/grid", token)[0] == 409
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert "weighlock: a download broke off: the file ends too early" in err
+        assert "Traceback" not in err
+
+
 def test_a_large_file_takes_little_memory(tmp_path):
     """Of 400 MB are drawn, measured and compared; the process stays far below."""
     paths = [tmp_path / name for name in ("a.pt", "b.pt")]

@@ -268,6 +268,20 @@ def test_what_is_too_large_for_a_download_is_refused_at_once(tmp_path, monkeypat
         assert "weighlock show" in refused.json["error"]["next"]
 
 
+def test_damage_that_shows_when_bytes_are_read_is_an_answer_not_half_a_file(tmp_path, capsys):
+    """The name in the header of the record is another one, which only the first reading of it sees."""
+    path = tmp_path / "m.pt"
+    weighlock.save({"w": np.arange(3_000_000.0)}, path)
+    data = path.read_bytes()
+    at = data.index(b"archive/data/0")
+    path.write_bytes(data[:at] + b"archive/data/1" + data[at + 14 :])
+    with viewing(path) as viewer:
+        for what in ("export.npy", "export.csv", "heat", "stats", "grid"):
+            answer = viewer.get(f"/file/0/tensor/0/{what}")
+            assert answer.status == 422, what
+            assert answer.json["error"]["message"]
+
+
 # ------------------------------------------------------------------------------------------------------ kinds of files
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from weighlock.errors import WeighlockError
 from weighlock.text import safe_text
 from weighlock.viewer.bounds import MOST_STRETCHES
 from weighlock.viewer.failures import AbandonedError, NoSuchThingError, error_document, status_of
@@ -152,11 +153,18 @@ def _csv(file: ViewedFile, index: int) -> Response:
 
 
 async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield pieces that are read in threads; Starlette stops asking when the client is gone."""
+    """Yield pieces that are read in threads; Starlette stops asking when the client is gone.
+
+    An error breaks the connection off, before as many bytes have come as were announced: the browser keeps no half.
+    """
     import anyio.to_thread
 
-    while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
-        yield piece
+    try:
+        while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
+            yield piece
+    except WeighlockError as error:
+        sys.stderr.write(f"weighlock: a download broke off: {safe_text(error, limit=500)}\n")
+        raise
 
 
 def _endpoint(desk: Desk, answer: Answer, *, heavy: bool) -> Callable[[Request], Any]:

@@ -71,7 +71,10 @@ def as_npy(file: ViewedFile, index: int) -> Array:
         head, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
     values = (_kept(piece, part.dtype).tobytes() for piece in pieces(part.source))
-    return Array(len(head.getvalue()) + nbytes, chain([head.getvalue()], values))
+    begin = head.getvalue() + next(
+        values, b""
+    )  # read now: most damage is seen while there still is an answer to choose
+    return Array(len(head.getvalue()) + nbytes, chain([begin], values))
 
 
 def _kept(piece: "numpy.ndarray", dtype: str) -> "numpy.ndarray":
