@@ -289,6 +289,8 @@ def test_two_files_of_different_formats_are_compared(tmp_path):
         kept = viewer.document("/diff", only="added")
         assert [row["key_b"] for row in kept["rows"]] == ["new"]
         assert viewer.document("/diff", only="changed", offset=1)["total"] == 2
+        different = viewer.document("/diff", only="different")["rows"]
+        assert [row["key_a"] or row["key_b"] for row in different] == ["moved", "gone", "kind", "new"]
         assert viewer.document("/diff", atol=1)["counts"]["changed"] == 1
         assert viewer.document("/diff", values=0)["rows"][1]["state"] == "same"
         assert viewer.document("/diff", a=0, b=0)["identical"] is True

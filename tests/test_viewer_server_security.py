@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hmac
 
 import numpy as np
@@ -230,6 +231,24 @@ def test_the_page_is_served_from_memory_with_its_type_and_tag(viewer):
     assert viewer.ask("/", headers={"if-none-match": '"other"'}).status == 200
     assert TOKEN.encode() not in answer.body
     assert b"model.pt" not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [("gzip, deflate, br", True), ("GZIP", True), ("br,gzip;q=0.5", True), ("gzip;q=0", False), ("gzip;q=0.0", False),
+     ("", False), ("br", False), ("x-gzip", False)],
+)  # fmt: skip
+def test_the_page_is_packed_for_who_takes_that(viewer, accepted, packed):
+    plain = viewer.ask("/")
+    answer = viewer.ask("/", headers={"accept-encoding": accepted})
+    assert answer.headers.get("content-encoding") == ("gzip" if packed else None)
+    assert (gzip.decompress(answer.body) if packed else answer.body) == plain.body
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert answer.headers["vary"] == "accept-encoding"
+    assert answer.headers["etag"] == plain.headers["etag"]
+    # Never the data: the length of what is packed together tells about what is secret in it.
+    data = viewer.ask("/api/v1/files", headers={"accept-encoding": accepted, **bearer()})
+    assert "content-encoding" not in data.headers
 
 
 def test_a_long_query_is_refused(viewer):

@@ -388,3 +388,6 @@ def test_the_parts_of_a_sparse_tensor_are_shown(torch, tmp_path):
         assert viewer.document("/file/0/tensor/0/grid", part="indices")["values"] == [[0, 1, 2, 3]] * 2
         assert heat(viewer, "/file/0/tensor/0", part="values")[0].tolist() == [[[1.0] * 4]] * 3
         assert viewer.document("/file/0/tensor/0/stats")["count"] == 4
+        indices = viewer.document("/file/0/tensor/0/stats", part="indices")
+        assert (indices["count"], indices["max"], indices["dtype"]) == (8, 3, "int64")
+        assert viewer.get("/file/0/tensor/0/stats", part="nothing").status == 400

@@ -143,17 +143,17 @@ def stats(
         return list(rows)
 
 
-def measure(lazy: LazyTensor, bins: int = 0, progress: Progress | None = None) -> TensorStats:
-    """Return the figures of one tensor; see `stats`."""
+def measure(lazy: LazyTensor, bins: int = 0, progress: Progress | None = None, part: str = "") -> TensorStats:
+    """Return the figures of one tensor, or of one of its parts by name; see `stats`."""
     dtype = lazy.dtype_name
     row = TensorStats(lazy.key, lazy.path, dtype, lazy.shape, lazy.layout)
     try:
-        parts = parts_of(lazy)
+        parts = [one for one in parts_of(lazy) if part in ("", one.name)]
         if not parts:
             return row
-        part = parts[0]  # the one with the values
-        row = row._replace(dtype=dtype or part.dtype)
-        return _of_values(row, part, bins, progress) if numbers_in(part.dtype) else row
+        values = parts[0]  # of a whole tensor the first part is the one with the values
+        row = row._replace(dtype=values.dtype if part else dtype or values.dtype)
+        return _of_values(row, values, bins, progress) if numbers_in(values.dtype) else row
     except WeighlockError as error:
         error.locate(object_path=lazy.key)
         return row._replace(error=error)

@@ -196,13 +196,24 @@ async def _refuse(refused: _RefusedError, send: Send) -> None:
 
 
 async def _answer_asset(scope: Scope, asset: Asset, send: Send) -> None:
-    tag = asset.tag.encode()
-    headers = [(b"content-type", asset.media_type.encode()), (b"etag", tag), (b"cache-control", b"no-cache")]
+    # The tag is that of the content, however it is packed.
+    tag = b"W/" + asset.tag.encode()
+    headers = [(b"etag", tag), (b"cache-control", b"no-cache"), (b"vary", b"accept-encoding")]
     if tag in b",".join(_values(scope["headers"], b"if-none-match")):
-        await send({"type": "http.response.start", "status": 304, "headers": headers[1:]})
+        await send({"type": "http.response.start", "status": 304, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
         return
-    await _send_whole(send, 200, headers, asset.body, head=scope["method"] == "HEAD")
+    headers.append((b"content-type", asset.media_type.encode()))
+    body = asset.body
+    if _takes_gzip(_values(scope["headers"], b"accept-encoding")):
+        headers.append((b"content-encoding", b"gzip"))
+        body = asset.packed
+    await _send_whole(send, 200, headers, body, head=scope["method"] == "HEAD")
+
+
+def _takes_gzip(accepted: list[bytes]) -> bool:
+    parts = [part.replace(b" ", b"").lower() for value in accepted for part in value.split(b",")]
+    return any(part == b"gzip" or (part.startswith(b"gzip;q=") and part.strip(b"0.") != b"gzip;q=") for part in parts)
 
 
 async def _send_whole(

@@ -1,5 +1,6 @@
 """The page itself: every file of it read once at the start, and found by its exact name from then on."""
 
+import gzip
 import hashlib
 from importlib.resources import files
 from typing import Final, NamedTuple
@@ -15,9 +16,10 @@ _TYPES: Final = {
 
 
 class Asset(NamedTuple):
-    """One file of the page: its bytes, its media type, and a tag that changes with them."""
+    """One file of the page: its bytes, the same packed by gzip, its media type, and a tag that changes with them."""
 
     body: bytes
+    packed: bytes
     media_type: str
     tag: str
 
@@ -29,7 +31,9 @@ def read_assets() -> dict[str, Asset]:
         kind = _TYPES.get(entry.name.rpartition(".")[2])
         if kind is not None and entry.is_file():
             body = entry.read_bytes()
-            found[f"/{entry.name}"] = Asset(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+            found[f"/{entry.name}"] = Asset(
+                body, gzip.compress(body, 9, mtime=0), kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+            )
     if "/index.html" in found:
         found["/"] = found["/index.html"]
     return found

@@ -24,7 +24,10 @@ _STATES: Final[tuple[tuple[str, Callable[[TensorDiff], bool]], ...]] = (
     ("changed", lambda row: bool(row.changes)),
     ("same", lambda row: True),
 )
-_ALSO: Final = {"changed": frozenset({"changed", "renamed", "error"})}
+_ALSO: Final = {
+    "changed": frozenset({"changed", "renamed", "error"}),
+    "different": frozenset(name for name, _ in _STATES if name != "same"),
+}
 _OBJECTS: Final = 500
 
 
@@ -57,7 +60,7 @@ class Comparisons:
         a, b = self._files[query.number("a", 0)], self._files[query.number("b", 1)]
         values = query.flag("values", default=True)
         rtol, atol = query.decimal("rtol"), query.decimal("atol")
-        only = query.choice("only", "all", "changed", "added", "removed", "same")
+        only = query.choice("only", "all", "different", "changed", "added", "removed", "same")
         offset, limit = query.page()
 
         def compare() -> _Compared:

@@ -5,6 +5,7 @@ from typing import Any
 from weighlock.measuring.summaries import TensorStats, measure
 from weighlock.viewer.bounds import KEPT_FIGURES, MOST_BINS
 from weighlock.viewer.jobs import Job, Kept
+from weighlock.viewer.looking.describing import chosen_spec
 from weighlock.viewer.looking.facts import number
 from weighlock.viewer.looking.holding import ViewedFile
 from weighlock.viewer.queries import Query
@@ -18,8 +19,11 @@ _DEFAULT_BINS = 60
 def measure_one(file: ViewedFile, index: int, query: Query, job: Job) -> dict[str, Any]:
     """Return extremes, mean, deviation, counts and histogram; of a sparse tensor those of the stored values."""
     bins = query.number("bins", _DEFAULT_BINS, most=MOST_BINS)
+    part = query.text("part")
+    if part:
+        chosen_spec(file, index, part)  # complains where there is none
     kept: Kept[TensorStats] = file.once("figures", lambda: Kept(KEPT_FIGURES))
-    found = kept.get((index, bins), lambda: measure(lazy_of(file, index), bins, job.check), job)
+    found = kept.get((index, bins, part), lambda: measure(lazy_of(file, index), bins, job.check, part), job)
     if found.error is not None:
         raise found.error
     return _document(found)
