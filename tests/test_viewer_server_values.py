@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -363,6 +364,29 @@ def test_packed_floats_are_two_numbers_an_element():
         exported = np.load(io.BytesIO(viewer.get("/file/0/tensor/0/export.npy").body))
         assert exported.shape == (*row["shape"][:-1], 2 * row["shape"][-1])
         np.testing.assert_array_equal(found[1], exported)
+
+
+def test_arrays_that_were_pickled_as_such(tmp_path):
+    path = tmp_path / "m.pkl"
+    arrays = {
+        "numbers": np.arange(6.0).reshape(2, 3), "texts": np.array(["a", "b"]), "bytes": np.array([b"x"]),
+        "objects": np.array([None, {}], dtype=object), "fields": np.zeros(2, [("a", "i4"), ("b", "f8")]),
+        "dates": np.array(["2020-01-01"], "M8[D]"), "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    }  # fmt: skip
+    path.write_bytes(pickle.dumps(arrays))
+    with viewing(path) as viewer:
+        rows = viewer.document("/file/0/tensors")["rows"]
+        assert {row["key"] for row in rows} >= {"numbers", "texts", "objects", "fortran"}
+        for row in rows:
+            where = f"/file/0/tensor/{row['index']}"
+            readable = viewer.document(where)["readable"]
+            assert readable == (row["key"] in ("numbers", "fortran"))
+            for what in ("grid", "heat", "stats", "export.npy", "export.csv"):
+                answer = viewer.get(f"{where}/{what}")
+                assert answer.status == (200 if readable else answer.status), what
+                assert answer.status in (200, 422), (row["key"], what, answer.body)
+            if readable:
+                assert viewer.document(f"{where}/grid")["values"] == arrays[row["key"]].tolist()
 
 
 @pytest.mark.requires_torch

@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-from weighlock.errors import ArgumentError, UnsupportedError
+from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.leaves import LEAVES, describe
+from weighlock.inspection.numpy_values import read_array
 from weighlock.inspection.paths import json_path
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
 from weighlock.text import safe_text
@@ -62,6 +63,10 @@ def _why_not(spec: Any) -> str | None:
     while type(spec) is SubclassSpec:
         spec = spec.data
     if type(spec) is NumpyArraySpec:
+        try:
+            read_array(spec)
+        except WeighlockError as error:
+            return text(error.what)
         return None
     if type(spec) is QuantizedSpec:
         spec = spec.tensor
