@@ -156,7 +156,7 @@ def test_the_heat_map_zooms_moves_and_tells_the_value_under_the_pointer(tab):
     rows, columns = tab.page.evaluate("""() => document.getElementById('heat-summary').textContent
         .match(/Rows 0–(\\d+) of .*columns 0–(\\d+) of/).slice(1).map(Number)""")
     canvas.hover(position={"x": box["width"] * 1.5 / (columns + 1), "y": box["height"] * 2.5 / (rows + 1)})
-    tab.until(lambda: "[2, 1]  4001" in tab.find(".heat-figure .readout").inner_text(), "row 2, column 1")
+    tab.until(lambda: "[2, 1] 4001" in tab.find(".heat-figure .readout").inner_text(), "row 2, column 1")
     canvas.click(position={"x": box["width"] * 1.5 / (columns + 1), "y": box["height"] * 2.5 / (rows + 1)})
     tab.until(lambda: "4001" in (tab.find("mark").first.inner_text() if tab.find("mark").count() else ""), "the value marked")
     tab.find("button[data-value=max]").click()
@@ -244,7 +244,7 @@ def test_the_diff_has_counts_a_list_and_a_map_of_the_difference(tab):
     canvas = tab.find("aside canvas.heat")
     box = canvas.bounding_box()
     canvas.hover(position={"x": 5, "y": box["height"] * 5.5 / 16})
-    tab.until(lambda: "[5, 0]  1" in tab.find(".heat-figure .readout").inner_text(), "the difference at row 5")
+    tab.until(lambda: "[5, 0] 1" in tab.find(".heat-figure .readout").inner_text(), "the difference at row 5")
     tab.find("button", has_text="The same").click()
     tab.wait(".row", has_text="model.embed.weight")
     assert tab.find(".row", has_text="model.layers.2.up.weight").count() == 0

@@ -60,9 +60,23 @@ class Tab:
         self.context, self.served = context, served
         self.page: Page = context.new_page()
         self.complaints: list[str] = []
+        self.waiting = 0
+        self.page.on("request", lambda request: self._count(1))
+        self.page.on("requestfinished", lambda request: self._count(-1))
+        self.page.on("requestfailed", lambda request: self._count(-1))
         self.page.on("console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+
+    def _count(self, by: int) -> None:
+        self.waiting += by
+
+    def settle(self) -> None:
+        """Wait until everything that the page has asked for is there and shown."""
+        quiet = 0
+        while quiet < 3:
+            self.page.wait_for_timeout(40)
+            quiet = 0 if self.waiting > 0 or self.find("[aria-busy]").count() else quiet + 1
 
     def open(self, place: str = "") -> Tab:
         """Open the address that the viewer printed, and go to a view."""

@@ -141,7 +141,7 @@ export class Browser {
       data.fold && el("span", { class: "times" }, ` ×${say.count(data.fold.count)}`)),
     data.kind === "tensor" ? [
       el("span", { class: "cell dtype" }, data.dtype), el("span", { class: "cell shape" }, say.shape(data.shape)), el("span", { class: "cell size" }, alias ? `= ${say.clip(alias.key, 60)}` : say.bytes(data.nbytes))]
-      : data.kind === "branch" ? [el("span", { class: "cell dtype" }), el("span", { class: "cell shape" }, data.tensors ? say.plural(data.tensors, "tensor") : say.plural(data.children, "item")), el("span", { class: "cell size" }, data.nbytes ? say.bytes(data.nbytes) + (data.fold ? " each" : "") : "")]
+      : data.kind === "branch" ? [el("span", { class: "cell dtype" }), el("span", { class: "cell shape" }, data.tensors ? `${say.plural(data.tensors, "tensor")}${data.fold ? " each" : ""}` : say.plural(data.children, "item")), el("span", { class: "cell size" }, data.nbytes ? say.bytes(data.nbytes) : "")]
         : [el("span", { class: "cell value" }, say.clip(data.text ?? "", 200))]);
   }
 

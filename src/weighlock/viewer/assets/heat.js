@@ -67,7 +67,7 @@ export class HeatMap {
       canvas,
       el("div", { class: "legend" }, this.low, this.scale, this.high),
       this.readout, this.summary,
-      el("p", { class: "hint", id: "heat-keys" }, "Arrow keys move, Home goes to the first corner, + and − zoom, 0 shows all; drag, double-click or Ctrl+wheel do the same. Shift+arrow keys move the marked cell, Enter shows its values."),
+      el("p", { class: "hint", id: "heat-keys" }, "Arrow keys move, Home goes to the first corner, + and − zoom, 0 shows all; drag, double-click or Ctrl+wheel do the same. Shift+arrow keys move the marked cell", this.options.pick ? ", Enter shows its values." : "."),
       twin("Heat map as a table (16 × 16 blocks at most)", () => this.#twin()));
   }
 

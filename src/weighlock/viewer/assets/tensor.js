@@ -193,17 +193,24 @@ class Grid {
   #draw({ rows, cols, values, texts = values, dequantized = null }) {
     for (const [box, at] of [[this.rowBox, rows[0]], [this.colBox, cols[0]]]) if (box !== document.activeElement) box.value = String(at);
     const mark = (i, j, x) => {
-      const shown = dequantized ? `${exact(x)} = ${say.value(dequantized[i][j])}` : exact(x);
+      const shown = dequantized ? `${x} = ${say.value(dequantized[i][j])}` : x;
       return this.picked && this.picked[0] === rows[0] + i && this.picked[1] === cols[0] + j ? el("mark", {}, shown) : shown;
     };
     const head = ["", ...values[0].map((_, j) => String(cols[0] + j))];
-    fill(this.body, table(head, texts.map((row, i) => [String(rows[0] + i), ...row.map((x, j) => mark(i, j, x))]), { kind: "data values", numeric: head.map((_, i) => i) }));
+    fill(this.body, table(head, aligned(texts).map((row, i) => [String(rows[0] + i), ...row.map((x, j) => mark(i, j, x))]), { kind: "data values", numeric: head.map((_, i) => i) }));
     this.body.querySelector("mark")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 }
 
-/** A value as the server sent it, nothing rounded. @param {any} x */
-const exact = (x) => (x === null ? "–" : String(x));
+/**
+ * Values as the server spelled them, nothing rounded; in each column the points stand below each other.
+ * @param {any[][]} texts @returns {string[][]}
+ */
+function aligned(texts) {
+  const behind = (text) => text.length - (text.includes(".") ? text.indexOf(".") : text.length), plain = texts.map((row) => row.map((x) => (x === null ? "–" : String(x))));
+  const widest = plain[0].map((_, j) => Math.max(...plain.map((row) => behind(row[j]))));
+  return plain.map((row) => row.map((text, j) => text + "\u00a0".repeat(/^-?[\d.]+(e|$)/.test(text) ? widest[j] - behind(text) : 0)));
+}
 
 // ------------------------------------------------------------------------------------------------------- ways out
 
