@@ -97,12 +97,20 @@ def test_it_prints_one_address_serves_it_and_ends_with_ctrl_c(model):
         assert "weighlock: GET /api/v1/files 401\n" in err
 
 
-def test_it_ends_with_a_terminating_signal_too(model):
-    with started(model, "--no-browser") as process:
+def test_it_ends_with_a_terminating_signal_too_and_leaves_nothing(model, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with started(model, env={"TMPDIR": str(temporary), "BROWSER": "true %s"}) as process:
         address(process)
+        for _ in range(200):
+            if list(temporary.iterdir()):
+                break
+            time.sleep(0.02)
+        assert list(temporary.iterdir())
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=20)
-        assert process.returncode in (0, -signal.SIGTERM)
+        assert process.returncode == 0
+    assert list(temporary.iterdir()) == []
 
 
 def test_it_listens_on_loopback_alone(model):

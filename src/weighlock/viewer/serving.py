@@ -5,10 +5,13 @@ import gc
 import ipaddress
 import os
 import secrets
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -92,12 +95,26 @@ def serve(given: Sequence[str], settings: Settings, started: Callable[[str], obj
     gc.enable()  # a command that ends soon has it off
     server = _Server(config, clock, lambda: started(url), desk)
     try:
-        server.run(sockets=[sock])
+        with _tidy_end():
+            server.run(sockets=[sock])
     finally:
         desk.close()
         files.close()
         sock.close()
     return "idle" if clock.ended else "stopped"
+
+
+@contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Have SIGTERM end the server, not the process: uvicorn raises it once more, and what is temporary would stay."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listen(settings: Settings) -> socket.socket:
