@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -16,15 +17,16 @@ pytestmark = pytest.mark.requires_chromium
 AXE = "axe-core@4.14.1"
 IMG = "<img src=x onerror=alert(1)>"
 PLACES = (
-    "file/0/overview", "file/0/tensors", "file/0/tensors?view=table", "file/0/tensor/0", "file/0/storages", "file/0/layout",
-    "file/0/security", "file/1/overview", "file/1/security", "file/2/security", "diff?a=0&b=3",
+    "file/0/overview", "file/0/tensors", "file/0/tensors?view=table", "file/0/tensor/0", "file/0/storages",
+    "file/0/layout", "file/0/security", "file/1/overview", "file/1/security", "file/2/security", "diff?a=0&b=3",
 )  # fmt: skip
 
 
 def model(scale=1.0):
     values = (np.arange(600, dtype="f4").reshape(20, 30) - 300) * np.float32(scale)
     return {
-        "w": values, "nested": {IMG: np.ones((2, 2), "f4"), "rtl\u202egnp": np.ones(3, "f4"), "L" * 10_000: np.ones(3, "f4")},
+        "w": values,
+        "nested": {IMG: np.ones((2, 2), "f4"), "rtl\u202egnp": np.ones(3, "f4"), "L" * 10_000: np.ones(3, "f4")},
         IMG: "<script>alert(2)</script>", "'\"><svg onload=alert(3)>": 1, "__proto__": np.zeros(2, "f4"),
     }  # fmt: skip
 
@@ -69,7 +71,9 @@ def test_the_token_leaves_the_address_and_survives_a_reload(tab, served):
     assert served.token not in tab.page.url
     tab.page.evaluate("history.back()")
     tab.wait(".verdict")
-    assert served.token not in str(tab.page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)"))
+    asked = tab.page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert asked
+    assert served.token not in str(asked)
 
 
 def test_without_the_token_the_page_says_where_to_find_it(new_tab, served):
@@ -108,7 +112,8 @@ def test_the_policy_stops_what_is_not_ours(new_tab, served):
         "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)",
     ):  # fmt: skip
         tab.page.evaluate(f"() => {{ try {{ {attack} }} catch (error) {{ window.stopped = error.name }} }}")
-    assert tab.page.evaluate("[window.stopped, window.ran, document.querySelectorAll('body > b').length]") == ["TypeError", None, 0]
+    left = tab.page.evaluate("[window.stopped, window.ran, document.querySelectorAll('body > b').length]")
+    assert left == ["TypeError", None, 0]
     assert tab.page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'stopped')") == "stopped"
     assert any("Content Security Policy" in complaint for complaint in tab.complaints)
 
@@ -193,19 +198,21 @@ def test_dark_and_light_follow_the_system_and_the_switch(new_tab, served):
 @pytest.mark.parametrize("size", [(320, 640), (640, 400)], ids=["320 px", "200 %"])
 def test_a_narrow_window_needs_no_sideways_scrolling(new_tab, served, size):
     tab = new_tab(served, viewport={"width": size[0], "height": size[1]}).open()
-    for place in PLACES:
+    for place in PLACES[:: 1 if size[0] == 320 else 3]:
         tab.go(place)
         tab.settle()
-        wide = tab.page.evaluate("""() => [document.documentElement, document.getElementById('main'), document.querySelector('.detail')]
-            .filter(Boolean).map(e => e.scrollWidth - e.clientWidth)""")
+        wide = tab.page.evaluate(
+            "[...document.querySelectorAll('html, main, .detail')].map(e => e.scrollWidth - e.clientWidth)"
+        )
         assert max(wide) <= 1, (place, wide)
 
 
 def test_less_motion_and_the_colours_of_the_system_are_respected(new_tab, served):
     tab = new_tab(served, reduced_motion="reduce", forced_colors="active").open("file/0/tensors")
     tab.wait(".row", has_text="nested")
-    moving = tab.page.evaluate("""() => [...document.querySelectorAll('*')].filter(e => getComputedStyle(e).transitionDuration
-        .split(',').some(t => parseFloat(t) > 0)).length""")
+    moving = tab.page.evaluate(
+        "[...document.querySelectorAll('*')].filter(e => parseFloat(getComputedStyle(e).transitionDuration) > 0).length"
+    )
     assert moving == 0
     assert tab.page.evaluate("getComputedStyle(document.querySelector('[aria-current]')).outlineStyle") == "solid"
 
@@ -223,12 +230,10 @@ def axe(request, tmp_path_factory):
         npm = shutil.which("npm")
         if npm is None:
             pytest.skip("npm is not installed: axe-core cannot be fetched")
-        command = [npm, "install", "--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder), AXE]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=40, cwd=folder).returncode == 0
-        except subprocess.TimeoutExpired:
-            done = False
-        if not done or not script.exists():
+        options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder)]
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run([npm, "install", *options, AXE], check=False, capture_output=True, timeout=40, cwd=folder)
+        if not script.exists():
             pytest.skip("axe-core cannot be fetched here")
     return script.read_text("utf-8")
 
@@ -238,20 +243,20 @@ def test_axe_finds_nothing_serious_in_any_view(new_tab, served, axe, scheme):
     # The policy would stop axe's own styles, not the page's: every other test runs under it.
     tab = new_tab(served, color_scheme=scheme, bypass_csp=True).open()
     tab.page.evaluate(axe)
-    found = {}
+    options = ", runOnly: ['color-contrast']" if scheme == "dark" else ""
+    found = []
     for place in PLACES:
         tab.go(place)
         tab.settle()
-        results = tab.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
-        for rule in results["violations"]:
-            if rule["impact"] in ("serious", "critical"):
-                found.setdefault(rule["id"], (place, rule["nodes"][0]["html"][:200], rule["nodes"][0]["failureSummary"][:300]))
-    assert found == {}
+        results = tab.page.evaluate(f"axe.run(document, {{ resultTypes: ['violations']{options} }})")
+        serious = [rule for rule in results["violations"] if rule["impact"] in ("serious", "critical")]
+        found += [(place, rule["id"], rule["nodes"][0]["failureSummary"]) for rule in serious]
+    assert not found
 
 
 def test_axe_is_seen_to_find_something(new_tab, served, axe):
     tab = new_tab(served, bypass_csp=True).open()
     tab.page.evaluate(axe)
-    tab.page.evaluate("document.querySelector('#theme').removeAttribute('aria-label'); document.querySelector('#theme').title = ''; document.querySelector('#theme').textContent = ''")
+    tab.page.evaluate("document.querySelector('#theme').replaceWith(document.createElement('button'))")
     results = tab.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     assert "button-name" in [rule["id"] for rule in results["violations"]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page
 
 PATIENCE: Final = 10_000
 """Milliseconds that the page is waited for: two cores may be shared by many."""
@@ -64,9 +64,17 @@ class Tab:
         self.page.on("request", lambda request: self._count(1))
         self.page.on("requestfinished", lambda request: self._count(-1))
         self.page.on("requestfailed", lambda request: self._count(-1))
-        self.page.on("console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text))
+        self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.page.on("dialog", self._dismiss)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog {dialog.message}")
+        dialog.dismiss()
 
     def _count(self, by: int) -> None:
         self.waiting += by
@@ -111,7 +119,7 @@ class Tab:
 
     def focused(self) -> str:
         """Return the text of what has the focus."""
-        return str(self.page.evaluate("document.activeElement.innerText || document.activeElement.getAttribute('aria-label') || ''"))
+        return str(self.page.evaluate("document.activeElement.innerText || ''"))
 
 
 @pytest.fixture(scope="module")

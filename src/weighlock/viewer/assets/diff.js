@@ -11,19 +11,19 @@ import { heads, pagedList } from "./virtual.js";
 /** @type {Record<string, [string, string]>} sign and word of a state */
 const STATES = { changed: ["~", "changed"], added: ["+", "only in B"], removed: ["−", "only in A"], same: ["=", "the same"], renamed: ["→", "renamed"], error: ["!", "not compared"] };
 /** @type {[string, string][]} */
-const CHOICES = [["changed", "Changed"], ["removed", "Only in A"], ["added", "Only in B"], ["same", "The same"], ["all", "All"]];
+const CHOICES = [["different", "Differences"], ["changed", "Changed"], ["removed", "Only in A"], ["added", "Only in B"], ["same", "The same"], ["all", "All"]];
 
 /** @param {import("./parts.js").View} view */
 export function diffView({ files, params, signal, remember }) {
   if (files.length < 2) return el("div", { class: "page" }, el("h1", {}, "Diff"), el("p", { class: "note" }, "Two files are needed: start ", el("code", {}, "weighlock view BEFORE AFTER"), "."));
-  const state = { a: Number(params.a) || 0, b: Number(params.b ?? 1), only: params.only || "" };
+  const state = { a: Number(params.a) || 0, b: Number(params.b ?? 1), only: params.only || "different" };
   const body = el("div", { class: "fill" }), detail = el("aside", { class: "detail", "aria-label": "The difference of one tensor" });
   let turn = new AbortController();
   signal.addEventListener("abort", () => turn.abort());
   const start = () => {
     turn.abort(); turn = new AbortController();
     fill(detail);
-    remember(state);
+    remember({ ...state, only: state.only === "different" ? null : state.only });
     load(files, state, body, detail, turn.signal, start);
   };
   const boxes = ["a", "b"].map((side) => {
@@ -43,15 +43,12 @@ async function load(files, state, body, detail, signal, again) {
   const list = await pagedList({
     label: "Differences", kind: "diff-rows", signal, row: line, open: (row) => show(files, state, row, detail, signal), failed: (error) => fill(body, problem(error, again)),
     head: heads([["sign", ""], ["name", "Name"], ["shape", "Type and shape"], ["differ", "Differ"], ["far", "Max |Δ|"], ["rel", "Rel. L2"]]),
-    fetch: async (offset, limit, stop) => { const answer = await get("diff", { ...state, only: state.only || "changed", values: 1, offset, limit }, stop); first ||= answer; return answer; },
+    fetch: async (offset, limit, stop) => { const answer = await get("diff", { ...state, values: 1, offset, limit }, stop); first ||= answer; return answer; },
   });
   if (!signal.aborted) body.classList.remove("stale");
   if (!list) return;
   const { objects = [] } = first, many = { ...first.counts, changed: of(first.counts, "changed", "renamed", "error"), all: of(first.counts, ...Object.keys(STATES)) };
-  if (!state.only) {
-    state.only = ["changed", "removed", "added"].find((name) => many[name]) || "all";
-    if (state.only !== "changed") { again(); return; }
-  }
+  many.different = many.all - of(many, "same");
   fill(body, el("div", { class: "pad" },
     el("div", { class: `verdict ${first.identical ? "good" : "neutral"}` }, el("strong", {}, first.identical ? "The same" : "They differ"), el("p", {}, counts(first.counts)), first.complete === false && el("p", { class: "warned" }, "Not everything could be compared.")),
     choice("Show", CHOICES.map(([name, text]) => [name, `${text} ${say.count(many[name] || 0)}`]), state.only, (only) => { state.only = only; again(); }),
