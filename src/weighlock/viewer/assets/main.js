@@ -45,6 +45,8 @@ function remember(change) {
 
 // ---------------------------------------------------------------------------------------------------------- frame
 
+const brand = () => [el("img", { class: "logo", src: "icon.svg", alt: "", width: 20, height: 20 }), el("strong", { class: "brand" }, "Weighlock")];
+
 function frame() {
   const picker = files.length > 1
     ? el("select", { class: "file", "aria-label": "File", onchange: () => { const here = route(); location.hash = address(`file/${picker.value}/${VIEWS.some(([v]) => v === here.view) ? here.view : "overview"}`); } }, files.map((f) => el("option", { value: f.file }, `${say.clip(f.name, 60)}${f.error ? " (damaged)" : ""}`)))
@@ -53,7 +55,7 @@ function frame() {
   const theme = button("◐", switchTheme, "Light or dark", { id: "theme" });
   const help = button("?", openHelp, "Keys and help", { "aria-keyshortcuts": "?" });
   fill(/** @type {HTMLElement} */ (document.getElementById("app")),
-    el("header", {}, el("img", { class: "logo", src: "icon.svg", alt: "", width: 20, height: 20 }), el("strong", { class: "brand" }, "Weighlock"), picker, nav, el("span", { class: "tools" }, theme, help)),
+    el("header", {}, brand(), picker, nav, el("span", { class: "tools" }, theme, help)),
     lost, main, el("div", { id: "said", role: "status", class: "said" }), helpBox());
 }
 
@@ -198,7 +200,7 @@ function openHelp() { /** @type {HTMLDialogElement} */ (document.getElementById(
 // ----------------------------------------------------------------------------------------------------------- start
 
 async function start() {
-  fill(/** @type {HTMLElement} */ (document.getElementById("app")), el("main", { id: "main" }, loading("Opening…")));
+  fill(/** @type {HTMLElement} */ (document.getElementById("app")), el("header", {}, brand()), el("main", { id: "main" }, loading("Opening…")));
   browser?.stop();
   browser = null;
   outlines.clear();
