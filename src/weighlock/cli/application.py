@@ -11,6 +11,7 @@ from weighlock.cli.output import COLORS, Output
 from weighlock.cli.scan_grammar import explain, scan
 from weighlock.cli.tool_grammar import completion, env, git, schema
 from weighlock.cli.verbs import VERBS
+from weighlock.cli.view_grammar import view
 from weighlock.inspection import MAX_VALUES
 
 __all__ = ["application"]
@@ -26,6 +27,7 @@ Examples:
   weighlock salvage broken.pth out.pth    save what is whole in a damaged file
   weighlock stats model.pth --check       minima, means, NaN; ends with 1 where there are any
   weighlock diff before.pth after.pth     what has changed
+  weighlock view model.pth                look at it in the browser
   weighlock convert model.pth model.safetensors
   weighlock edit model.pth clean.pth --strip-prefix module.
   weighlock model.pth --json              for programs
@@ -438,7 +440,7 @@ def salvage(**options: Any) -> int:
     return salvage_file(**options)
 
 
-for tool in (scan, explain, completion, schema, env, git):
+for tool in (view, scan, explain, completion, schema, env, git):
     application.add_command(tool)
 application.add_command(hub)
 application.add_command(cache)

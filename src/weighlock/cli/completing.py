@@ -40,6 +40,8 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
                 *_FORM, "--color", "--help"),
     "diff": (*_CHOSEN, "--values", "--no-values", "--rtol", "--atol", "--strip-prefix-a", "--strip-prefix-b",
              "--rename", "--all", *_FORM, *_WRITTEN),
+    "view": ("--port", "--no-browser", "--idle-timeout", "--host", "--i-know-this-exposes-files", "--base-url",
+             "--allow-host", "--log", "--encoding", "--color", "--help"),
     "convert": (*_CHOSEN, "--take", "--dtype", "--max-shard-size", *_REWRITTEN),
     "edit": ("--rename", "--drop", "--keep", "--strip-prefix", "--add-prefix", "--cast", "--replace", "--within",
              *_REWRITTEN),
@@ -69,7 +71,7 @@ _WITH_VALUES: Final = frozenset({
     "--to", "--aliases", "--metadata", "--take", "--max-shard-size", "--drop", "--keep", "--strip-prefix",
     "--add-prefix", "--cast", "--replace", "--within",
     "--fail-on", "--allow", "--policy", "--baseline", "--write-baseline", "--jobs", "-j",
-    "--manifest", "--lock",
+    "--manifest", "--lock", "--port", "--idle-timeout", "--host", "--base-url", "--allow-host",
 })  # fmt: skip
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "--color": COLORS, "--to": WRITTEN_FORMATS, "--take": TAKEN, "--aliases": ALIASES,

@@ -14,7 +14,7 @@ __all__ = ["PACKAGES", "print_environment"]
 
 PACKAGES: Final = (
     "numpy", "ml_dtypes", "isal", "click", "rich", "urllib3", "filelock", "tqdm", "torch", "safetensors", "fsspec",
-    "s3fs",
+    "s3fs", "starlette", "uvicorn",
 )  # fmt: skip
 """What Weighlock uses, or is used beside."""
 

@@ -11,6 +11,7 @@ from weighlock.cli.drawing import drawn_tree
 from weighlock.cli.opening import exit_code, opened
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import WeighlockError
+from weighlock.inspection.kinds import file_kind
 from weighlock.inspection.paths import part_text
 from weighlock.inspection.sharing import unused
 from weighlock.inspection.summary import Held, Summary, summarize
@@ -59,7 +60,7 @@ def _write_documents(inputs: Sequence[dict[str, Any]], form: str, output: Output
 
 
 def _page(summary: Summary, *, truncate: bool) -> Iterator[Line]:
-    kind = wording.file_kind(summary.format, summary.metadata, summary.byteorder)
+    kind = file_kind(summary.format, summary.metadata, summary.byteorder)
     yield [(summary.name, "name"), f"   {kind}   {wording.size(summary.size)}"]
     for label, text in _facts(summary):
         style = {"verdict": "bad" if summary.unknown or summary.opaque else "good"}.get(label)

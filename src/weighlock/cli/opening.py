@@ -11,7 +11,18 @@ from weighlock.errors import ArgumentError, MissingFileError, WeighlockError
 if TYPE_CHECKING:
     from weighlock.opening.opened import LazyCheckpoint
 
-__all__ = ["FAILED", "GOOD", "INCOMPLETE", "NO", "exit_code", "lazily", "open_checkpoint", "opened", "spooled"]
+__all__ = [
+    "FAILED",
+    "GOOD",
+    "INCOMPLETE",
+    "NO",
+    "check_encoding",
+    "exit_code",
+    "lazily",
+    "open_checkpoint",
+    "opened",
+    "spooled",
+]
 
 GOOD: Final = 0
 NO: Final = 1
@@ -27,6 +38,17 @@ def open_checkpoint(name: str, encoding: str) -> Checkpoint:
     WeighlockError
         If it cannot be read.
     """
+    check_encoding(encoding)
+    try:
+        return read_checkpoint(spooled() if name == STDIN else name, encoding=encoding)
+    except MissingFileError as error:
+        if error.hint is None and name.isascii() and name.replace("-", "").isalpha():
+            error.locate(hint="It is no command either; see weighlock --help.")
+        raise
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise `ArgumentError` where there is no such encoding."""
     import codecs
 
     try:
@@ -34,12 +56,6 @@ def open_checkpoint(name: str, encoding: str) -> Checkpoint:
             codecs.lookup(encoding)
     except (LookupError, ValueError) as error:
         raise ArgumentError("no such encoding", got=encoding[:40]) from error
-    try:
-        return read_checkpoint(spooled() if name == STDIN else name, encoding=encoding)
-    except MissingFileError as error:
-        if error.hint is None and name.isascii() and name.replace("-", "").isalpha():
-            error.locate(hint="It is no command either; see weighlock --help.")
-        raise
 
 
 def spooled() -> Any:

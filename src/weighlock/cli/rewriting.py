@@ -10,6 +10,7 @@ from weighlock.cli.opening import GOOD, open_checkpoint
 from weighlock.cli.output import Piece
 from weighlock.cli.progress import Bar
 from weighlock.errors import ArgumentError
+from weighlock.inspection.kinds import file_kind
 from weighlock.text import safe_text
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _edit_lines(report: "EditReport", common: Common) -> Iterator[Line]:
 
 
 def _headline(report: "ConvertReport | EditReport") -> Line:
-    kind = wording.file_kind(report.format, {}, "little")
+    kind = file_kind(report.format, {}, "little")
     several = "" if len(report.files) == 1 else f" in {len(report.files):,} files"
     verb = "wrote" if report.written else "would write"
     tensors = f"{report.tensors:,} tensor{'' if report.tensors == 1 else 's'}"

@@ -6,6 +6,7 @@ from typing import Final
 from weighlock.cli import wording
 from weighlock.cli.output import Output, Piece
 from weighlock.cli.scan_policy import Known, known
+from weighlock.inspection.kinds import file_kind
 from weighlock.scanning.report import FileReport, Finding, Gap
 from weighlock.scanning.rules import SEVERITIES, rank
 from weighlock.text import safe_text
@@ -65,7 +66,7 @@ def _place(member: str | None, offset: int | None) -> str:
 def _facts(report: FileReport) -> str:
     if report.skipped:
         return f"{report.format}, nothing that a loader reads"
-    kind = wording.file_kind(report.format or "?", {}, "little").partition(" (")[0]
+    kind = file_kind(report.format or "?", {}, "little").partition(" (")[0]
     named = len({use.name for use in report.globals})
     pickles = f"{report.pickles:,} pickle{'' if report.pickles == 1 else 's'}"
     return f"{kind}, {pickles}, {named:,} global{'' if named == 1 else 's'}"

@@ -1,6 +1,5 @@
 """``weighlock show``: the values of a tensor, or what stands at a place."""
 
-import struct
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
@@ -16,6 +15,7 @@ from weighlock.inspection.leaves import LEAVES, Leaf, describe
 from weighlock.inspection.paths import find, json_path, key_text, part_text
 from weighlock.inspection.plain import kind_of, text_of
 from weighlock.inspection.slicing import Index, parse_index, split_key
+from weighlock.inspection.spelling import float_text, number_text
 from weighlock.inspection.values import Values, read_values
 from weighlock.objects import children
 from weighlock.pickling.inert import Stub
@@ -98,7 +98,7 @@ def _show(checkpoint: Checkpoint, key: str, everything: bool, form: str, output:
 def _rows(values: Values) -> Iterator[list[object]]:
     """Yield the values in rows of their last dimension."""
     length = max(values.shape[-1], 1) if values.shape else 1
-    cells: list[object] = [value if isinstance(value, int | float) else _number(value, values.dtype)
+    cells: list[object] = [value if isinstance(value, int | float) else number_text(value, values.dtype)
                            for value in values.flat]  # fmt: skip
     return (cells[start : start + length] for start in range(0, len(cells), length))
 
@@ -197,37 +197,10 @@ def _object_lines(name: str, value: Any, limit: int | None) -> Lines:
 def _tensor_lines(name: str, leaf: Leaf, values: Values, index: Index | None) -> Lines:
     part = f" of {wording.shape(leaf.shape)}" if index is not None else ""
     yield [(name, "name"), "  ", (wording.kind(leaf), "type"), f"  {wording.shape(values.shape)}{part}"]
-    yield from _array_lines(values, [_number(value, values.dtype) for value in values.flat])
+    yield from _array_lines(values, [number_text(value, values.dtype) for value in values.flat])
     if values.dequantized is not None:
         yield [("dequantized", "note")]
-        yield from _array_lines(values, [_float(value, "float64") for value in values.dequantized])
-
-
-_FLOATS: Final = {"float32": ("f", (6, 7, 8, 9)), "float16": ("e", (3, 4, 5)), "complex64": ("f", (6, 7, 8, 9)),
-                  "complex32": ("e", (3, 4, 5))}  # fmt: skip
-
-
-def _number(value: Any, dtype: str) -> str:
-    """Return the shortest text that names this value of its type and no other."""
-    if isinstance(value, tuple):
-        return "|".join(_number(part, dtype) for part in value)
-    if isinstance(value, complex):
-        imaginary = _number(value.imag, dtype)
-        return f"{_number(value.real, dtype)}{'' if imaginary[0] == '-' else '+'}{imaginary}j"
-    if not isinstance(value, float):
-        return str(value)
-    return _float(value, dtype)
-
-
-def _float(value: float, dtype: str) -> str:
-    code, digits = _FLOATS.get(dtype, ("d", ()))
-    text = f"{value:.4g}" if dtype.startswith(("bfloat", "float8", "float4")) else repr(value)
-    for count in digits:
-        shorter = f"{value:.{count}g}"
-        if struct.pack(code, float(shorter)) == struct.pack(code, value):
-            text = shorter
-            break
-    return text if not text.lstrip("-").isdigit() else f"{text}.0"
+        yield from _array_lines(values, [float_text(value, "float64") for value in values.dequantized])
 
 
 def _array_lines(values: Values, texts: list[str]) -> Lines:

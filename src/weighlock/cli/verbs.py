@@ -22,6 +22,7 @@ VERBS: Final = {
     "stats": "Minima, maxima, means, NaN of every tensor.",
     "digest": "One hash of the content, the same for every format.",
     "layout": "What each byte of a file is there for.",
+    "view": "A page in the browser that shows what files hold.",
     "diff": "What two checkpoints differ in.",
     "convert": "The same checkpoint in another format.",
     "edit": "The same checkpoint under other names, or in other types.",

@@ -10,6 +10,7 @@ from weighlock.cli.opening import FAILED, GOOD, INCOMPLETE, NO, spooled
 from weighlock.cli.output import Output, Piece
 from weighlock.cli.progress import Bar, file_size
 from weighlock.errors import ArgumentError
+from weighlock.inspection.kinds import file_kind
 from weighlock.scanning.rules import rank
 from weighlock.text import safe_text
 
@@ -110,7 +111,7 @@ def _problem(problem: "Problem") -> Iterator[list[Piece]]:
 
 
 def _facts(found: "FileCheck") -> str:
-    kind = wording.file_kind(found.format or "?", {}, "little").partition(" (")[0] if found.format else "no checkpoint"
+    kind = file_kind(found.format or "?", {}, "little").partition(" (")[0] if found.format else "no checkpoint"
     parts = [kind]
     if found.records:
         parts.append(f"{found.records:,} record{'' if found.records == 1 else 's'}")

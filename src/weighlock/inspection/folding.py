@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from weighlock.inspection.inventory import TensorRow
-from weighlock.inspection.paths import part_text
+from weighlock.inspection.paths import key_text, part_text
 
-__all__ = ["TreeLine", "fold", "ranges", "tree_lines"]
+__all__ = ["TreeLine", "fold", "is_number", "labels_of", "ranges", "tree_lines"]
 
 # Deeper names are joined: what is walked recursively here is bounded, whatever the file holds.
 _MAX_DEPTH: Final = 40
@@ -36,16 +36,17 @@ class _Node:
         self.shape_of = 0
 
 
-def _labels(row: TensorRow) -> list[str]:
+def labels_of(path: tuple[Any, ...]) -> list[str]:
+    """Return the names of the nodes that lead to a place: dots inside of keys part them too."""
     labels: list[str] = []
-    for part in row.path:
+    for part in path:
         text = part_text(part)
         labels += text.split(".", _MAX_DEPTH) if type(part) is str else [text]
         if len(labels) > _MAX_DEPTH:
             break
     if len(labels) > _MAX_DEPTH or any(label == "" for label in labels):
-        whole = row.key.split(".", 1) if row.path and len(row.path) > 1 else [row.key]
-        return [whole[0], *whole[1:]]
+        key = key_text(path)
+        return key.split(".", 1) if len(path) > 1 else [key]
     return labels or ["(top)"]
 
 
@@ -54,7 +55,7 @@ def _grow(rows: Iterable[TensorRow]) -> _Node:
     for row in rows:
         node = root
         node.nbytes += row.leaf.nbytes
-        for label in _labels(row):
+        for label in labels_of(row.path):
             node = node.children.setdefault(label, _Node())
             node.nbytes += row.leaf.nbytes
         while node.row is not None:  # two things of one name: both are shown
@@ -85,12 +86,16 @@ def _folded_children(node: _Node, structures: dict[str, int]) -> Iterator[tuple[
     """Yield the children, numbered ones of one structure together, where the first of them stands."""
     groups: dict[Any, list[str]] = {}
     for name in node.children:
-        numbered = name.isascii() and name.isdigit() and len(name) < _MAX_DIGITS
-        groups.setdefault(structures[name] if numbered else name, []).append(name)
+        groups.setdefault(structures[name] if is_number(name) else name, []).append(name)
     for names in groups.values():
         first = node.children[names[0]]
         first.times = len(names)
         yield (names[0] if len(names) == 1 else f"[{ranges(names)}]"), first
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is a number that may be one of a row: ``layers.0``, ``layers.1`` ..."""
+    return name.isascii() and name.isdigit() and len(name) < _MAX_DIGITS
 
 
 def ranges(names: list[str]) -> str:

@@ -143,8 +143,14 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def summarize(checkpoint: Checkpoint) -> Summary:
+def summarize(checkpoint: Checkpoint, inventory: Inventory | None = None) -> Summary:
     """Return the facts of one checkpoint. Reads no tensor data.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    inventory : Inventory, optional
+        What `take_inventory` has found in it, where that was called already.
 
     Examples
     --------
@@ -156,7 +162,7 @@ def summarize(checkpoint: Checkpoint) -> Summary:
     >>> summary.totals.parameters, summary.verdict
     (6, 'OK to load with weighlock.load')
     """
-    inventory = take_inventory(checkpoint)
+    inventory = inventory or take_inventory(checkpoint)
     storages = storage_rows(inventory)
     places = inventory.places
     orders = {row.byteorder for row in storages}

@@ -117,7 +117,8 @@ class Moments:
         squares = self._sum_of_squares(wide)
         total = self._finite + more
         step = mean - self.mean
-        self.squares += squares + abs(step) ** 2 * self._finite * more / total
+        distance = math.hypot(step.real, step.imag)  # unlike abs and **, it gives an infinity where others raise
+        self.squares += squares + distance * distance * self._finite * more / total
         self.mean += step * more / total
         self._finite = total
 

@@ -174,7 +174,7 @@ def pieces(source: Any, *, verify: bool = True, progress: Progress | None = None
     """
     if type(source) is TensorSpec:
         check_effort(source)
-        source = _of_plain_type(source)
+        source = of_plain_type(source)
         stretch = stretch_of(source)
         made = _stretched(stretch, source.dtype) if stretch is not None else _banded(source, verify=verify)
     else:
@@ -196,7 +196,7 @@ def check_effort(spec: TensorSpec) -> None:
         )  # fmt: skip
 
 
-def _of_plain_type(spec: TensorSpec) -> TensorSpec:
+def of_plain_type(spec: TensorSpec) -> TensorSpec:
     """Return the same view; of a type that NumPy has none for, as unsigned integers."""
     if spec.dtype.numpy_name is not None:
         return spec
@@ -227,12 +227,18 @@ def _banded(spec: TensorSpec, *, verify: bool) -> "Iterator[numpy.ndarray]":
         return
     if spec.ref.reader is None:
         raise TensorBoundsError("the storage has no bytes in the file", record=spec.ref.record or spec.ref.key)
-    turned = spec.ref.byteorder == "big" and spec.ref.elements.swap > spec.dtype.itemsize
-    if turned or spec.ref.reader.extent(spec.ref) is None:
+    if whole_only(spec):
         yield from _cut(make_whole([spec], "numpy", verify=verify)[0])
         return
     for band in bands(spec.shape, spec.dtype.itemsize):
         yield from _cut(make_part(spec, band, "numpy", verify=verify))
+
+
+def whole_only(spec: TensorSpec) -> bool:
+    """Whether no part of a tensor can be read alone: of a compressed record, or one turned around in larger units."""
+    if spec.ref.byteorder == "big" and spec.ref.elements.swap > spec.dtype.itemsize:
+        return True
+    return spec.ref.reader is not None and spec.ref.reader.extent(spec.ref) is None
 
 
 def bands(shape: Sequence[int], itemsize: int) -> Iterator[Index]:

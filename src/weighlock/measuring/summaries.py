@@ -13,7 +13,7 @@ from weighlock.opening.tensors import LazyTensor
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Histogram", "TensorStats", "stats"]
+__all__ = ["Histogram", "TensorStats", "measure", "stats"]
 
 _MOST_BINS: Final = 10_000
 # What is counted at once, so that every pass over it finds it in the processor's cache.
@@ -139,20 +139,21 @@ def stats(
         raise ArgumentError("a histogram has at least one bin", expected=f"at most {_MOST_BINS}", got=str(bins))
     with looking_into(f) as ckpt:
         chosen = ckpt.select(include, exclude) if include or exclude else ckpt
-        rows = in_threads(lambda lazy: _measured(lazy, bins, progress), chosen.values(), lambda lazy: lazy.nbytes)
+        rows = in_threads(lambda lazy: measure(lazy, bins, progress), chosen.values(), lambda lazy: lazy.nbytes)
         return list(rows)
 
 
-def _measured(lazy: LazyTensor, bins: int, progress: Progress | None) -> TensorStats:
+def measure(lazy: LazyTensor, bins: int = 0, progress: Progress | None = None, part: str = "") -> TensorStats:
+    """Return the figures of one tensor, or of one of its parts by name; see `stats`."""
     dtype = lazy.dtype_name
     row = TensorStats(lazy.key, lazy.path, dtype, lazy.shape, lazy.layout)
     try:
-        parts = parts_of(lazy)
+        parts = [one for one in parts_of(lazy) if part in ("", one.name)]
         if not parts:
             return row
-        part = parts[0]  # the one with the values
-        row = row._replace(dtype=dtype or part.dtype)
-        return _of_values(row, part, bins, progress) if numbers_in(part.dtype) else row
+        values = parts[0]  # of a whole tensor the first part is the one with the values
+        row = row._replace(dtype=values.dtype if part else dtype or values.dtype)
+        return _of_values(row, values, bins, progress) if numbers_in(values.dtype) else row
     except WeighlockError as error:
         error.locate(object_path=lazy.key)
         return row._replace(error=error)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 from weighlock.checkpoint import Checkpoint, read_checkpoint
 from weighlock.dtypes import DType
 from weighlock.formats.layout import LayoutRow
+from weighlock.inspection.inventory import Inventory
 from weighlock.inspection.sharing import storage_rows
 from weighlock.limits import Limits
 from weighlock.opening.plain import plain_values
@@ -69,8 +70,10 @@ class LazyCheckpoint(LazyTensors):
     (['fc.w'], (2, 2), {'epoch': 3}, np.float32(4.0))
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, verify: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, verify: bool, inventory: Inventory | None = None) -> None:
         opened = Opened(checkpoint, verify=verify)
+        if inventory is not None:  # one that was taken already
+            opened.inventory = inventory
         super().__init__(opened, lambda: opened.by_key)
 
     def __enter__(self) -> Self:
