@@ -171,8 +171,9 @@ kept = weighlock.save_async([1], {str(tmp_path / "missing" / "a.pt")!r})
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_has_a_thread_of_its_own(tmp_path):
     done = run(f"""
-import os, numpy, weighlock
+import os, warnings, numpy, weighlock
 weighlock.save_async([1], {str(tmp_path / "a.pt")!r}).result()
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 advises against what is tried here
 child = os.fork()
 weighlock.save_async([os.getpid()], {str(tmp_path)!r} + ("/parent.pt" if child else "/child.pt")).result(60)
 if child:

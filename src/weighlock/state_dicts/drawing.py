@@ -43,10 +43,10 @@ def state_dict(obj: Any) -> dict[str, Any]:
     Examples
     --------
     >>> import numpy
-    >>> state_dict({"epoch": 3, "state_dict": {"fc.weight": numpy.ones(2)}})
-    OrderedDict([('fc.weight', array([1., 1.]))])
-    >>> state_dict({"layers": [{"weight": numpy.ones(2)}]})
-    OrderedDict([('layers.0.weight', array([1., 1.]))])
+    >>> dict(state_dict({"epoch": 3, "state_dict": {"fc.weight": numpy.ones(2)}}))
+    {'fc.weight': array([1., 1.])}
+    >>> dict(state_dict({"layers": [{"weight": numpy.ones(2)}]}))
+    {'layers.0.weight': array([1., 1.])}
     """
     root = held_in(obj)
     if _is_module(root):

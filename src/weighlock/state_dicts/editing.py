@@ -67,8 +67,8 @@ def strip_prefix(mapping: Mapping[str, Any], prefix: str) -> "OrderedDict[str, A
 
     Examples
     --------
-    >>> strip_prefix({"module.fc.weight": 1}, "module.")
-    OrderedDict([('fc.weight', 1)])
+    >>> dict(strip_prefix({"module.fc.weight": 1}, "module."))
+    {'fc.weight': 1}
     """
     check_mapping(mapping)
     if not any(str(key).startswith(prefix) for key in mapping):
@@ -86,8 +86,8 @@ def add_prefix(mapping: Mapping[str, Any], prefix: str) -> "OrderedDict[str, Any
 
     Examples
     --------
-    >>> add_prefix({"weight": 1}, "fc.")
-    OrderedDict([('fc.weight', 1)])
+    >>> dict(add_prefix({"weight": 1}, "fc."))
+    {'fc.weight': 1}
     """
     root = prefix.rstrip(".")
     return renamed(  # type: ignore[no-any-return]
@@ -116,10 +116,10 @@ def rename(mapping: Mapping[str, Any], rules: Mapping[str, str] | Iterable[Rule]
 
     Examples
     --------
-    >>> rename({"block0.w": 1, "bias": 2}, {"block*.w": "layers.*.weight", "bias": "b"})
-    OrderedDict([('layers.0.weight', 1), ('b', 2)])
-    >>> rename({"layer1": 1}, [(re.compile(r"layer(\d)"), r"stage.\1")])
-    OrderedDict([('stage.1', 1)])
+    >>> dict(rename({"block0.w": 1, "bias": 2}, {"block*.w": "layers.*.weight", "bias": "b"}))
+    {'layers.0.weight': 1, 'b': 2}
+    >>> dict(rename({"layer1": 1}, [(re.compile(r"layer(\d)"), r"stage.\1")]))
+    {'stage.1': 1}
     """
     check_mapping(mapping)
     listed = list(rules.items() if isinstance(rules, Mapping) else rules)
@@ -179,8 +179,8 @@ def select(
 
     Examples
     --------
-    >>> select({"fc.weight": 1, "fc.bias": 2, "head.weight": 3}, "*.weight", exclude="head.*")
-    OrderedDict([('fc.weight', 1)])
+    >>> dict(select({"fc.weight": 1, "fc.bias": 2, "head.weight": 3}, "*.weight", exclude="head.*"))
+    {'fc.weight': 1}
     """
     check_mapping(mapping)
     wanted = [_test(pattern) for pattern in _listed(include)] or [lambda _: True]
@@ -229,8 +229,8 @@ def merge(
 
     Examples
     --------
-    >>> merge({"a": 1}, {"b": 2})
-    OrderedDict([('a', 1), ('b', 2)])
+    >>> dict(merge({"a": 1}, {"b": 2}))
+    {'a': 1, 'b': 2}
     """
     if on_conflict not in ("error", "first", "last"):
         raise ArgumentError("on_conflict must be 'error', 'first' or 'last'", got=repr(on_conflict)[:40])
