@@ -360,12 +360,8 @@ def _is_installed(top: str) -> bool:
         with contextlib.suppress(Exception):  # finders of others may do anything
             spec = finder.find_spec(top, None)
             if spec is not None:
-                return spec.origin is not None and bool({"site-packages", "dist-packages"} & set(_parts(spec.origin)))
+                return spec.origin is not None and bool({"site-packages", "dist-packages"} & set(os.path.normpath(spec.origin).split(os.sep)))
     return False
-
-
-def _parts(path: str) -> list[str]:
-    return os.path.normpath(path).split(os.sep)
 
 
 def _stamp(module: types.ModuleType) -> tuple[int, int] | None:
@@ -383,7 +379,10 @@ def _rename(names: dict[str, Any], old: str, new: str) -> None:
         named = issubclass(kind, type | types.FunctionType) or kind is type(functools.lru_cache(_rename))
         if named and getattr(value, "__module__", None) == old:
             with contextlib.suppress(AttributeError, TypeError):
+                line = vars(value).get("__firstlineno__")
                 value.__module__ = new
+                if line is not None:  # Python 3.13 forgets where a class begins when its module is set
+                    value.__firstlineno__ = line
             if isinstance(value, type):
                 _rename(dict(vars(value)), old, new)
 
