@@ -360,7 +360,9 @@ def _is_installed(top: str) -> bool:
         with contextlib.suppress(Exception):  # finders of others may do anything
             spec = finder.find_spec(top, None)
             if spec is not None:
-                return spec.origin is not None and bool({"site-packages", "dist-packages"} & set(os.path.normpath(spec.origin).split(os.sep)))
+                return spec.origin is not None and bool(
+                    {"site-packages", "dist-packages"} & set(os.path.normpath(spec.origin).split(os.sep))
+                )
     return False
 
 
