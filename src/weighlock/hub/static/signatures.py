@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import sys
 from typing import Any, Final
 
 from weighlock.hub.static.bindings import Binding
@@ -14,12 +15,20 @@ _NO_ARGUMENTS: Final = ast.arguments(
 
 
 def doc_of(binding: Binding) -> str | None:
-    """Return a docstring as it stands in the text; of a partial that of its function."""
+    """Return a docstring as Python would keep it; of a partial that of its function."""
     if binding.kind == "partial" and binding.target is not None:
         return doc_of(binding.target)
     if isinstance(binding.node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return ast.get_docstring(binding.node, clean=False)
+        return _as_compiled(ast.get_docstring(binding.node, clean=False))
     return None
+
+
+def _as_compiled(doc: str | None) -> str | None:
+    """From Python 3.13 on, the compiler takes out the indentation that the lines have in common; nothing is run."""
+    if doc is None or sys.hexversion < 0x030D0000:
+        return doc
+    module = ast.fix_missing_locations(ast.Module([ast.Expr(ast.Constant(doc))], []))
+    return str(compile(module, "<docstring>", "exec").co_consts[0])
 
 
 def signature_of(binding: Binding) -> str | None:
