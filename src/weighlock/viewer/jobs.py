@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -40,11 +40,12 @@ class Desk:
         self._light = ThreadPoolExecutor(LIGHT_AT_ONCE, "weighlock-light")
         self._heavy = ThreadPoolExecutor(HEAVY_AT_ONCE, "weighlock-heavy")
         self._jobs: set[Job] = set()
+        self._streams = 0
 
     @property
     def working(self) -> int:
         """How many jobs are waiting or being worked on."""
-        return len(self._jobs)
+        return len(self._jobs) + self._streams
 
     async def run(
         self, work: Callable[[Job], _T], receive: Callable[[], Awaitable[MutableMapping[str, Any]]], *, heavy: bool
@@ -76,6 +77,18 @@ class Desk:
             job.abandon()
             future.cancel()
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was seen
+
+    async def stream(self, pieces: Iterator[_T]) -> AsyncIterator[_T]:
+        """Yield pieces that the threads for heavy work make, one at a time; whoever takes them counts as working."""
+        self._streams += 1
+        try:
+            while True:
+                piece = await asyncio.get_running_loop().run_in_executor(self._heavy, next, pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            self._streams -= 1
 
     def close(self) -> None:
         """Abandon all that is worked on."""

@@ -31,7 +31,7 @@ export const isAbort = (error) => error instanceof DOMException && error.name ==
 export function takeToken() {
   const match = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
   if (!match) return;
-  sessionStorage.setItem(TOKEN, decodeURIComponent(match[1]));
+  sessionStorage.setItem(TOKEN, match[1]); // as it is: its letters need no escapes, and what is no token may be no escape either
   history.replaceState(null, "", location.pathname + location.search);
 }
 

@@ -88,7 +88,7 @@ async function show() {
   const lostFocus = document.activeElement === document.body || document.activeElement?.closest("nav");
   showNav(here);
   if (["tensors", "tensor", "value"].includes(here.view)) { await showBrowser(here, view); return; }
-  const make = await (PARTS[here.view] || PARTS.overview)();
+  const make = await (Object.hasOwn(PARTS, here.view) ? PARTS[here.view] : PARTS.overview)();
   if (signal.aborted) return;
   fill(main, make(view));
   main.scrollTop = 0;
@@ -205,7 +205,9 @@ async function start() {
   browser = null;
   outlines.clear();
   try {
-    files = (await get("files")).files;
+    const answer = await get("files");
+    files = answer.files;
+    keepAlive(Number(answer.idle) || 0);
     frame();
     if (!location.hash) history.replaceState(null, "", address("file/0/overview"));
     await go();
@@ -221,7 +223,12 @@ watchServer((gone) => {
 });
 
 const ping = () => get("ping").catch(() => null);
-setInterval(() => { if (document.visibilityState === "visible") ping(); }, PING_EVERY);
+/** @type {ReturnType<typeof setInterval>|undefined} */ let pinging;
+/** A page in sight is use: the server, which ends after `idle` seconds without any, is asked in time. @param {number} idle 0 for never */
+function keepAlive(idle) {
+  clearInterval(pinging);
+  pinging = setInterval(() => { if (document.visibilityState === "visible") ping(); }, idle ? Math.min(PING_EVERY, idle * 300) : PING_EVERY);
+}
 setTheme(localStorage.getItem(THEME));
 takeToken();
 addEventListener("hashchange", go);

@@ -220,7 +220,7 @@ function ways(file, data) {
     const copier = button("Copy", () => copy(text, copier), `Copy: ${what}`);
     return el("div", { class: "snippet" }, el("span", { class: "what" }, what), el("code", { tabindex: "0" }, text), copier);
   };
-  const trouble = el("div", {}), base = (String(data.key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(-80) || "tensor");
+  const trouble = el("div", {}), base = (String(data.key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(-80).replace(/^[._-]+/, "") || "tensor");
   const save = (kind) => {
     const saver = button(`Download .${kind}`, async () => {
       saver.disabled = true;

@@ -12,7 +12,7 @@ from weighlock.opening.plain import plain_places
 from weighlock.pickling.inert import Stub
 from weighlock.viewer.bounds import MOST_VALUES
 from weighlock.viewer.failures import NoSuchThingError
-from weighlock.viewer.looking.facts import alias_of, size_of, text
+from weighlock.viewer.looking.facts import alias_of, shorter, size_of, text
 from weighlock.viewer.looking.holding import ViewedFile
 
 __all__ = ["Node", "children_of", "value_at"]
@@ -143,7 +143,7 @@ def _shown(file: ViewedFile, path: Sequence[str], node: Node, names: Fold) -> di
     child = (node.children or _NOTHING)[names[0]]
     facts: dict[str, Any] = {
         "part": text(names[0] if len(names) == 1 else f"[{ranges(names)}]", 300),
-        "key": text(".".join((*path, names[0]))), "path": [*path, names[0]], "kind": child.kind,
+        "key": text(".".join((*path, names[0]))), "path": [*path, names[0]] if shorter((*path, names[0])) else None, "kind": child.kind,
         "children": len(child.children or ()), "tensors": child.tensors, "nbytes": child.nbytes,
         "fold": {"count": len(names), "first": names[0], "last": names[-1]} if len(names) > 1 else None,
         "index": None, "dtype": None, "shape": None, "layout": None, "text": None,
