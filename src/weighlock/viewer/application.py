@@ -101,7 +101,7 @@ def _heavy(files: Files, desk: Desk) -> dict[str, Answer]:
         f"{tensor}/heat": heat,
         f"{tensor}/export.npy": lambda query, job: _npy(desk, *_tensor(files, query)),
         f"{tensor}/export.csv": lambda query, job: _csv(*_tensor(files, query)),
-        "/file/{file}/scan": lambda query, job: _scan(_file(files, query)),
+        "/file/{file}/scan": lambda query, job: _scan(_file(files, query), job),
     }
 
 
@@ -126,8 +126,9 @@ def _storages(files: Files, query: Query) -> Any:
     return list_storages(_file(files, query), sort, query.page(), descending=query.flag("desc"))
 
 
-def _scan(file: ViewedFile) -> Any:
-    return file.once("scan", lambda: scan_one(file))
+def _scan(file: ViewedFile, job: Job) -> Any:
+    # Not `once`, whose lock is the file's: a scan may take long, and the tree does not wait for it.
+    return file.orders.get(("scan",), lambda: scan_one(file), job)
 
 
 def _map(heat: Any) -> Response:

@@ -78,6 +78,10 @@ class Desk:
             future.cancel()
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was seen
 
+    def prepare(self, work: Callable[[], object]) -> None:
+        """Do what will be asked for soon; an error is told to whoever asks."""
+        self._light.submit(work)
+
     async def stream(self, pieces: Iterator[_T]) -> AsyncIterator[_T]:
         """Yield pieces that the threads for heavy work make, one at a time; whoever takes them counts as working."""
         self._streams += 1

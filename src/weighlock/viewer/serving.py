@@ -25,6 +25,8 @@ from weighlock.viewer.bounds import HEAD_SECONDS, MOST_CONNECTIONS
 from weighlock.viewer.guarding import Access, Guard
 from weighlock.viewer.jobs import Desk
 from weighlock.viewer.looking.holding import Files
+from weighlock.viewer.looking.outline import outline_of
+from weighlock.viewer.looking.overview import describe_file
 from weighlock.viewer.statics import read_assets
 
 __all__ = ["Settings", "serve"]
@@ -95,7 +97,13 @@ def serve(given: Sequence[str], settings: Settings, started: Callable[[str], obj
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=1, h11_max_incomplete_event_size=32 << 10,
     )  # fmt: skip
     gc.enable()  # a command that ends soon has it off
-    server = _Server(config, clock, lambda: started(url), desk)
+
+    def begun() -> None:
+        started(url)
+        if os.path.isfile(given[0]):  # what is remote is fetched when somebody looks; a pipe may never come
+            desk.prepare(lambda: (describe_file(files.all[0]), outline_of(files.all[0])))
+
+    server = _Server(config, clock, begun, desk)
     try:
         with _tidy_end(server):
             server.run(sockets=[sock])

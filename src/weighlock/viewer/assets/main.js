@@ -65,7 +65,7 @@ function showNav(here) {
   const item = (view, text, href) => el("a", { href, "aria-current": current === view ? "page" : null }, text);
   fill(nav, VIEWS.map(([view, text]) => item(view, text, address(`file/${file}/${view}`))), files.length > 1 && item("diff", "Diff", address("diff")));
   const picker = /** @type {HTMLSelectElement} */ (document.getElementById("file"));
-  if (picker instanceof HTMLSelectElement) picker.value = String(file);
+  if (picker instanceof HTMLSelectElement) { picker.value = String(file); picker.hidden = here.file < 0; } // the diff has pickers of its own
   document.title = `${say.clip(files[file]?.name ?? "", 60)} – Weighlock`;
 }
 

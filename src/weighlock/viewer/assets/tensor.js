@@ -52,8 +52,9 @@ function parts(view, data) {
     fill(place, el("p", { class: "lead" }, `${name}  ${one.dtype} ${say.shape(one.shape)}  ${say.bytes(one.nbytes)}`),
       numel(one.shape) ? [figures(file, one, shown.signal), values({ ...view, signal: shown.signal }, one)] : el("p", { class: "note" }, "This part has no elements."));
   };
-  open(named[named.length - 1].name);
-  return [choice("Part", named.map((part) => [part.name, part.name]), named[named.length - 1].name, open), place];
+  const { name } = named.find((part) => part.name === "values" || part.name === "buffer") || named[0];
+  open(name);
+  return [choice("Part", named.map((part) => [part.name, part.name]), name, open), place];
 }
 
 /** @param {number} file @param {any} data */
