@@ -45,7 +45,7 @@ class Output:
     ) -> None:
         self.json = json
         self.quiet = quiet
-        self._stream = (sys.stdout if stream is None else stream) or io.StringIO()  # closed (`>&-`): nobody listens
+        self._stream = sys.stdout if stream is None else stream
         self._color = _wants_color(color, self._stream)
         reconfigure = getattr(self._stream, "reconfigure", None)
         if reconfigure is not None:
@@ -134,8 +134,7 @@ def complain(error: WeighlockError) -> None:
 
 def note(text: str) -> None:
     """Write a remark to standard error."""
-    if sys.stderr is not None:  # else it would stand among the results
-        Output(stream=sys.stderr).line(f"weighlock: {text}")
+    Output(stream=sys.stderr).line(f"weighlock: {text}")
 
 
 class Progress:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -82,7 +82,7 @@ class Desk:
         """Do what will be asked for soon; an error is told to whoever asks."""
         self._light.submit(work)
 
-    async def stream(self, pieces: Iterator[_T]) -> AsyncIterator[_T]:
+    async def stream(self, pieces: Iterator[_T]) -> AsyncGenerator[_T, None]:
         """Yield pieces that the threads for heavy work make, one at a time; whoever takes them counts as working."""
         self._streams += 1
         try:

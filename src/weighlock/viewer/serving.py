@@ -241,11 +241,12 @@ class _Protocol(H11Protocol):
         self._look = self.loop.call_later(HEAD_SECONDS, self._look_after)
 
     def _look_after(self) -> None:
-        waits = (self.cycle is None or self.cycle.response_complete) and self.timeout_keep_alive_task is None
-        if waits and self._before is self.cycle:
+        cycle: Any = self.cycle  # None before the first request, which its type does not say
+        waits = (cycle is None or cycle.response_complete) and self.timeout_keep_alive_task is None
+        if waits and self._before is cycle:
             self.transport.close()
             return
-        self._before = self.cycle if waits else self
+        self._before = cycle if waits else self
         self._look = self.loop.call_later(HEAD_SECONDS, self._look_after)
 
     def connection_lost(self, exc: Exception | None) -> None:

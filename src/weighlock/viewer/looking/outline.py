@@ -147,9 +147,10 @@ def children_of(file: ViewedFile, path: Sequence[str], page: tuple[int, int], *,
 
 def _shown(file: ViewedFile, path: Sequence[str], node: Node, names: Fold) -> dict[str, Any]:
     child = (node.children or _NOTHING)[names[0]]
+    own = [*path, names[0]]
     facts: dict[str, Any] = {
         "part": text(names[0] if len(names) == 1 else f"[{ranges(names)}]", 300),
-        "key": text(".".join((*path, names[0]))), "path": [*path, names[0]] if shorter((*path, names[0])) else None, "kind": child.kind,
+        "key": text(".".join((*path, names[0]))), "path": own if shorter(own) else None, "kind": child.kind,
         "children": len(child.children or ()), "tensors": child.tensors, "nbytes": child.nbytes,
         "fold": {"count": len(names), "first": names[0], "last": names[-1]} if len(names) > 1 else None,
         "index": None, "dtype": None, "shape": None, "layout": None, "text": None,
