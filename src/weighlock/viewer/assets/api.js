@@ -27,7 +27,7 @@ export class Lost extends ApiError {
 /** @param {unknown} error */
 export const isAbort = (error) => error instanceof DOMException && error.name === "AbortError";
 
-/** Move the token from the address to this tab's storage, so that it is in no history and no screenshot. */
+/** Move the token from the address to this tab's storage, so that it is in no bookmark and no screenshot. */
 export function takeToken() {
   const match = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
   if (!match) return;
