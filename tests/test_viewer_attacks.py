@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import os
 import shlex
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -295,3 +296,24 @@ def test_the_page_is_told_how_long_it_may_be_silent(model):
     with started(model, "--no-browser", "--idle-timeout", "30") as process:
         port, token = address(process)
         assert b'"idle":30.0' in ask(port, "/api/v1/files", token)[2]
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_does_not_answer_does_not_hold_up_the_end(kind):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are taken by the system, and never answered
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}/model.pt"
+        with started(place, "--no-browser") as process:
+            port, token = address(process)
+
+            def wait_for_it(port=port, token=token):
+                with suppress(OSError, http.client.HTTPException):
+                    ask(port, "/api/v1/files", token)
+
+            thread = threading.Thread(target=wait_for_it)
+            thread.start()
+            time.sleep(1)
+            begin = time.monotonic()
+            process.send_signal(kind)
+            process.communicate(timeout=30)
+            assert time.monotonic() - begin < 8
+            thread.join(30)

@@ -179,10 +179,13 @@ class ViewedFile:
         return self.once("layout", checkpoint.layout)
 
     def close(self) -> None:
-        """Close it."""
-        with self._lock:
-            if isinstance(self._opened, Checkpoint):
-                self._opened.close()
+        """Close it, unless somebody still waits for bytes of it: the end of the process does that then."""
+        if self._lock.acquire(timeout=1.0):
+            try:
+                if isinstance(self._opened, Checkpoint):
+                    self._opened.close()
+            finally:
+                self._lock.release()
 
 
 class Files:
