@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +261,52 @@ def test_axe_is_seen_to_find_something(new_tab, served, axe):
     tab.page.evaluate("document.querySelector('#theme').replaceWith(document.createElement('button'))")
     results = tab.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     assert "button-name" in [rule["id"] for rule in results["violations"]]
+
+
+# ------------------------------------------------------------------------------------------------- addresses, long use
+
+
+@pytest.mark.parametrize("view", ["constructor", "__proto__", "toString", "nothing"])
+def test_a_view_that_is_none_is_the_overview(tab, view):
+    tab.go("file/0/tensors")
+    tab.wait(".tree-rows .row", has_text="nested")
+    tab.go(f"file/0/{view}")
+    tab.wait(".verdict.good")
+    assert "does not answer" not in tab.find("body").inner_text()
+
+
+def test_another_token_in_the_address_ends_in_a_sentence(new_tab, served):
+    tab = new_tab(served).open()
+    tab.page.goto("about:blank")
+    tab.page.goto(served.root + "#token=%E0%A4%A")
+    tab.wait(".problem", has_text="key is missing or no longer valid")
+    assert "%E0" not in tab.page.url
+    assert [text for text in tab.complaints if "401" not in text] == []
+
+
+def test_a_page_in_sight_holds_off_the_idle_timeout(new_tab, files):
+    with serving("--idle-timeout", "2", files[0]) as served:
+        tab = new_tab(served).open()
+        tab.page.wait_for_timeout(5000)
+        assert served.process.poll() is None
+        tab.context.close()
+        assert served.process.wait(20) == 0
+
+
+def test_parts_open_with_the_values(new_tab):
+    golden = Path(__file__).parent / "goldens" / "torch-2.13.0" / "sparse.zip.pt"
+    with serving(golden) as served:
+        tab = new_tab(served).open("file/0/tensor/0")
+        tab.wait(".choice[aria-label=Part] [aria-pressed=true]", has_text="values")
+        tab.find(".choice[aria-label=Part] button", has_text="indices").click()
+        tab.wait(".lead", has_text="indices")
+        assert tab.complaints == []
+
+
+def test_the_picker_of_files_is_away_where_the_diff_has_its_own(tab):
+    tab.wait("#file")
+    tab.go("diff?a=0&b=3")
+    tab.wait(".diff-rows")
+    assert not tab.find("#file").is_visible()
+    tab.go("file/0/overview")
+    tab.wait("#file")

@@ -25,7 +25,7 @@ PATIENCE: Final = 10_000
 class Served:
     """A running viewer."""
 
-    def __init__(self, *files: Path) -> None:
+    def __init__(self, *files: Path | str) -> None:
         command = [sys.executable, "-m", "weighlock", "view", "--no-browser", *map(str, files)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
@@ -44,7 +44,7 @@ class Served:
 
 
 @contextmanager
-def serving(*files: Path) -> Iterator[Served]:
+def serving(*files: Path | str) -> Iterator[Served]:
     served = Served(*files)
     try:
         yield served

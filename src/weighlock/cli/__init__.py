@@ -134,6 +134,15 @@ def _close_stdout() -> None:
     os.close(null)
 
 
+def _open_streams() -> None:
+    """Have somewhere to write where the shell closed a stream (``>&-``): Python has None there."""
+    import os
+
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def main() -> NoReturn:
     """Run the command line of this process."""
+    _open_streams()
     sys.exit(run(sys.argv[1:]))

@@ -37,8 +37,11 @@ def view_files(files: Sequence[str], *, browser: bool = True, **options: Any) ->
             Output().line(url)
             _flush()
             note("Ctrl-C ends the viewer; who has this address can read these files")
-            if browser:
-                _open_browser(stack.enter_context(_redirecting(url)))
+            if browser and _has_screen():
+                try:
+                    _open_browser(stack.enter_context(_redirecting(url)))
+                except OSError as error:
+                    note(f"the browser could not be opened: {error.strerror}")
 
         why = serve(files, Settings(version=our_version(), **options), started)
     if why == "idle":
@@ -76,6 +79,18 @@ def _redirecting(url: str) -> Iterator[str]:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(page)
         yield path
+
+
+def _has_screen() -> bool:
+    """Whether a browser has somewhere to show itself.
+
+    Without, as over ssh, Python finds lynx or w3m where they are installed: these take over the terminal on which the
+    address stands, and cannot show the page.
+    """
+    import sys
+
+    named = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return sys.platform in ("win32", "cygwin", "darwin") or any(os.environ.get(name) for name in named)
 
 
 def _open_browser(path: str) -> None:

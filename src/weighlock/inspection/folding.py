@@ -44,7 +44,7 @@ def labels_of(path: tuple[Any, ...]) -> list[str]:
         labels += text.split(".", _MAX_DEPTH) if type(part) is str else [text]
         if len(labels) > _MAX_DEPTH:
             break
-    if len(labels) > _MAX_DEPTH or any(label == "" for label in labels):
+    if len(labels) > _MAX_DEPTH or "" in labels:
         key = key_text(path)
         return key.split(".", 1) if len(path) > 1 else [key]
     return labels or ["(top)"]

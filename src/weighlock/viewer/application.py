@@ -4,7 +4,7 @@ import json
 import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -36,11 +36,14 @@ Answer = Callable[[Query, Job], Any]
 """Works out an answer in a thread: a document, or a finished response."""
 
 
-def make_application(files: Files, desk: Desk, version: str) -> Starlette:
-    """Return the ASGI application of the API. It checks nothing of who asks: `guarding.Guard` stands before it."""
+def make_application(files: Files, desk: Desk, version: str, idle: float = 0.0) -> Starlette:
+    """Return the ASGI application of the API. It checks nothing of who asks: `guarding.Guard` stands before it.
+
+    The page is told after how many seconds without a question the viewer ends, so that it asks in time.
+    """
     tensor = "/file/{file}/tensor/{tensor}"
     light = {
-        "/files": lambda query, job: name_files(files.all, version),
+        "/files": lambda query, job: name_files(files.all, version) | {"idle": idle},
         "/ping": lambda query, job: {"working": desk.working},
         "/file/{file}": lambda query, job: describe_file(_file(files, query)),
         "/file/{file}/tree": lambda query, job: _tree(files, query),
@@ -51,7 +54,7 @@ def make_application(files: Files, desk: Desk, version: str) -> Starlette:
         tensor: lambda query, job: describe_tensor(*_tensor(files, query)),
         f"{tensor}/grid": lambda query, job: read_cells(*_tensor(files, query), query),
     }
-    heavy = _heavy(files)
+    heavy = _heavy(files, desk)
     routes = [
         Route(API.rstrip("/") + path, _endpoint(desk, answer, heavy=answers is heavy))
         for answers in (light, heavy)
@@ -60,7 +63,7 @@ def make_application(files: Files, desk: Desk, version: str) -> Starlette:
     return Starlette(routes=routes, exception_handlers={404: _not_found})
 
 
-def _heavy(files: Files) -> dict[str, Answer]:
+def _heavy(files: Files, desk: Desk) -> dict[str, Answer]:
     """Return what reads tensors, or whole files. NumPy comes with the first that is asked for."""
     tensor = "/file/{file}/tensor/{tensor}"
     comparisons: list[Any] = []
@@ -96,9 +99,9 @@ def _heavy(files: Files) -> dict[str, Answer]:
         "/diff/heat": diff_heat,
         f"{tensor}/stats": stats,
         f"{tensor}/heat": heat,
-        f"{tensor}/export.npy": lambda query, job: _npy(*_tensor(files, query)),
+        f"{tensor}/export.npy": lambda query, job: _npy(desk, *_tensor(files, query)),
         f"{tensor}/export.csv": lambda query, job: _csv(*_tensor(files, query)),
-        "/file/{file}/scan": lambda query, job: _scan(_file(files, query)),
+        "/file/{file}/scan": lambda query, job: _scan(_file(files, query), job),
     }
 
 
@@ -123,8 +126,9 @@ def _storages(files: Files, query: Query) -> Any:
     return list_storages(_file(files, query), sort, query.page(), descending=query.flag("desc"))
 
 
-def _scan(file: ViewedFile) -> Any:
-    return file.once("scan", lambda: scan_one(file))
+def _scan(file: ViewedFile, job: Job) -> Any:
+    # Not `once`, whose lock is the file's: a scan may take long, and the tree does not wait for it.
+    return file.orders.get(("scan",), lambda: scan_one(file), job)
 
 
 def _map(heat: Any) -> Response:
@@ -137,12 +141,12 @@ def _attachment(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"', **_NO_STORE}
 
 
-def _npy(file: ViewedFile, index: int) -> Response:
+def _npy(desk: Desk, file: ViewedFile, index: int) -> Response:
     from weighlock.viewer.reading.exporting import as_npy, file_name
 
     found = as_npy(file, index)
     headers = _attachment(file_name(file, index, "npy")) | {"Content-Length": str(found.nbytes)}
-    return StreamingResponse(_in_threads(found.pieces), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(_in_threads(desk, found.pieces), media_type="application/octet-stream", headers=headers)
 
 
 def _csv(file: ViewedFile, index: int) -> Response:
@@ -152,18 +156,18 @@ def _csv(file: ViewedFile, index: int) -> Response:
     return Response(as_csv(file, index), media_type="text/csv; charset=utf-8", headers=headers)
 
 
-async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _in_threads(desk: Desk, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Yield pieces that are read in threads; Starlette stops asking when the client is gone.
 
     An error breaks the connection off, before as many bytes have come as were announced: the browser keeps no half.
     """
-    import anyio.to_thread
-
     try:
-        while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
-            yield piece
+        async with aclosing(desk.stream(pieces)) as found:
+            async for piece in found:
+                yield piece
     except WeighlockError as error:
-        sys.stderr.write(f"weighlock: a download broke off: {safe_text(error, limit=500)}\n")
+        with suppress(Exception):
+            sys.stderr.write(f"weighlock: a download broke off: {safe_text(error, limit=500)}\n")
         raise
 
 

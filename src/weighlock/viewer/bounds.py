@@ -20,11 +20,15 @@ MOST_SEARCHED: Final = 400
 MOST_WILDCARDS: Final = 8
 # A path of some dozens of names fits, three bytes for each that a browser escapes; `serving` bounds whole heads.
 MOST_QUERY_BYTES: Final = 16 << 10
+# A page repeats a name's path in every row below it: a megabyte of name, with 500 rows, would be half a gigabyte.
+MOST_PATH: Final = 4 << 10
 # Work that reads tensors is bounded by the disk: more at once only makes each slower, and takes memory.
 HEAVY_AT_ONCE: Final = 2
 LIGHT_AT_ONCE: Final = 4
 MOST_WAITING: Final = 32
 MOST_CONNECTIONS: Final = 128
+# Connections without a whole request are looked at so often, and closed the second time.
+HEAD_SECONDS: Final = 5.0
 # Results that are kept, because a page asks again for what it has just shown.
 KEPT_FIGURES: Final = 256
 KEPT_ORDERS: Final = 16

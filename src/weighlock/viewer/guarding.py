@@ -191,7 +191,11 @@ async def _refuse(refused: _RefusedError, send: Send) -> None:
     import json
 
     body = json.dumps({"error": {"type": refused.kind, "message": refused.message, "next": None}}).encode()
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *refused.headers]
+    # Whoever may not ask shall not hold one of the connections either.
+    headers = [
+        (b"content-type", b"application/json"), (b"cache-control", b"no-store"), (b"connection", b"close"),
+        *refused.headers,
+    ]  # fmt: skip
     await _send_whole(send, refused.status, headers, body)
 
 

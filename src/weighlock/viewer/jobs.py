@@ -3,8 +3,9 @@
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator, MutableMapping
+from concurrent.futures import Executor, Future
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from weighlock.viewer.bounds import HEAVY_AT_ONCE, LIGHT_AT_ONCE, MOST_WAITING
@@ -37,14 +38,15 @@ class Desk:
     """Takes work in, and hands it to threads: what reads tensors to few of them, everything else to others."""
 
     def __init__(self) -> None:
-        self._light = ThreadPoolExecutor(LIGHT_AT_ONCE, "weighlock-light")
-        self._heavy = ThreadPoolExecutor(HEAVY_AT_ONCE, "weighlock-heavy")
+        self._light = _Threads(LIGHT_AT_ONCE, "weighlock-light")
+        self._heavy = _Threads(HEAVY_AT_ONCE, "weighlock-heavy")
         self._jobs: set[Job] = set()
+        self._streams = 0
 
     @property
     def working(self) -> int:
         """How many jobs are waiting or being worked on."""
-        return len(self._jobs)
+        return len(self._jobs) + self._streams
 
     async def run(
         self, work: Callable[[Job], _T], receive: Callable[[], Awaitable[MutableMapping[str, Any]]], *, heavy: bool
@@ -77,12 +79,71 @@ class Desk:
             future.cancel()
             future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was seen
 
+    def prepare(self, work: Callable[[], object]) -> None:
+        """Do what will be asked for soon; an error is told to whoever asks."""
+        self._light.submit(work)
+
+    async def stream(self, pieces: Iterator[_T]) -> AsyncGenerator[_T, None]:
+        """Yield pieces that the threads for heavy work make, one at a time; whoever takes them counts as working."""
+        self._streams += 1
+        try:
+            while True:
+                piece = await asyncio.get_running_loop().run_in_executor(self._heavy, next, pieces, None)
+                if piece is None:
+                    return
+                yield piece
+        finally:
+            self._streams -= 1
+
     def close(self) -> None:
         """Abandon all that is worked on."""
         for job in list(self._jobs):
             job.abandon()
         for pool in (self._light, self._heavy):
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown()
+
+
+class _Threads(Executor):
+    """Threads that the interpreter does not wait for at its end, as it does for those of `ThreadPoolExecutor`.
+
+    One of them may hang for a minute on a server that does not answer, and Ctrl-C would with it.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have something done."""
+        future: Future[Any] = Future()
+        self._queue.put((future, lambda: fn(*args, **kwargs)))
+        if len(self._threads) < self._most:
+            self._threads.append(threading.Thread(target=self._work, name=self._name, daemon=True))
+            self._threads[-1].start()
+        return future
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            future, work = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work())
+                except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
+                    future.set_exception(error)
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
+        """Cancel what nobody works on, and have the threads end."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                break
+            if item is not None:
+                item[0].cancel()
+        for _ in self._threads:
+            self._queue.put(None)
 
 
 async def _until_gone(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> None:

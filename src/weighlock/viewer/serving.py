@@ -11,24 +11,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from weighlock.errors import ArgumentError, SourceError
 from weighlock.text import safe_text
 from weighlock.viewer.application import make_application
-from weighlock.viewer.bounds import MOST_CONNECTIONS
+from weighlock.viewer.bounds import HEAD_SECONDS, MOST_CONNECTIONS
 from weighlock.viewer.guarding import Access, Guard
 from weighlock.viewer.jobs import Desk
 from weighlock.viewer.looking.holding import Files
+from weighlock.viewer.looking.outline import outline_of
+from weighlock.viewer.looking.overview import describe_file
 from weighlock.viewer.statics import read_assets
 
 __all__ = ["Settings", "serve"]
 
 _TOKEN_BYTES: Final = 32
+_ENDING: Final = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Settings(NamedTuple):
@@ -86,16 +90,22 @@ def serve(given: Sequence[str], settings: Settings, started: Callable[[str], obj
     access, url = _access(settings, port)
     files, desk = Files(given, settings.encoding), Desk()
     clock = _Clock(settings, desk)
-    guard = Guard(make_application(files, desk, settings.version), access, read_assets(), clock.seen)
+    guard = Guard(make_application(files, desk, settings.version, settings.idle), access, read_assets(), clock.seen)
     config = uvicorn.Config(
         guard, log_config=None, log_level="critical", access_log=False, proxy_headers=False, server_header=False,
-        date_header=False, ws="none", http="h11", loop="asyncio", lifespan="off", timeout_keep_alive=30,
+        date_header=False, ws="none", http=_Protocol, loop="asyncio", lifespan="off", timeout_keep_alive=30,
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=1, h11_max_incomplete_event_size=32 << 10,
     )  # fmt: skip
     gc.enable()  # a command that ends soon has it off
-    server = _Server(config, clock, lambda: started(url), desk)
+
+    def begun() -> None:
+        started(url)
+        if os.path.isfile(given[0]):  # what is remote is fetched when somebody looks; a pipe may never come
+            desk.prepare(lambda: (describe_file(files.all[0]), outline_of(files.all[0])))
+
+    server = _Server(config, clock, begun, desk)
     try:
-        with _tidy_end():
+        with _tidy_end(server):
             server.run(sockets=[sock])
     finally:
         desk.close()
@@ -105,16 +115,26 @@ def serve(given: Sequence[str], settings: Settings, started: Callable[[str], obj
 
 
 @contextmanager
-def _tidy_end() -> Iterator[None]:
-    """Have SIGTERM end the server, not the process: uvicorn raises it once more, and what is temporary would stay."""
+def _tidy_end(server: uvicorn.Server) -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the server, not the process: what is temporary would stay, a file with the token.
+
+    uvicorn takes the first itself while it runs, and raises it once more at its end; of the second, which comes when a
+    terminal is closed, it does not know.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    kinds = [kind for kind in map(signal.Signals, _ENDING) if signal.getsignal(kind) is not signal.SIG_IGN]
+    before = {kind: signal.signal(kind, end) for kind in kinds}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -194,7 +214,9 @@ class _Clock:
     def seen(self, method: str, path: str, status: int) -> None:
         """Note a request; its query and its headers are written nowhere."""
         self._last = time.monotonic()
-        if self._log:
+        if not self._log:
+            return
+        with suppress(Exception):  # a terminal that was closed must not cost the answer
             sys.stderr.write(f"weighlock: {safe_text(method, limit=20)} {safe_text(path, limit=200)} {status}\n")
 
     async def watch(self, server: uvicorn.Server) -> None:
@@ -205,6 +227,31 @@ class _Clock:
                 self._last = time.monotonic()
             if time.monotonic() - self._last >= self._idle:
                 self.ended = server.should_exit = True
+
+
+class _Protocol(H11Protocol):
+    """A connection that is closed where no whole request comes: uvicorn waits for ever, and takes only so many.
+
+    Any user of the machine could shut the owner out with idle connections, for these need no token.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._before: Any = self
+        self._look = self.loop.call_later(HEAD_SECONDS, self._look_after)
+
+    def _look_after(self) -> None:
+        cycle: Any = self.cycle  # None before the first request, which its type does not say
+        waits = (cycle is None or cycle.response_complete) and self.timeout_keep_alive_task is None
+        if waits and self._before is cycle:
+            self.transport.close()
+            return
+        self._before = cycle if waits else self
+        self._look = self.loop.call_later(HEAD_SECONDS, self._look_after)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):

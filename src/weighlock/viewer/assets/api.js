@@ -27,11 +27,11 @@ export class Lost extends ApiError {
 /** @param {unknown} error */
 export const isAbort = (error) => error instanceof DOMException && error.name === "AbortError";
 
-/** Move the token from the address to this tab's storage, so that it is in no history and no screenshot. */
+/** Move the token from the address to this tab's storage, so that it is in no bookmark and no screenshot. */
 export function takeToken() {
   const match = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
   if (!match) return;
-  sessionStorage.setItem(TOKEN, decodeURIComponent(match[1]));
+  sessionStorage.setItem(TOKEN, match[1]); // as it is: its letters need no escapes, and what is no token may be no escape either
   history.replaceState(null, "", location.pathname + location.search);
 }
 

@@ -2,14 +2,13 @@
 /** Numbers and names as people read them. */
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-const NARROW = "\u202f";
 
 /** Integers may come as text where they pass 2^53. @typedef {number|string|null|undefined} Num */
 
-/** 12 345 678 @param {Num} n */
+/** 12,345,678 @param {Num} n */
 export function count(n) {
   if (n === null || n === undefined) return "–";
-  return String(n).replace(/\B(?=(\d{3})+(?!\d))/g, NARROW);
+  return String(n).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 }
 
 /** 1.3 GiB @param {Num} n */
@@ -20,7 +19,7 @@ export function bytes(n) {
   return `${unit ? value.toFixed(value < 10 ? 2 : 1) : value} ${UNITS[unit]}`;
 }
 
-/** 1.3 GiB (1 234 567 890 bytes) @param {Num} n */
+/** 1.3 GiB (1,234,567,890 bytes) @param {Num} n */
 export const exactBytes = (n) => (Number(n) < 1024 ? `${count(n)} bytes` : `${bytes(n)} (${count(n)} bytes)`);
 
 /** 361.8 M @param {Num} n */

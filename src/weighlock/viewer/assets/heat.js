@@ -119,7 +119,7 @@ export class HeatMap {
     this.scale.getContext("2d").putImageData(paint(steps, 256, 1, { lo: 0, hi: 255 }, colours), 0, 0);
     this.low.textContent = say.value(span.lo); this.high.textContent = say.value(span.hi);
     const rows = region.r1 - region.r0, cols = region.c1 - region.c0, single = heat.h === rows && heat.w === cols;
-    this.summary.textContent = `Rows ${say.count(region.r0)}–${say.count(region.r1 - 1)} of ${say.count(this.options.rows)}, columns ${say.count(region.c0)}–${say.count(region.c1 - 1)} of ${say.count(this.options.cols)}; `
+    this.summary.textContent = `${this.options.rows === 1 ? "C" : `Rows ${say.count(region.r0)}–${say.count(region.r1 - 1)} of ${say.count(this.options.rows)}, c`}olumns ${say.count(region.c0)}–${say.count(region.c1 - 1)} of ${say.count(this.options.cols)}; `
       + (single ? "one cell for each value" : `${say.count(heat.h)} × ${say.count(heat.w)} blocks, their ${{ min: "minimum", mean: "mean", max: "maximum" }[this.plane]} shown`)
       + (found.empty ? "; nothing finite to show" : `, from ${say.value(found.lo)} to ${say.value(found.hi)}`)
       + (found.nan ? `; ${say.plural(found.nan, single ? "value is" : "block is", single ? "values are" : "blocks are")} NaN (checked grey)` : "")

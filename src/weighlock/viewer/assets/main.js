@@ -65,7 +65,7 @@ function showNav(here) {
   const item = (view, text, href) => el("a", { href, "aria-current": current === view ? "page" : null }, text);
   fill(nav, VIEWS.map(([view, text]) => item(view, text, address(`file/${file}/${view}`))), files.length > 1 && item("diff", "Diff", address("diff")));
   const picker = /** @type {HTMLSelectElement} */ (document.getElementById("file"));
-  if (picker instanceof HTMLSelectElement) picker.value = String(file);
+  if (picker instanceof HTMLSelectElement) { picker.value = String(file); picker.hidden = here.file < 0; } // the diff has pickers of its own
   document.title = `${say.clip(files[file]?.name ?? "", 60)} – Weighlock`;
 }
 
@@ -88,7 +88,7 @@ async function show() {
   const lostFocus = document.activeElement === document.body || document.activeElement?.closest("nav");
   showNav(here);
   if (["tensors", "tensor", "value"].includes(here.view)) { await showBrowser(here, view); return; }
-  const make = await (PARTS[here.view] || PARTS.overview)();
+  const make = await (Object.hasOwn(PARTS, here.view) ? PARTS[here.view] : PARTS.overview)();
   if (signal.aborted) return;
   fill(main, make(view));
   main.scrollTop = 0;
@@ -205,7 +205,9 @@ async function start() {
   browser = null;
   outlines.clear();
   try {
-    files = (await get("files")).files;
+    const answer = await get("files");
+    files = answer.files;
+    keepAlive(Number(answer.idle) || 0);
     frame();
     if (!location.hash) history.replaceState(null, "", address("file/0/overview"));
     await go();
@@ -221,7 +223,12 @@ watchServer((gone) => {
 });
 
 const ping = () => get("ping").catch(() => null);
-setInterval(() => { if (document.visibilityState === "visible") ping(); }, PING_EVERY);
+/** @type {ReturnType<typeof setInterval>|undefined} */ let pinging;
+/** A page in sight is use: the server, which ends after `idle` seconds without any, is asked in time. @param {number} idle 0 for never */
+function keepAlive(idle) {
+  clearInterval(pinging);
+  pinging = setInterval(() => { if (document.visibilityState === "visible") ping(); }, idle ? Math.min(PING_EVERY, idle * 300) : PING_EVERY);
+}
 setTheme(localStorage.getItem(THEME));
 takeToken();
 addEventListener("hashchange", go);

@@ -52,8 +52,9 @@ function parts(view, data) {
     fill(place, el("p", { class: "lead" }, `${name}  ${one.dtype} ${say.shape(one.shape)}  ${say.bytes(one.nbytes)}`),
       numel(one.shape) ? [figures(file, one, shown.signal), values({ ...view, signal: shown.signal }, one)] : el("p", { class: "note" }, "This part has no elements."));
   };
-  open(named[named.length - 1].name);
-  return [choice("Part", named.map((part) => [part.name, part.name]), named[named.length - 1].name, open), place];
+  const { name } = named.find((part) => part.name === "values" || part.name === "buffer") || named[0];
+  open(name);
+  return [choice("Part", named.map((part) => [part.name, part.name]), name, open), place];
 }
 
 /** @param {number} file @param {any} data */
@@ -220,7 +221,7 @@ function ways(file, data) {
     const copier = button("Copy", () => copy(text, copier), `Copy: ${what}`);
     return el("div", { class: "snippet" }, el("span", { class: "what" }, what), el("code", { tabindex: "0" }, text), copier);
   };
-  const trouble = el("div", {}), base = (String(data.key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(-80) || "tensor");
+  const trouble = el("div", {}), base = (String(data.key).replace(/[^A-Za-z0-9._-]+/g, "_").slice(-80).replace(/^[._-]+/, "") || "tensor");
   const save = (kind) => {
     const saver = button(`Download .${kind}`, async () => {
       saver.disabled = true;

@@ -50,13 +50,16 @@ export class Tree {
   /** @param {Branch} node */
   async expand(node) {
     if (!node.isBranch || node.open) return;
+    if (!node.data.path) { this.failed(new Error("The name is too long to be asked for.")); return; }
     if (!node.pages) {
       node.pages = new Pages(async (offset, limit, signal) => {
         const answer = await get(`file/${this.file}/tree`, { path: JSON.stringify(node.data.path), offset, limit, fold: this.fold ? null : 0 }, signal);
         if (node === this.root) this.tensors = answer.tensors ?? null;
         return { total: answer.total, rows: answer.nodes };
       }, this.changed, this.failed);
-      await node.pages.need(0, 1);
+      const { pages } = node;
+      await pages.need(0, 1);
+      if (!pages.pages.size) { node.pages = null; return; } // it failed: the next try asks again
     }
     node.open = true;
     this.changed();

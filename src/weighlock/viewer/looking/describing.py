@@ -6,10 +6,10 @@ from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.leaves import LEAVES, describe
 from weighlock.inspection.numpy_values import read_array
-from weighlock.inspection.paths import json_path
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
 from weighlock.text import safe_text
-from weighlock.viewer.looking.facts import alias_of, flags_of, size_of, text
+from weighlock.viewer.bounds import MOST_PATH
+from weighlock.viewer.looking.facts import alias_of, flags_of, size_of, steps, text
 from weighlock.viewer.looking.holding import ViewedFile
 
 __all__ = ["chosen_spec", "describe_tensor", "plane"]
@@ -24,7 +24,7 @@ def describe_tensor(file: ViewedFile, index: int) -> dict[str, Any]:
     why = _why_not(row.spec)
     key = file.keys[index]
     return {
-        "index": index, "key": text(key), "path": json_path(row.path), **size_of(leaf), "numel": leaf.numel,
+        "index": index, "key": text(key), "path": steps(row.path), **size_of(leaf), "numel": leaf.numel,
         "stride": None if leaf.stride is None else list(leaf.stride),
         "storage": None if row.storage is None else text(row.storage), "storage_offset": row.storage_offset,
         "contiguous": leaf.contiguous, "requires_grad": leaf.requires_grad, "alias_of": alias_of(file, row),
@@ -38,12 +38,18 @@ def describe_tensor(file: ViewedFile, index: int) -> dict[str, Any]:
 
 
 def _commands(file: ViewedFile, key: str) -> dict[str, str]:
-    """Return how to read the tensor in Python and in a shell; both spell what is not printable as escapes."""
+    """Return how to read the tensor in Python and in a shell; both spell what is not printable as escapes.
+
+    A key that begins with a dash would be taken for an option; one of a megabyte is for no clipboard.
+    """
     import shlex
 
+    if len(key) > MOST_PATH:
+        return {}
+    dashes = "-- " if "-" in (file.shown[:1], key[:1]) else ""
     return {
         "python": f"weighlock.open_checkpoint({file.shown!r})[{key!r}].read()",
-        "cli": f"weighlock show {shlex.quote(safe_text(file.shown))} {shlex.quote(safe_text(key))}",
+        "cli": f"weighlock show {dashes}{shlex.quote(safe_text(file.shown))} {shlex.quote(safe_text(key))}",
     }
 
 

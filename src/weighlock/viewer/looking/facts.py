@@ -1,15 +1,17 @@
 """Facts in the form in which they are sent: escaped for people, numbers as JSON can hold them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.leaves import Leaf
-from weighlock.inspection.paths import key_text
+from weighlock.inspection.paths import json_path, key_text
 from weighlock.text import safe_text
+from weighlock.viewer.bounds import MOST_PATH
 from weighlock.viewer.looking.holding import ViewedFile
 
-__all__ = ["alias_of", "flags_of", "number", "place", "portable", "size_of", "text"]
+__all__ = ["alias_of", "flags_of", "number", "place", "portable", "shorter", "size_of", "steps", "text"]
 
 _EXACT: Final = 1 << 53
 _NAME: Final = 1000
@@ -23,6 +25,16 @@ def text(value: object, limit: int = _NAME) -> str:
 def place(path: tuple[Any, ...]) -> str:
     """Return a path as a page may show it."""
     return text(key_text(path))
+
+
+def steps(path: tuple[Any, ...]) -> list[Any] | None:
+    """Return a path for JSON; None where it is longer than any request could name."""
+    return json_path(path) if shorter(path) else None
+
+
+def shorter(path: Sequence[Any]) -> bool:
+    """Whether a path is short enough to be sent with every row."""
+    return sum(len(part) if isinstance(part, str | bytes) else 8 for part in path) <= MOST_PATH
 
 
 def number(value: Any) -> Any:

@@ -58,7 +58,13 @@ class ViewedFile:
 
     @property
     def tried(self) -> Checkpoint | WeighlockError:
-        """Its description, or why there is none."""
+        """Its description, or why there is none.
+
+        No lock where it is known: somebody may hold it for seconds, and the names of the files come before everything.
+        """
+        known = self._opened
+        if known is not None and not isinstance(known, WeighlockError):
+            return known
         with self._lock:
             if self._opened is None or self._may_be_there_now():
                 try:
@@ -113,6 +119,9 @@ class ViewedFile:
 
     def once(self, name: str, make: Callable[[], _T]) -> _T:
         """Return what is made when it is first asked for, and kept."""
+        if name in self._made:
+            known: _T = self._made[name]
+            return known
         with self._lock:
             if name not in self._made:
                 with collector_paused():
@@ -170,10 +179,13 @@ class ViewedFile:
         return self.once("layout", checkpoint.layout)
 
     def close(self) -> None:
-        """Close it."""
-        with self._lock:
-            if isinstance(self._opened, Checkpoint):
-                self._opened.close()
+        """Close it, unless somebody still waits for bytes of it: the end of the process does that then."""
+        if self._lock.acquire(timeout=1.0):
+            try:
+                if isinstance(self._opened, Checkpoint):
+                    self._opened.close()
+            finally:
+                self._lock.release()
 
 
 class Files:

@@ -6,10 +6,9 @@ from typing import Any, Final, NamedTuple
 from weighlock.errors import ArgumentError
 from weighlock.inspection.globs import glob
 from weighlock.inspection.inventory import TensorRow
-from weighlock.inspection.paths import json_path
 from weighlock.viewer.bounds import MOST_SEARCHED, MOST_WILDCARDS
 from weighlock.viewer.jobs import Job
-from weighlock.viewer.looking.facts import alias_of, flags_of, size_of, text
+from weighlock.viewer.looking.facts import alias_of, flags_of, size_of, steps, text
 from weighlock.viewer.looking.holding import ViewedFile
 from weighlock.viewer.queries import Query
 
@@ -68,7 +67,7 @@ def list_tensors(file: ViewedFile, choice: Choice, page: tuple[int, int], job: J
 
 def _row(file: ViewedFile, row: TensorRow) -> dict[str, Any]:
     return {
-        "index": row.index, "key": text(file.keys[row.index]), "path": json_path(row.path), **size_of(row.leaf),
+        "index": row.index, "key": text(file.keys[row.index]), "path": steps(row.path), **size_of(row.leaf),
         "storage": None if row.storage is None else text(row.storage), "contiguous": row.leaf.contiguous,
         "alias_of": alias_of(file, row), "flags": flags_of(row),
     }  # fmt: skip

@@ -12,10 +12,10 @@ from weighlock.opening.plain import plain_places
 from weighlock.pickling.inert import Stub
 from weighlock.viewer.bounds import MOST_VALUES
 from weighlock.viewer.failures import NoSuchThingError
-from weighlock.viewer.looking.facts import alias_of, size_of, text
+from weighlock.viewer.looking.facts import alias_of, shorter, size_of, text
 from weighlock.viewer.looking.holding import ViewedFile
 
-__all__ = ["Node", "children_of", "value_at"]
+__all__ = ["Node", "children_of", "outline_of", "value_at"]
 
 _NOTHING: Final[Mapping[str, "Node"]] = {}
 _TEXT: Final = 10_000
@@ -92,8 +92,8 @@ def _held(node: PathNode | None, value: Any) -> Iterator[tuple[PathNode | None, 
 
 def _number(node: Node, rows: Sequence[TensorRow], known: dict[Any, int]) -> int:
     """Give equal structures one number; as deep as names are cut, see `labels_of`."""
-    held = node.children or _NOTHING
-    inner = tuple((name, _number(child, rows, known)) for name, child in held.items())
+    held = node.children
+    inner = tuple([(name, _number(child, rows, known)) for name, child in held.items()]) if held else ()
     if node.index >= 0:
         leaf = rows[node.index].leaf
         own: Any = leaf.dtype, leaf.shape, leaf.layout
@@ -103,8 +103,14 @@ def _number(node: Node, rows: Sequence[TensorRow], known: dict[Any, int]) -> int
     return node.structure
 
 
+def outline_of(file: ViewedFile) -> Node:
+    """Return the tree of a file."""
+    found: Node = file.once("outline", lambda: _tree(file))
+    return found
+
+
 def _found(file: ViewedFile, path: Sequence[str]) -> Node:
-    tree: Node = file.once("outline", lambda: _tree(file))
+    tree = outline_of(file)
     for part in path:
         child = (tree.children or _NOTHING).get(part)
         if child is None:
@@ -141,9 +147,10 @@ def children_of(file: ViewedFile, path: Sequence[str], page: tuple[int, int], *,
 
 def _shown(file: ViewedFile, path: Sequence[str], node: Node, names: Fold) -> dict[str, Any]:
     child = (node.children or _NOTHING)[names[0]]
+    own = [*path, names[0]]
     facts: dict[str, Any] = {
         "part": text(names[0] if len(names) == 1 else f"[{ranges(names)}]", 300),
-        "key": text(".".join((*path, names[0]))), "path": [*path, names[0]], "kind": child.kind,
+        "key": text(".".join((*path, names[0]))), "path": own if shorter(own) else None, "kind": child.kind,
         "children": len(child.children or ()), "tensors": child.tensors, "nbytes": child.nbytes,
         "fold": {"count": len(names), "first": names[0], "last": names[-1]} if len(names) > 1 else None,
         "index": None, "dtype": None, "shape": None, "layout": None, "text": None,

@@ -5,11 +5,10 @@ from typing import Any, Final
 
 from weighlock.comparing.diffing import Diff, TensorDiff, TensorSide, diff
 from weighlock.comparing.values import ValueDiff
-from weighlock.inspection.paths import json_path
 from weighlock.viewer.bounds import KEPT_DIFFS
 from weighlock.viewer.failures import failure_document
 from weighlock.viewer.jobs import Job, Kept
-from weighlock.viewer.looking.facts import number, text
+from weighlock.viewer.looking.facts import number, steps, text
 from weighlock.viewer.looking.holding import Files, ViewedFile
 from weighlock.viewer.queries import Query
 from weighlock.viewer.reading.bands import opened
@@ -100,7 +99,7 @@ def _side(side: TensorSide | None, indices: dict[str, int]) -> dict[str, Any] | 
     if side is None:
         return None
     return {
-        "index": indices.get(side.key), "key": text(side.key), "path": json_path(side.path), "dtype": side.dtype,
+        "index": indices.get(side.key), "key": text(side.key), "path": steps(side.path), "dtype": side.dtype,
         "shape": list(side.shape), "layout": side.layout, "nbytes": side.nbytes,
     }  # fmt: skip
 

@@ -28,7 +28,7 @@ def file_name(file: ViewedFile, index: int, ending: str) -> str:
     """Return a harmless name: letters, digits, dots, dashes."""
     key = file.keys[file.row(index).index]
     kept = "".join(mark if mark.isascii() and (mark.isalnum() or mark in "._-") else "_" for mark in key)
-    return f"{kept.strip('._')[-100:] or 'tensor'}.{ending}"
+    return f"{kept.strip('._-')[-100:] or 'tensor'}.{ending}"
 
 
 class Array(NamedTuple):
