@@ -28,7 +28,7 @@ GROUPS_docs  := --group docs
 GROUPS_fuzz  := --group fuzz
 GROUPS_run   :=
 
-.PHONY: help demo test test-torch test-plain soak fuzz lint format docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
+.PHONY: help demo test test-torch test-plain soak fuzz lint format lint-page format-page page-tools docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,24 @@ lint: $(call ready,lint) ## style, format, types, import rules, links in the doc
 format: $(call ready,lint) ## mend what ruff can mend
 	@.venv/lint/bin/ruff check --fix .
 	@.venv/lint/bin/ruff format .
+
+# Where npm is. Nothing of this is shipped: the page's scripts run as they are written.
+PAGE_TOOLS := .work/page/node_modules
+PRETTIER := $(PAGE_TOOLS)/.bin/prettier --print-width 120 --log-level warn
+
+lint-page: page-tools ## the scripts of the viewer's page: types, format (needs npm)
+	@$(PAGE_TOOLS)/.bin/tsc -p tools/page/jsconfig.json
+	@$(PRETTIER) --check src/weighlock/viewer/assets
+
+format-page: page-tools ## format the files of the viewer's page (needs npm)
+	@$(PRETTIER) --write src/weighlock/viewer/assets
+
+page-tools: $(PAGE_TOOLS)/.ready ## fetch what checks the viewer's page (needs npm)
+
+$(PAGE_TOOLS)/.ready: tools/page/package.json
+	@mkdir -p .work/page && cp tools/page/package.json .work/page/
+	@cd .work/page && npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock
+	@touch $@
 
 docs: $(call ready,docs) ## build the documentation into build/docs, warnings are errors
 	@.venv/docs/bin/python -m sphinx -W --keep-going -q -b html docs build/docs

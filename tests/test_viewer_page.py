@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import weighlock
-from tests.viewer_browser import serving
+from tests.viewer_browser import IN_CHROMIUM, serving
 
-pytestmark = pytest.mark.requires_chromium
+pytestmark = IN_CHROMIUM
 
 MANY = 100_000
 CORNER = re.compile("Rows 0\u2013(\\d+) of .*columns 0\u2013(\\d+) of")
@@ -58,13 +58,6 @@ def served_many(tmp_path_factory):
     weighlock.save({f"block{i % 7}_{i}.weight": one for i in range(MANY)}, path)
     with serving(path) as found:
         yield found
-
-
-@pytest.fixture
-def tab(new_tab, served):
-    made = new_tab(served)
-    yield made.open()
-    assert made.complaints == []
 
 
 def open_tensor(tab, key):

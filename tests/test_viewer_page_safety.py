@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import weighlock
-from tests.viewer_browser import serving
+from tests.viewer_browser import IN_CHROMIUM, serving
 
-pytestmark = pytest.mark.requires_chromium
+pytestmark = IN_CHROMIUM
 
-AXE = "axe-core@4.14.1"
+AXE = Path(__file__).parent.parent / ".work/page/node_modules/axe-core/axe.min.js"
 IMG = "<img src=x onerror=alert(1)>"
 PLACES = (
     "file/0/overview", "file/0/tensors", "file/0/tensors?view=table", "file/0/tensor/0", "file/0/storages",
@@ -50,13 +47,6 @@ def files(tmp_path_factory):
 def served(files):
     with serving(*files) as found:
         yield found
-
-
-@pytest.fixture
-def tab(new_tab, served):
-    made = new_tab(served)
-    yield made.open()
-    assert made.complaints == []
 
 
 # ------------------------------------------------------------------------------------------------------------- safety
@@ -222,21 +212,11 @@ def test_less_motion_and_the_colours_of_the_system_are_respected(new_tab, served
 
 
 @pytest.fixture(scope="module")
-def axe(request, tmp_path_factory):
-    """The source of axe-core, fetched once; its checks are too large to keep here."""
-    cache = getattr(request.config, "cache", None)
-    folder = cache.mkdir("axe") if cache is not None else tmp_path_factory.mktemp("axe")
-    script = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.skip("npm is not installed: axe-core cannot be fetched")
-        options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder)]
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run([npm, "install", *options, AXE], check=False, capture_output=True, timeout=40, cwd=folder)
-        if not script.exists():
-            pytest.skip("axe-core cannot be fetched here")
-    return script.read_text("utf-8")
+def axe():
+    """The source of axe-core, which `make page-tools` fetches."""
+    if not AXE.exists():
+        pytest.skip("axe-core is not here: make page-tools")
+    return AXE.read_text("utf-8")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

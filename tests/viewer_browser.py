@@ -18,6 +18,10 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page
 
+IN_CHROMIUM: Final = [
+    pytest.mark.requires_chromium,
+    pytest.mark.skipif(os.environ.get("WEIGHLOCK_LANE") == "torch", reason="the page is tried in the other lane"),
+]
 PATIENCE: Final = 10_000
 """Milliseconds that the page is waited for: two cores may be shared by many."""
 
@@ -148,3 +152,11 @@ def new_tab(chromium: Browser) -> Iterator[Callable[..., Tab]]:
     yield make
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def tab(new_tab: Callable[..., Tab], served: Served) -> Iterator[Tab]:
+    """A tab of the module's own viewer, at its first view, of which the browser has nothing to complain."""
+    made = new_tab(served)
+    yield made.open()
+    assert made.complaints == []

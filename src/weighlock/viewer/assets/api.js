@@ -5,23 +5,23 @@ const TOKEN = "weighlock-token";
 
 /** The server's answer to what could not be done. */
 export class ApiError extends Error {
-  /** @param {number} status @param {{type?: string, message?: string, next?: string|null}} body */
-  constructor(status, body) {
-    super(body.message || `The server answered ${status}.`);
-    this.status = status;
-    this.type = body.type || "";
-    this.next = body.next ?? null;
-  }
+    /** @param {number} status @param {{type?: string, message?: string, next?: string|null}} body */
+    constructor(status, body) {
+        super(body.message || `The server answered ${status}.`);
+        this.status = status;
+        this.type = body.type || "";
+        this.next = body.next ?? null;
+    }
 }
 
 /** The server is gone. */
 export class Lost extends ApiError {
-  constructor() {
-    super(0, {
-      message: "The server does not answer: it was stopped, or it ended after a time without use.",
-      next: "Start it again with `weighlock view FILE` and open the address it prints.",
-    });
-  }
+    constructor() {
+        super(0, {
+            message: "The server does not answer: it was stopped, or it ended after a time without use.",
+            next: "Start it again with `weighlock view FILE` and open the address it prints.",
+        });
+    }
 }
 
 /** @param {unknown} error */
@@ -29,27 +29,29 @@ export const isAbort = (error) => error instanceof DOMException && error.name ==
 
 /** Move the token from the address to this tab's storage, so that it is in no bookmark and no screenshot. */
 export function takeToken() {
-  const match = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
-  if (!match) return;
-  sessionStorage.setItem(TOKEN, match[1]); // as it is: its letters need no escapes, and what is no token may be no escape either
-  history.replaceState(null, "", location.pathname + location.search);
+    const match = /^#(?:.*&)?token=([^&]+)/.exec(location.hash);
+    if (!match) return;
+    sessionStorage.setItem(TOKEN, match[1]); // as it is: its letters need no escapes, and what is no token may be no escape either
+    history.replaceState(null, "", location.pathname + location.search);
 }
 
 /** @type {Set<(lost: boolean) => void>} */
 const watchers = new Set();
 /** Be told when the server goes and comes back. @param {(lost: boolean) => void} watcher */
-export function watchServer(watcher) { watchers.add(watcher); }
+export function watchServer(watcher) {
+    watchers.add(watcher);
+}
 
 /** Say that the server is gone. @returns {Lost} */
 export function serverLost() {
-  watchers.forEach((watcher) => watcher(true));
-  return new Lost();
+    watchers.forEach((watcher) => watcher(true));
+    return new Lost();
 }
 
 /** @param {Record<string, any>} params */
 function query(params) {
-  const pairs = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return pairs.length ? `?${new URLSearchParams(pairs.map(([name, value]) => [name, String(value)]))}` : "";
+    const pairs = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "");
+    return pairs.length ? `?${new URLSearchParams(pairs.map(([name, value]) => [name, String(value)]))}` : "";
 }
 
 /**
@@ -57,30 +59,40 @@ function query(params) {
  * @returns {Promise<Response>}
  */
 async function ask(path, params, signal) {
-  /** @type {Response} */
-  let response;
-  try {
-    response = await fetch(`api/v1/${path}${query(params)}`, {
-      headers: { Authorization: `Bearer ${sessionStorage.getItem(TOKEN) || ""}` }, signal, cache: "no-store",
-    });
-  } catch (error) {
-    if (isAbort(error)) throw error;
-    throw serverLost();
-  }
-  watchers.forEach((watcher) => watcher(false));
-  if (response.ok) return response;
-  /** @type {any} */
-  let body = {};
-  try { body = (await response.json()).error || {}; } catch { /* not JSON: the status says enough */ }
-  if (response.status === 401) {
-    body = { type: "Unauthorized", message: "This page's key is missing or no longer valid.", next: "Open the address that `weighlock view` printed when it was started." };
-  }
-  throw new ApiError(response.status, body);
+    /** @type {Response} */
+    let response;
+    try {
+        response = await fetch(`api/v1/${path}${query(params)}`, {
+            headers: { Authorization: `Bearer ${sessionStorage.getItem(TOKEN) || ""}` },
+            signal,
+            cache: "no-store",
+        });
+    } catch (error) {
+        if (isAbort(error)) throw error;
+        throw serverLost();
+    }
+    watchers.forEach((watcher) => watcher(false));
+    if (response.ok) return response;
+    /** @type {any} */
+    let body = {};
+    try {
+        body = (await response.json()).error || {};
+    } catch {
+        /* not JSON: the status says enough */
+    }
+    if (response.status === 401) {
+        body = {
+            type: "Unauthorized",
+            message: "This page's key is missing or no longer valid.",
+            next: "Open the address that `weighlock view` printed when it was started.",
+        };
+    }
+    throw new ApiError(response.status, body);
 }
 
 /** @param {string} path @param {Record<string, any>} [params] @param {AbortSignal|null} [signal] @returns {Promise<any>} */
 export async function get(path, params = {}, signal) {
-  return (await ask(path, params, signal)).json();
+    return (await ask(path, params, signal)).json();
 }
 
 /**
@@ -90,28 +102,45 @@ export async function get(path, params = {}, signal) {
  * @param {string} path @param {Record<string, any>} params @param {AbortSignal} [signal] @returns {Promise<Heat>}
  */
 export async function getHeat(path, params, signal) {
-  const response = await ask(path, params, signal);
-  const number = (name) => Number(response.headers.get(`X-Weighlock-${name}`));
-  const h = number("Rows"), w = number("Cols"), raw = await response.arrayBuffer();
-  if (raw.byteLength !== h * w * 12) throw new ApiError(500, { message: `The heat map has ${raw.byteLength} bytes, expected ${h * w * 12}.` });
-  const plane = (k) => new Float32Array(raw, k * h * w * 4, h * w);
-  return { h, w, ofRows: number("Of-Rows"), ofCols: number("Of-Cols"), planes: { min: plane(0), mean: plane(1), max: plane(2) } };
+    const response = await ask(path, params, signal);
+    const number = (name) => Number(response.headers.get(`X-Weighlock-${name}`));
+    const h = number("Rows"),
+        w = number("Cols"),
+        raw = await response.arrayBuffer();
+    if (raw.byteLength !== h * w * 12)
+        throw new ApiError(500, { message: `The heat map has ${raw.byteLength} bytes, expected ${h * w * 12}.` });
+    const plane = (k) => new Float32Array(raw, k * h * w * 4, h * w);
+    return {
+        h,
+        w,
+        ofRows: number("Of-Rows"),
+        ofCols: number("Of-Cols"),
+        planes: { min: plane(0), mean: plane(1), max: plane(2) },
+    };
 }
 
 /** Save what the server streams under a name. @param {string} path @param {string} name @param {Record<string, any>} [params] */
 export async function download(path, name, params = {}) {
-  const blob = await (await ask(path, params, null)).blob();
-  const address = URL.createObjectURL(blob);
-  const anchor = document.createElement("a");
-  anchor.href = address;
-  anchor.download = name;
-  anchor.click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+    const blob = await (await ask(path, params, null)).blob();
+    const address = URL.createObjectURL(blob);
+    const anchor = document.createElement("a");
+    anchor.href = address;
+    anchor.download = name;
+    anchor.click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
 /** Requests of one place of which only the last matters: a new one drops the one before. */
 export class Latest {
-  constructor() { this.controller = new AbortController(); }
-  next() { this.stop(); this.controller = new AbortController(); return this.controller.signal; }
-  stop() { this.controller.abort(); }
+    constructor() {
+        this.controller = new AbortController();
+    }
+    next() {
+        this.stop();
+        this.controller = new AbortController();
+        return this.controller.signal;
+    }
+    stop() {
+        this.controller.abort();
+    }
 }

@@ -8,10 +8,24 @@ import { later } from "./parts.js";
 
 /** @param {import("./parts.js").View} view */
 export function valueView({ file, params, signal }) {
-  const path = params.path || "[]";
-  const place = el("div", { class: "tensor" });
-  later(place, (stop) => get(`file/${file}/value`, { path }, stop), (data) => el("article", {},
-    el("h1", { class: "key", tabindex: "-1" }, (data.path || []).length ? say.clip(data.path.join("."), 600) : "(the whole)"),
-    el("p", { class: "lead" }, data.type || data.kind), el("pre", { class: "value", tabindex: "0" }, say.clip(data.text, 20_000))), signal);
-  return place;
+    const path = params.path || "[]";
+    const place = el("div", { class: "tensor" });
+    later(
+        place,
+        (stop) => get(`file/${file}/value`, { path }, stop),
+        (data) =>
+            el(
+                "article",
+                {},
+                el(
+                    "h1",
+                    { class: "key", tabindex: "-1" },
+                    (data.path || []).length ? say.clip(data.path.join("."), 600) : "(the whole)",
+                ),
+                el("p", { class: "lead" }, data.type || data.kind),
+                el("pre", { class: "value", tabindex: "0" }, say.clip(data.text, 20_000)),
+            ),
+        signal,
+    );
+    return place;
 }
