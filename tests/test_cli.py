@@ -585,6 +585,20 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
         assert child.returncode in (0, 141)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no such device here")
+@pytest.mark.parametrize("count", [1, 5000])
+@pytest.mark.parametrize("options", [("ls",), ("ls", "--json"), ("inspect",)])
+def test_a_full_disk_behind_standard_output_is_said(tmp_path, count, options):
+    path = tmp_path / "some.pth"
+    weighlock.save({f"key.{'x' * 100}.{number}": np.zeros(1, "f4") for number in range(count)}, path)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "weighlock", *options, path], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.stderr == b"weighlock: standard output cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
 def test_output_in_a_narrow_encoding(model, tmp_path):
     path = tmp_path / "name.pth"
     weighlock.save({"層.weight": np.zeros(1, "f4")}, path)

@@ -3,6 +3,7 @@
 Nothing is imported at the top but what every call needs; each command is a module of its own, imported when called.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -14,6 +15,7 @@ __all__ = ["main", "run"]
 # 128 + SIGPIPE and SIGINT, as a shell reports programs that end so.
 _BROKEN_PIPE = 141
 _INTERRUPTED = 130
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,6 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _close_stdout()
         return _BROKEN_PIPE
+    except OSError as error:
+        _close_stdout()
+        sys.stderr.write(f"weighlock: standard output cannot be written: {error.strerror}\n")
+        return 2
     except KeyboardInterrupt:
         return _INTERRUPTED
     finally:
@@ -75,6 +81,11 @@ def _guarded(command: Callable[[], int], arguments: Sequence[str]) -> int:
         return Output(json=_wants_json(arguments)).error(error)
     except BrokenPipeError:
         raise
+    except OSError as error:
+        # Files are read and written through errors of our own; what has no name of a file is standard output.
+        if error.filename is None and error.errno in _FULL:
+            raise
+        return Output(json=_wants_json(arguments)).crash(error)
     except Exception as error:  # noqa: BLE001 - Python's own exit code for a traceback is 1, which would say "no"
         return Output(json=_wants_json(arguments)).crash(error)
 
