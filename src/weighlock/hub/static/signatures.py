@@ -24,11 +24,12 @@ def doc_of(binding: Binding) -> str | None:
 
 
 def _as_compiled(doc: str | None) -> str | None:
-    """From Python 3.13 on, the compiler takes out the indentation that the lines have in common; nothing is run."""
+    """From Python 3.13 on, the compiler takes out the spaces that all lines but the first begin with."""
     if doc is None or sys.hexversion < 0x030D0000:
         return doc
-    module = ast.fix_missing_locations(ast.Module([ast.Expr(ast.Constant(doc))], []))
-    return str(compile(module, "<docstring>", "exec").co_consts[0])
+    first, *others = doc.expandtabs().split("\n")
+    margin = min((len(line) - len(line.lstrip(" ")) for line in others if line.strip(" ")), default=0)
+    return "\n".join([first.lstrip(" "), *(line[margin:] for line in others)])
 
 
 def signature_of(binding: Binding) -> str | None:
