@@ -207,7 +207,8 @@ def _prepare_flat(obj: Any, format: str, framework: str, metadata: Mapping[str, 
     from weighlock.flattening import flat_writer
 
     check_framework(framework)
-    write = flat_writer(obj, format, framework, metadata)
+    with collector_paused():
+        write = flat_writer(obj, format, framework, metadata)
     return Prepared(StorageRecords([], None), lambda sink, _: write(sink))
 
 

@@ -14,7 +14,7 @@ from weighlock.tensors.layout import check_view, is_contiguous, reach
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import TensorSpec
 
-__all__ = ["DOCUMENT", "FlatTensor", "Flattened", "flatten", "is_flat", "restore", "shared_storages", "views_of_others"]
+__all__ = ["DOCUMENT", "FlatTensor", "Flattened", "flatten", "restore", "shared_storages", "views_of_others"]
 
 DOCUMENT: Final = "weighlock"
 """The key of the metadata under which the document of aliases and structure stands."""
@@ -46,11 +46,17 @@ class Flattened(NamedTuple):
 Describe = Callable[[Any], FlatLeaf | None]
 
 
-def is_flat(value: Any, describe: Describe) -> bool:
-    """Whether an object is nothing but a dictionary of tensors by name."""
+def _named(value: Any, describe: Describe) -> list[FlatTensor] | None:
+    """Return the tensors of a dictionary that holds nothing else; None where an object is anything else."""
     if not isinstance(value, dict):
-        return False
-    return all(type(key) is str and _described(describe, held, (key,)) is not None for key, held in value.items())
+        return None
+    found = []
+    for key, held in value.items():
+        leaf = _described(describe, held, (key,)) if type(key) is str else None
+        if leaf is None:
+            return None
+        found.append(FlatTensor(key, leaf))
+    return found
 
 
 def flatten(
@@ -77,9 +83,9 @@ def flatten(
         If it holds something that is neither.
     """
     stored = _stored if aliases else _each
-    if not exact and is_flat(value, describe):
-        named = [(key, describe(held)) for key, held in value.items()]
-        tensors, views = stored([FlatTensor(key, leaf) for key, leaf in named if leaf is not None])
+    named = None if exact else _named(value, describe)
+    if named is not None:
+        tensors, views = stored(named)
         return Flattened(tensors, {"version": _VERSION, "aliases": views} if views else None)
     found: dict[str, FlatTensor] = {}
 
