@@ -31,7 +31,7 @@ GROUPS_run   :=
 .PHONY: help demo test test-torch test-plain soak fuzz lint format lint-page format-page page-tools docs bench bench-hub bench-lazy bench-scan bench-tools real golden clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(call ready,run) ## the main job on the files in examples/, no network needed once installed
 	@.venv/run/bin/python examples/demo.py

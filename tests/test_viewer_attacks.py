@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import weighlock
-from tests.test_viewer_server_process import address, ask, started
+from tests.test_viewer_server_process import address, ask, end_with_its_browser_open, started
 from tests.viewer_browser import IN_ONE_LANE
 from tests.viewer_client import viewing
 from weighlock.viewer import application, serving
@@ -218,16 +218,7 @@ def test_a_download_is_no_option_of_a_command(tmp_path):
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
 def test_a_closed_terminal_ends_it_and_leaves_nothing(model, tmp_path):
     temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    with started(model, env={"TMPDIR": str(temporary), "BROWSER": "true %s"}) as process:
-        address(process)
-        for _ in range(400):
-            if list(temporary.glob("*/*")):
-                break
-            time.sleep(0.02)
-        assert list(temporary.glob("*/*"))
-        process.send_signal(signal.SIGHUP)
-        process.communicate(timeout=20)
+    end_with_its_browser_open(model, temporary, signal.SIGHUP)
     assert list(temporary.iterdir()) == []
 
 

@@ -100,19 +100,24 @@ def test_it_prints_one_address_serves_it_and_ends_with_ctrl_c(model):
         assert "weighlock: GET /api/v1/files 401\n" in err
 
 
-def test_it_ends_with_a_terminating_signal_too_and_leaves_nothing(model, tmp_path):
-    temporary = tmp_path / "temporary"
+def end_with_its_browser_open(model, temporary, ending) -> int:
+    """Start a viewer, end it by a signal while the file is there that opened the browser; return its exit code."""
     temporary.mkdir()
     with started(model, env={"TMPDIR": str(temporary), "BROWSER": "true %s"}) as process:
         address(process)
-        for _ in range(200):
+        for _ in range(400):
             if list(temporary.glob("*/*")):  # tempfile itself tries the folder with a file that is gone at once
                 break
             time.sleep(0.02)
         assert list(temporary.glob("*/*"))
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(ending)
         process.communicate(timeout=20)
-        assert process.returncode == 0
+        return process.returncode
+
+
+def test_it_ends_with_a_terminating_signal_too_and_leaves_nothing(model, tmp_path):
+    temporary = tmp_path / "temporary"
+    assert end_with_its_browser_open(model, temporary, signal.SIGTERM) == 0
     assert list(temporary.iterdir()) == []
 
 
