@@ -6,14 +6,15 @@ the file's own records hold: a storage is only promised after its record was fou
 """
 
 import sys
-from collections.abc import Callable, Iterable
-from itertools import compress
-from operator import add, attrgetter
+from collections.abc import Callable
+from itertools import compress, repeat
+from operator import add
 from typing import Any, Final
 
 import numpy as np
 
 from weighlock.backends import numpy_pickles
+from weighlock.backends.numpy_columns import NUMPY_OF, Layout, made_over, ndarray
 from weighlock.backends.numpy_types import (
     JaggedTensor,
     MetaTensor,
@@ -31,7 +32,7 @@ from weighlock.storages.locations import CPU, META, placement
 from weighlock.storages.mapping import FileMap
 from weighlock.storages.refs import RecordReader, StorageRef, Window
 from weighlock.storages.storage import Storage
-from weighlock.tensors.columns import TensorColumns, TensorForm
+from weighlock.tensors.columns import TensorColumns
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import (
     JaggedSpec,
@@ -48,43 +49,14 @@ from weighlock.tensors.spec import (
 
 __all__ = ["NumpyLeaves", "swap", "writable"]
 
-_ndarray: Final[Any] = np.ndarray
-
-
-class _NumpyTypes(dict[DType, Any]):
-    """NumPy's type of each row of our table, looked up once: some need another package, imported when it is needed."""
-
-    def __missing__(self, row: DType) -> Any:
-        found = self[row] = row.numpy
-        return found
-
-
-_NUMPY_OF: Final = _NumpyTypes()
 _ARENA: Final = 1 << 20
 _SMALL: Final = 64 << 10
 _ALIGN: Final = 64
 _TENSOR_LIKE: Final = (np.ndarray, PackedTensor, QuantizedTensor, SparseTensor, NestedTensor, JaggedTensor, MetaTensor)
 
 
-class _Layout:
-    """A form of tensors as NumPy puts it: strides and offset in bytes. Only `usual` ones are made many at once."""
-
-    __slots__ = ("dtype", "offset", "shape", "strides", "usual")
-
-    def __init__(self, form: TensorForm) -> None:
-        item = form.dtype.itemsize
-        self.dtype = _NUMPY_OF[form.dtype]
-        self.shape = form.shape
-        self.strides = tuple([step * item for step in form.stride])
-        self.offset = form.offset * item
-        self.usual = 0 not in form.shape and form.dtype.numpy_name is not None
-
-
-_LAYOUT: Final = attrgetter("layout")
-_DTYPE: Final = attrgetter("dtype")
-_SHAPE: Final = attrgetter("shape")
-_STRIDES: Final = attrgetter("strides")
-_OFFSET: Final = attrgetter("offset")
+def _as_bytes(memory: memoryview) -> Any:
+    return np.frombuffer(memory, np.uint8)
 
 
 class NumpyLeaves(Leaves):
@@ -117,7 +89,7 @@ class NumpyLeaves(Leaves):
         self._file = FileMap(source, mapped)
         self.maps = bool(mapped)
         self._frozen = mapped == "r"
-        self.takes_columns = not mapped and not self._place_is_function
+        self.takes_columns = not self._place_is_function
         self._verify = verify
         self._unread: list[Storage] = []
         self._windows: dict[Window, tuple[Any, int]] = {}
@@ -203,7 +175,8 @@ class NumpyLeaves(Leaves):
     def _attach(self, storage: Storage) -> bool:
         """Let a storage be a part of the mapped file; False where it must be read instead."""
         extent = self._file.extent(storage.ref)
-        mapped = self._file.whole(storage.ref, lambda memory: np.frombuffer(memory, np.uint8))
+        reader: Any = storage.ref.reader
+        mapped = self._file.whole(reader.source, _as_bytes)
         if mapped is None:
             return False
         storage.array, storage.start = mapped, extent.offset
@@ -255,15 +228,15 @@ class NumpyLeaves(Leaves):
         if 0 in shape:
             array = np.empty(shape, dtype.numpy)
         else:
-            array = _ndarray(
-                shape, _NUMPY_OF[dtype], storage.array, storage.start + offset * item, [step * item for step in stride]
+            array = ndarray(
+                shape, NUMPY_OF[dtype], storage.array, storage.start + offset * item, [step * item for step in stride]
             )
         if self._frozen:
             array.flags.writeable = False
         return array if dtype.numpy_name is not None else PackedTensor(dtype, array)
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        forms, distinct = columns.forms, set(columns.forms)
+        distinct = set(columns.forms)
         if not self.takes_columns or columns.byteorder != sys.byteorder:
             return None
         try:
@@ -272,27 +245,42 @@ class NumpyLeaves(Leaves):
         except WeighlockError:  # a place that NumPy does not have: reported with the tensor that asks for it
             return None
         for form in distinct:
-            form.layout = form.layout or _Layout(form)
+            form.layout = form.layout or Layout(form)
+        found = self._over_map(columns) if self.maps else self._over_windows(columns)
+        if found is None:
+            return None
+        arrays, usual = iter(found[0]), found[1]
+        if all(usual):
+            return found[0]
+        return [next(arrays) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
+
+    def _over_windows(self, columns: TensorColumns) -> tuple[list[Any], list[bool]]:
+        """Make the arrays on small storages, over what their windows will be read to; return too which those are."""
         plan, headers = columns.reader.windows, columns.headers
         windows = list(map(plan.owners.get, headers))
-        layouts = list(map(_LAYOUT, forms))
+        layouts = [form.layout for form in columns.forms]
         usual = [window is not None and layout.usual for window, layout in zip(windows, layouts, strict=True)]
-        if all(usual):
-            return self._arrays(windows, map(plan.places.__getitem__, headers), layouts)
-        chosen = list(compress(windows, usual)), compress(headers, usual), list(compress(layouts, usual))
-        made = iter(self._arrays(chosen[0], map(plan.places.__getitem__, chosen[1]), chosen[2]))
-        return [next(made) if simple else self._one_of(columns, index) for index, simple in enumerate(usual)]
-
-    def _arrays(self, windows: list[Any], places: Iterable[int], layouts: list["_Layout"]) -> list[Any]:
-        """Return an array for each layout, over the storage at that place of its window."""
+        if not all(usual):
+            windows, headers, layouts = (list(compress(every, usual)) for every in (windows, headers, layouts))
         blocks = {window: self._block_of(window) for window in dict.fromkeys(windows)}
         arrays = {window: block for window, (block, _) in blocks.items()}
         begins = {window: begin for window, (_, begin) in blocks.items()}
-        starts = map(add, map(add, places, map(begins.__getitem__, windows)), map(_OFFSET, layouts))
-        return list(map(
-            _ndarray, map(_SHAPE, layouts), map(_DTYPE, layouts), map(arrays.__getitem__, windows), starts,
-            map(_STRIDES, layouts),
-        ))  # fmt: skip
+        starts = map(add, map(plan.places.__getitem__, headers), map(begins.__getitem__, windows))
+        return made_over(map(arrays.__getitem__, windows), starts, layouts), usual
+
+    def _over_map(self, columns: TensorColumns) -> tuple[list[Any], list[bool]] | None:
+        """Make the arrays that are parts of the mapped file; None where each storage is to be asked for by itself."""
+        starts = self._file.places(columns.reader, columns.handles, [form.nbytes for form in columns.forms])
+        mapped = None if starts is None else self._file.whole(columns.reader.source, _as_bytes)
+        if starts is None or mapped is None:
+            return None
+        layouts = [form.layout for form in columns.forms]
+        usual = [layout.usual for layout in layouts]
+        made = made_over(repeat(mapped), compress(starts, usual), list(compress(layouts, usual)))
+        if self._frozen:
+            for array in made:
+                array.flags.writeable = False
+        return made, usual
 
     def _one_of(self, columns: TensorColumns, index: int) -> Any:
         storage = columns.storages[index] = self.storage(columns.ref(index))

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from weighlock.backends.torch_columns import Batches
+from weighlock.backends.torch_columns import Batches, Layout
 from weighlock.backends.torch_mapping import TorchMap
 from weighlock.backends.torch_special import SpecialLeaves
 from weighlock.backends.torch_storages import Placement, TorchStorage, address_of, memory_at, swap
@@ -92,7 +92,7 @@ class TorchLeaves(SpecialLeaves):
         # Under a mode of PyTorch, its own calls are made, so that the mode sees them.
         self._free = not self._fake and not _modes()
         self._alone = not self._placement.is_function
-        self.takes_columns = self._free and self._alone and not (mapped or eager or self._without_data)
+        self.takes_columns = self._free and self._alone and not (eager or self._without_data)
         self._windows: dict[Window, list[TorchStorage]] = {}
         self._batches = Batches()
         self._filled: dict[Window, bytearray] = {}
@@ -287,11 +287,16 @@ class TorchLeaves(SpecialLeaves):
         return torch._utils._restore_device_fake_mode(made) if self._fake else made
 
     def strided_columns(self, columns: TensorColumns) -> list[Any] | None:
-        locations = {form.location for form in set(columns.forms)}
-        direct = all(map(self._placement.is_direct, locations))
+        distinct = set(columns.forms)
+        direct = all(map(self._placement.is_direct, {form.location for form in distinct}))
         if not direct or not self.takes_columns or columns.byteorder != sys.byteorder:
             return None
-        made, usual = self._batches.make(columns)
+        for form in distinct:
+            form.layout = form.layout or Layout(form)
+        found = self._map.cover(columns) if self.maps else self._batches.make(columns)
+        if found is None:
+            return None
+        made, usual = found
         for window in self._batches:
             self._windows.setdefault(window, [])
         tensors = iter(made)

@@ -5,7 +5,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import compress, groupby, repeat
-from operator import add
+from operator import add, attrgetter
 from typing import Any, Final
 
 import torch
@@ -16,10 +16,13 @@ from weighlock.dtypes import DType
 from weighlock.storages.refs import Window
 from weighlock.tensors.columns import TensorColumns, TensorForm
 
-__all__ = ["Batch", "Batches", "Layout"]
+__all__ = ["Batch", "Batches", "Layout", "give_form"]
 
 _CPU: Final = torch.device("cpu")
 _address: Final = torch.Tensor.data_ptr
+_as_strided: Final = torch.Tensor.as_strided_
+_SHAPE: Final = attrgetter("shape")
+_STRIDE: Final = attrgetter("stride")
 _memmove: Final = ctypes.memmove
 # Bytes per tensor from which on it is read straight into its own memory: telling the system where that is takes as
 # long as copying this much.
@@ -38,24 +41,41 @@ class Layout:
         Whether the tensor covers its storage exactly: the tensor is then made first, and brings its storage along.
     make : callable
         Returns a new tensor of this form, not filled.
+    over : callable
+        Returns a flat tensor over memory that is there, in a storage of its own; see `give_form`.
     """
 
-    __slots__ = ("is_whole", "make")
+    __slots__ = ("is_whole", "make", "over")
 
     def __init__(self, form: TensorForm) -> None:
         shape, stride = form.shape, form.stride
         span = 1 + sum((length - 1) * step for length, step in zip(shape, stride, strict=True))
         self.is_whole = not form.offset and 0 not in shape and span * form.dtype.itemsize == form.nbytes
+        kind = TORCH_DTYPES[form.dtype]
+        self.over = partial(torch.frombuffer, dtype=kind, count=form.numel)
         self.make: Callable[[], Any]
         if form.requires_grad:
-            kind = TORCH_DTYPES[form.dtype]
             self.make = partial(torch.empty_strided, shape, stride, dtype=kind, device=_CPU, requires_grad=True)
         else:
             maker = _makers.get(form.dtype)
             if maker is None:
-                maker = torch.empty(0, dtype=TORCH_DTYPES[form.dtype], device=_CPU).new_empty_strided
+                maker = torch.empty(0, dtype=kind, device=_CPU).new_empty_strided
                 _makers[form.dtype] = maker
             self.make = partial(maker, shape, stride)
+
+
+def give_hooks(tensors: list[Any]) -> None:
+    """Give each one the empty mapping of hooks that its pickle gives it."""
+    deque(map(setattr, tensors, repeat("_backward_hooks"), [OrderedDict() for _ in tensors]), maxlen=0)
+
+
+def give_form(tensors: list[Any], forms: list[TensorForm]) -> None:
+    """Make of flat tensors, in place, what their pickle says of them: a view would be something else to PyTorch."""
+    deque(map(_as_strided, tensors, map(_SHAPE, forms), map(_STRIDE, forms)), maxlen=0)
+    for tensor, form in zip(tensors, forms, strict=True):
+        if form.requires_grad:
+            tensor.requires_grad = True
+    give_hooks(tensors)
 
 
 class Batch:
@@ -93,17 +113,17 @@ class Batches(dict[Window, Batch]):
     """All tensors that wait for their windows."""
 
     def make(self, columns: TensorColumns) -> tuple[list[Any], list[bool]]:
-        """Make the tensors of these columns that cover a small storage; return them, and for each whether it is one."""
+        """Make the tensors of these columns that cover a small storage; return them, and for each whether it is one.
+
+        The forms' layouts are known.
+        """
         forms = columns.forms
-        for form in set(forms):
-            form.layout = form.layout or Layout(form)
         plan, headers = columns.reader.windows, columns.headers
         windows = list(map(plan.owners.get, headers))
         usual = [window is not None and form.layout.is_whole for window, form in zip(windows, forms, strict=True)]
         chosen = list(compress(forms, usual))
         made = [form.layout.make() for form in chosen]
-        # The empty mapping of hooks that each one's pickle gives it.
-        deque(map(setattr, made, repeat("_backward_hooks"), [OrderedDict() for _ in made]), maxlen=0)
+        give_hooks(made)
         places = list(map(plan.places.__getitem__, compress(headers, usual)))
         sizes = [form.nbytes for form in chosen]
         begin = 0

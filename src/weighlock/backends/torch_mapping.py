@@ -1,18 +1,40 @@
 """Storages of PyTorch that are parts of a mapped file."""
 
 import mmap
-from typing import Any
+from itertools import compress
+from typing import Any, NamedTuple
 
 import torch
 
+from weighlock.backends.torch_columns import give_form
 from weighlock.backends.torch_storages import swap
+from weighlock.dtypes import DType
 from weighlock.errors import UnsupportedError
 from weighlock.storages.mapping import FileMap
+from weighlock.tensors.columns import TensorColumns
 
 __all__ = ["TorchMap"]
 
 # Of int64, double and their complex numbers; no element type of PyTorch needs more.
 _MOST_ALIGNMENT = 8
+
+
+class Whole(NamedTuple):
+    """A mapped file: its bytes, and the storage over all of them."""
+
+    memory: memoryview
+    storage: Any
+    address: int
+
+
+def _wrap(memory: memoryview) -> Whole:
+    storage = torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+    return Whole(memory, storage, storage.data_ptr())
+
+
+def _unit(dtype: DType) -> int:
+    """Return the multiple of bytes at which elements must stand for PyTorch to compute with them."""
+    return min(dtype.itemsize, _MOST_ALIGNMENT)
 
 
 class TorchMap(FileMap):
@@ -47,11 +69,11 @@ class TorchMap(FileMap):
             As `FileMap.extent`; and for a shared map of bytes that PyTorch could not compute with there.
         """
         extent = self.extent(ref)
-        overall = self.whole(ref, lambda memory: torch.frombuffer(memory, dtype=torch.uint8).untyped_storage())
-        if overall is None:
+        whole: Whole | None = self.whole(ref.reader.source, _wrap)
+        if whole is None:
             return None
-        unit = _MOST_ALIGNMENT if ref.untyped else min(ref.dtype.itemsize, _MOST_ALIGNMENT)
-        if (overall.data_ptr() + extent.offset) % unit:
+        unit = _MOST_ALIGNMENT if ref.untyped else _unit(ref.dtype)
+        if (whole.address + extent.offset) % unit:
             if self.mode == "shared":
                 raise UnsupportedError(
                     f"the storage cannot be mapped: its bytes do not begin at a multiple of {unit}, and PyTorch cannot "
@@ -60,6 +82,33 @@ class TorchMap(FileMap):
                 )  # fmt: skip
             if not self._shared:
                 return None
-        part = overall[extent.offset : extent.offset + extent.nbytes]
+        part = whole.storage[extent.offset : extent.offset + extent.nbytes]
         swap(part, ref)
         return part
+
+    def cover(self, columns: TensorColumns) -> tuple[list[Any], list[bool]] | None:
+        """Make the tensors of these columns that cover a storage; return them, and for each whether it is one.
+
+        The forms' layouts are known. Returns None where each storage is to be asked for by itself.
+
+        Raises
+        ------
+        UnsupportedError, DirectoryError
+            As for one storage.
+        """
+        forms, source = columns.forms, columns.reader.source
+        starts = self.places(columns.reader, columns.handles, [form.nbytes for form in forms])
+        whole: Whole | None = None if starts is None else self.whole(source, _wrap)
+        if starts is None or whole is None:
+            return None
+        memory, _, address = whole
+        usual = [
+            form.layout.is_whole and not (form.untyped or (address + start) % _unit(form.dtype))
+            for form, start in zip(forms, starts, strict=True)
+        ]
+        chosen = list(compress(forms, usual))
+        made = [
+            form.layout.over(memory, offset=start) for form, start in zip(chosen, compress(starts, usual), strict=True)
+        ]
+        give_form(made, chosen)
+        return made, usual

@@ -75,6 +75,10 @@ class _Tensors(ExtentReader):
         window = self.windows.owners.get(ref.handle)
         return None if window is None else (window, self.windows.places[ref.handle])
 
+    def starts(self, handles: Sequence[int]) -> list[int]:
+        """Return where the bytes of tensors begin: that is what they are known by."""
+        return list(handles)
+
     def columns(self) -> _Columns:
         """Return all tensors as columns; every one has an element type."""
         forms: dict[Any, TensorForm] = {}

@@ -14,7 +14,7 @@ from weighlock.errors import (
 )
 from weighlock.formats.layout import LayoutRow
 from weighlock.formats.reading import Reading, parse_persistent_id
-from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, read_record
+from weighlock.formats.zip_directory import ZipDirectory, ZipRecord, data_offset, data_offsets, read_record
 from weighlock.formats.zip_records import read_records
 from weighlock.formats.zip_remains import LOCAL_SIZE
 from weighlock.formats.zip_windows import WindowPlan, read_windows, scatter_windows
@@ -41,6 +41,7 @@ _NOTES: Final = {
 _FREE_UNPACKED: Final = 8 << 20
 _UNPACKED_PER_BYTE: Final = 32
 _SIZE: Final = attrgetter("size")
+_METHOD: Final = attrgetter("method")
 _NBYTES: Final = attrgetter("nbytes")
 
 
@@ -160,6 +161,10 @@ class ZipArchive:
         if record is None or record.method != 0:
             return None
         return Extent(data_offset(self.source, record), ref.nbytes)
+
+    def starts(self, records: Sequence[ZipRecord]) -> list[int] | None:
+        """Return where the data of records begin in the file; None where one is compressed."""
+        return None if any(map(_METHOD, records)) else data_offsets(records, self.source)
 
     def checksum(self, ref: StorageRef) -> int | None:
         """Return the CRC-32 of a storage as the directory has it; None where it was not computed."""

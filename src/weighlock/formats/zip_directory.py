@@ -16,7 +16,7 @@ Bytes behind the archive are accepted, as PyTorch does, where no second end reco
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise, repeat
-from operator import add, le
+from operator import add, attrgetter, le
 from typing import Final, NamedTuple
 
 from weighlock.errors import SALVAGE, ChecksumError, DirectoryError, LimitError, TruncatedError, UnsupportedError
@@ -47,6 +47,8 @@ _FOLDER: Final = 0x10
 _UNICODE_PATH: Final = b"up"  # 0x7075, of Info-ZIP
 
 _WINDOW: Final = 1 << 20
+_CLOSE: Final = 8 << 10  # as long to copy as another read takes to ask for
+_HEADER_OFFSET: Final = attrgetter("header_offset")
 _ONE_READ: Final = 1 << 20
 
 
@@ -338,22 +340,32 @@ def data_offset(source: ByteSource, record: ZipRecord) -> int:
 
 
 def data_offsets(records: Sequence[ZipRecord], source: ByteSource) -> list[int]:
-    """Return where each record's data begin; the headers of neighbouring small records are read together."""
+    """Return where each record's data begin; headers that stand close together are read together."""
     found: dict[int, int] = {}
-    base, window = 0, b""
-    ordered = sorted(records, key=lambda record: record.header_offset)
-    last = ordered[-1].header_offset + LOCAL_SIZE + len(ordered[-1].raw_name) if ordered else 0
-    for record in ordered:
-        offset = record.header_offset
-        stop = offset + LOCAL_SIZE + len(record.raw_name)
-        if stop > base + len(window):
-            small = record.end - offset < _WINDOW >> 4
-            base, window = offset, source.read_at(offset, (min(_WINDOW, last - offset) if small else stop - offset))
+    for group in _close_together(records):
+        base = group[0].header_offset
+        stop = group[-1].header_offset + LOCAL_SIZE + len(group[-1].raw_name)
+        window = source.read_at(base, stop - base)
         try:
-            found[offset] = base + parse_local_header(window, offset - base, record)
+            for record in group:
+                found[record.header_offset] = base + parse_local_header(window, record.header_offset - base, record)
         except DirectoryError as error:
             raise error.locate(path=source.name) from None
     return [found[record.header_offset] for record in records]
+
+
+def _close_together(records: Sequence[ZipRecord]) -> list[list[ZipRecord]]:
+    """Return the records in groups, each of neighbours with little between their headers."""
+    groups: list[list[ZipRecord]] = []
+    begin, before = 0, -_WINDOW
+    for record in sorted(records, key=_HEADER_OFFSET):
+        offset = record.header_offset
+        if offset - before > _CLOSE or offset - begin > _WINDOW:
+            groups.append([])
+            begin = offset
+        groups[-1].append(record)
+        before = offset
+    return groups
 
 
 # ------------------------------------------------------------------------------------------------- whole records

@@ -4,7 +4,8 @@ import errno
 import mmap
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import add
 from typing import Any, Final
 
 from weighlock.errors import TruncatedError, UnsupportedError
@@ -73,11 +74,33 @@ class FileMap:
             raise TruncatedError("the file ends inside a record", path=source.name, record=ref.record)
         return extent
 
-    def whole(self, ref: Any, wrap: Callable[[memoryview], Any]) -> Any:
-        """Return the file that holds a storage, as the framework's memory; None, with a warning, to read it instead.
+    def places(self, reader: Any, handles: Sequence[Any], sizes: Sequence[int]) -> list[int] | None:
+        """Return where many storages lie in the map; None where each is to be asked for by itself.
 
         Parameters
         ----------
+        reader : RecordReader
+            As in `TensorColumns`.
+        handles : sequence
+            What it knows them by.
+        sizes : sequence of int
+            In bytes.
+        """
+        source: ByteSource = reader.source
+        if not self.mode or not is_part_of(source, self.source):
+            return None
+        found: list[int] | None = reader.starts(handles)
+        if found is None or max(map(add, found, sizes), default=0) > source.size:
+            return None
+        return found
+
+    def whole(self, source: ByteSource, wrap: Callable[[memoryview], Any]) -> Any:
+        """Return a file as the framework's memory; None, with a warning, to read it instead.
+
+        Parameters
+        ----------
+        source : ByteSource
+            The checkpoint's, or that of one of its parts.
         wrap : callable
             Makes the framework's memory; called once for a file.
 
@@ -86,7 +109,6 @@ class FileMap:
         UnsupportedError
             If it cannot be mapped, and reading would not do the same.
         """
-        source: ByteSource = ref.reader.source
         found = self._wholes.get(id(source))
         if found is None:
             try:

@@ -57,6 +57,7 @@ class TensorColumns:
     Attributes
     ----------
     reader : RecordReader
+        One that also has `windows`, `scatter` and `starts`.
     keys : list of str
         The storages' names in the file.
     handles : list
