@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from weighlock import dtypes
-from weighlock.backends.numpy_layout import address, memory
+from weighlock.backends.numpy_layout import address, address_of_piece, memory
 from weighlock.backends.numpy_types import (
     JaggedTensor,
     MetaTensor,
@@ -23,12 +24,17 @@ from weighlock.dtypes import DType
 from weighlock.errors import UnsupportedTypeError
 from weighlock.storages.sinks import Buffer
 from weighlock.tensors.flat import FlatLeaf
+from weighlock.tensors.layout import contiguous_stride
 
 __all__ = ["flat_array", "flat_leaf", "flat_note"]
 
 Array = np.ndarray[Any, Any]
 
+_IS_LITTLE: Final = sys.byteorder == "little"
 _PIECE: Final = 8 << 20
+# Strides by shape, of arrays in one piece. Shapes repeat endlessly. Dropped as a whole when full.
+_strides: dict[tuple[int, ...], tuple[int, ...]] = {}
+_CACHE_ENTRIES: Final = 8192
 _NO_FORM: Final = (
     JaggedTensor, MetaTensor, NestedTensor, QuantizedTensor, SparseTensor, TensorSubclass, UninitializedTensor,
     WrapperTensor,
@@ -61,22 +67,45 @@ def flat_leaf(value: Any) -> FlatLeaf | None:
 
 def flat_array(array: Array, dtype: DType) -> FlatLeaf:
     """Return the tensor that an array is."""
+    start = address_of_piece(array)
+    if start is None:
+        return _unusual(array, dtype)
+    shape, native = array.shape, array.dtype.isnative
+    stride = (_strides.get(shape) or _stride(shape)) if native else None
+    return FlatLeaf(
+        dtype, shape, stride, start, array.nbytes, partial(_pieces, array), array if native and _IS_LITTLE else None,
+        _owner(array),
+    )  # fmt: skip
+
+
+def _stride(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(_strides) > _CACHE_ENTRIES:
+        _strides.clear()
+    found = _strides[shape] = contiguous_stride(shape)
+    return found
+
+
+def _unusual(array: Array, dtype: DType) -> FlatLeaf:
+    """Return the tensor that an array is for which there is no `address_of_piece`."""
     item = array.itemsize
     stride = None
     if array.dtype.isnative and all(step >= 0 and step % item == 0 for step in array.strides):
         stride = tuple(step // item for step in array.strides)
-    return FlatLeaf(dtype, array.shape, stride, address(array), lambda: _pieces(array), _owner(array))
+    return FlatLeaf(
+        dtype, array.shape, stride, address(array), array.nbytes, partial(_pieces, array), storage=_owner(array)
+    )
 
 
 def _owner(array: Any) -> int:
     """Return what identifies the memory that an array is a view of."""
-    while isinstance(array.base, np.ndarray):
-        array = array.base
-    return id(array if array.base is None else array.base)
+    base = array.base
+    while isinstance(base, np.ndarray):
+        array, base = base, base.base
+    return id(array if base is None else base)
 
 
 def _pieces(array: Array) -> Iterator[Buffer]:
-    native = array.dtype.isnative if sys.byteorder == "little" else array.itemsize == 1
+    native = array.dtype.isnative if _IS_LITTLE else array.itemsize == 1
     if native and array.flags.c_contiguous:
         yield memory(address(array), array.nbytes, array)
         return

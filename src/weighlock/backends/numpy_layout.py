@@ -7,7 +7,7 @@ import numpy as np
 
 from weighlock.tensors.layout import contiguous_stride
 
-__all__ = ["COMPACT", "COPY", "KEEP", "Layout", "address", "compacted", "memory"]
+__all__ = ["COMPACT", "COPY", "KEEP", "Layout", "address", "address_of_piece", "compacted", "memory"]
 
 Array = np.ndarray[Any, Any]
 
@@ -139,11 +139,21 @@ def compacted(array: Array, layout: Layout) -> Array:
 
 def address(array: Array) -> int:
     """Return where in memory the first element lies."""
+    found = address_of_piece(array)
+    if found is None:
+        found = array.__array_interface__["data"][0]
+    return found
+
+
+def address_of_piece(array: Any) -> int | None:
+    """Return the address, in a quarter of the usual time, of an array in one piece, row by row, with a buffer.
+
+    None for one that is read-only, empty, in several pieces, or of a type that NumPy cannot name in a buffer.
+    """
     try:
-        return addressof(_from_buffer(array))  # type: ignore[arg-type,unused-ignore]  # four times as fast as what follows
-    except (BufferError, TypeError, ValueError):  # read-only, not in one piece, or of a type without a buffer
-        found: int = array.__array_interface__["data"][0]
-        return found
+        return addressof(_from_buffer(array))
+    except (BufferError, TypeError, ValueError):
+        return None
 
 
 class _Memory:

@@ -38,8 +38,8 @@ def flat_leaf(value: Any) -> FlatLeaf | None:
     storage = tensor.untyped_storage()
     start = tensor.data_ptr()
     return FlatLeaf(
-        PLAIN[id(tensor.dtype)], tuple(tensor.shape), tuple(tensor.stride()), start, lambda: _pieces(tensor),
-        (str(tensor.device), storage.data_ptr() or storage._cdata),
+        PLAIN[id(tensor.dtype)], tuple(tensor.shape), tuple(tensor.stride()), start, tensor.nbytes,
+        lambda: _pieces(tensor), storage=(str(tensor.device), storage.data_ptr() or storage._cdata),
     )  # fmt: skip
 
 

@@ -82,8 +82,8 @@ class SpecLeaves:
             self._end += ref.nbytes + _GAP - ref.nbytes % _GAP
         return FlatLeaf(
             spec.dtype, spec.shape, None if spec.conj or spec.neg else spec.stride,
-            start + spec.offset * spec.dtype.itemsize,
-            lambda: iter([tensor_stream(spec, self._progress, verify=self._verify)]), id(ref),
+            start + spec.offset * spec.dtype.itemsize, spec.nbytes,
+            lambda: iter([tensor_stream(spec, self._progress, verify=self._verify)]), storage=id(ref),
             requires_grad=spec.requires_grad, parameter=spec.parameter,
         )  # fmt: skip
 

@@ -144,8 +144,10 @@ def _clusters(tensors: list[FlatTensor]) -> Iterator[list[FlatTensor]]:
     """Yield the sets of two and more whose ranges of memory overlap, each in its first order."""
     ranges = []
     for index, (_, leaf) in enumerate(tensors):
-        if leaf.nbytes and leaf.stride is not None:
-            ranges.append((leaf.start, leaf.start + reach(0, leaf.shape, leaf.stride) * leaf.dtype.itemsize, index))
+        dtype, shape, stride, start, nbytes, _, buffer, *_ = leaf
+        if nbytes and stride is not None:
+            span = nbytes if buffer is not None else reach(0, shape, stride) * dtype.itemsize
+            ranges.append((start, start + span, index))
     ranges.sort()
     cluster: list[int] = []
     end = 0

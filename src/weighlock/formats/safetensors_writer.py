@@ -5,12 +5,13 @@ Tensors are ordered by type, then by name; the header is JSON without spaces, fi
 
 import json
 from collections.abc import Mapping, Sequence
+from json.encoder import encode_basestring
 from typing import Any, Final
 
-from weighlock.dtypes import VALUES_PER_UNIT
+from weighlock.dtypes import VALUES_PER_UNIT, DType
 from weighlock.errors import ArgumentError, SaveError, UnsupportedTypeError
 from weighlock.formats.flat import DOCUMENT, Flattened, FlatTensor
-from weighlock.storages.sinks import GatheringSink, Sink
+from weighlock.storages.sinks import GATHER_UP_TO, GatheringSink, Sink
 
 __all__ = ["safetensors_header", "write_safetensors"]
 
@@ -35,24 +36,20 @@ def safetensors_header(flattened: Flattened, metadata: Mapping[str, str] | None)
     ArgumentError
         If the metadata are no strings by name.
     """
-    tensors = sorted(flattened.tensors, key=_place)
-    header: dict[str, Any] = {}
+    tensors = _in_order(flattened.tensors)
+    entries = []
     if metadata is not None or flattened.document is not None:
-        header["__metadata__"] = _metadata(metadata, flattened)
+        entries.append(f'"__metadata__":{_json(_metadata(metadata, flattened))}')
     position = 0
+    forms: dict[Any, str] = {}
     for name, leaf in tensors:
-        if name == "__metadata__":
-            raise SaveError("safetensors keeps the name __metadata__ for itself", object_path=name)
-        shape = list(leaf.shape)
-        if leaf.dtype.name in VALUES_PER_UNIT:
-            if not shape:
-                raise UnsupportedTypeError("safetensors has no packed type without a dimension", object_path=name)
-            shape[-1] *= VALUES_PER_UNIT[leaf.dtype.name]
-        end = position + leaf.nbytes
-        header[name] = {"dtype": leaf.dtype.safetensors_code, "shape": shape, "data_offsets": [position, end]}
+        dtype, shape, _, _, nbytes, *_ = leaf
+        form = forms.get((dtype, shape)) or forms.setdefault((dtype, shape), _form(dtype, shape, name))
+        end = position + nbytes
+        entries.append(f'{encode_basestring(name)}:{form}"data_offsets":[{position},{end}]}}')
         position = end
     try:
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        text = f"{{{','.join(entries)}}}".encode()
     except UnicodeEncodeError as error:
         raise SaveError("a name is no valid Unicode text, and safetensors has no form for it") from error
     text += b" " * (-len(text) % 8)
@@ -61,14 +58,34 @@ def safetensors_header(flattened: Flattened, metadata: Mapping[str, str] | None)
     return len(text).to_bytes(8, "little") + text, tensors
 
 
-def _place(tensor: FlatTensor) -> tuple[int, str]:
-    code = tensor.leaf.dtype.safetensors_code
-    if code is None:
-        raise UnsupportedTypeError(
-            f"safetensors has no code for {tensor.leaf.dtype.name}", object_path=tensor.name,
-            hint="Save it in PyTorch's own format, or convert it.",
-        )  # fmt: skip
-    return _RANK[code], tensor.name
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _form(dtype: DType, shape: tuple[int, ...], name: str) -> str:
+    """Return how an entry begins: what many tensors have in common."""
+    lengths = list(shape)
+    if dtype.name in VALUES_PER_UNIT:
+        if not lengths:
+            raise UnsupportedTypeError("safetensors has no packed type without a dimension", object_path=name)
+        lengths[-1] *= VALUES_PER_UNIT[dtype.name]
+    return f'{{"dtype":"{dtype.safetensors_code}","shape":{_json(lengths)},'
+
+
+def _in_order(tensors: Sequence[FlatTensor]) -> list[FlatTensor]:
+    ranks: dict[DType, int] = {}
+    for name, leaf in tensors:
+        if leaf.dtype not in ranks:
+            code = leaf.dtype.safetensors_code
+            if code is None:
+                raise UnsupportedTypeError(
+                    f"safetensors has no code for {leaf.dtype.name}", object_path=name,
+                    hint="Save it in PyTorch's own format, or convert it.",
+                )  # fmt: skip
+            ranks[leaf.dtype] = _RANK[code]
+        if name == "__metadata__":
+            raise SaveError("safetensors keeps the name __metadata__ for itself", object_path=name)
+    return sorted(tensors, key=lambda tensor: (ranks[tensor[1][0]], tensor[0]))
 
 
 def _metadata(metadata: Mapping[str, str] | None, flattened: Flattened) -> dict[str, str]:
@@ -78,7 +95,7 @@ def _metadata(metadata: Mapping[str, str] | None, flattened: Flattened) -> dict[
     if DOCUMENT in found:
         raise ArgumentError(f"the metadata key {DOCUMENT!r} is kept for the structure of the object")
     if flattened.document is not None:
-        found[DOCUMENT] = json.dumps(flattened.document, ensure_ascii=False, separators=(",", ":"))
+        found[DOCUMENT] = _json(flattened.document)
     return found
 
 
@@ -88,6 +105,9 @@ def write_safetensors(sink: Sink, header: bytes, tensors: Sequence[FlatTensor]) 
     gathering = GatheringSink(sink)
     gathering.write(header)
     for name, leaf in tensors:
+        if leaf.buffer is not None and leaf.nbytes <= GATHER_UP_TO:
+            gathering.gather((leaf.buffer,), leaf.nbytes)
+            continue
         written = 0
         for piece in leaf.pieces():
             gathering.write(piece)

@@ -307,7 +307,7 @@ class GatheringSink:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._gathered: list[Buffer] = []
+        self._gathered: list[Any] = []
         self._offset = 0
         self._size = 0
 
@@ -325,6 +325,13 @@ class GatheringSink:
             data = data.read()
         self._gathered.append(data)
         self._size += size
+        if self._size >= RUN:
+            self.flush()
+
+    def gather(self, buffers: Sequence[Any], nbytes: int) -> None:
+        """Take small buffers of any kind, which are this many bytes together."""
+        self._gathered += buffers
+        self._size += nbytes
         if self._size >= RUN:
             self.flush()
 

@@ -19,8 +19,12 @@ class FlatLeaf(NamedTuple):
         In elements. Strides are None for what a view of another tensor cannot be: turned around, or unaligned.
     start : int
         The address of its first element.
+    nbytes : int
+        The bytes of its elements.
     pieces : callable
         Returns its bytes in row-major order, little-endian, piece by piece; or one `Stream` of them.
+    buffer : object
+        Where its bytes lie in one piece as they are to be written, anything that shows them; None otherwise.
     storage : object
         What identifies the memory that it is a view of.
     requires_grad, parameter : bool
@@ -31,15 +35,9 @@ class FlatLeaf(NamedTuple):
     shape: tuple[int, ...]
     stride: tuple[int, ...] | None
     start: int
+    nbytes: int
     pieces: Callable[[], Iterator[Buffer | Stream]]
+    buffer: Any = None
     storage: Any = None
     requires_grad: bool = False
     parameter: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of its elements."""
-        count = self.dtype.itemsize
-        for length in self.shape:
-            count *= length
-        return count
