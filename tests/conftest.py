@@ -66,10 +66,18 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lane = os.environ.get("WEIGHLOCK_LANE")
     for item in items:
+        if lane == "torch" and item.get_closest_marker("one_lane") and not needs_torch(item):
+            item.add_marker(pytest.mark.skip(reason="it has nothing to do with PyTorch: the other lane has it"))
         for marker, (is_there, reason) in CAPABILITIES.items():
             if item.get_closest_marker(marker) and not is_there:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def needs_torch(item: pytest.Item) -> bool:
+    """Whether a test is one of PyTorch's."""
+    return item.get_closest_marker("requires_torch") is not None or "torch" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

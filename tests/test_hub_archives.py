@@ -17,6 +17,8 @@ import pytest
 import weighlock as wl
 from tests.hub_host import git, text_of
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 HUBCONF = "def net():\n    return 1\n"
 

@@ -26,6 +26,8 @@ from tests.hub_host import serve, text_of
 from tests.test_hub_archives import BASE, HUBCONF, archive
 from tests.test_hub_download import DATA, replaced_meanwhile, weights
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 

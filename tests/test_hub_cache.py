@@ -22,6 +22,8 @@ from tests.test_hub_download import sha, weights
 from tests.test_hub_load import files
 from weighlock.cli import run
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 

@@ -22,6 +22,8 @@ import pytest
 
 import weighlock as wl
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 DATA = bytes(range(256)) * 20_000

@@ -11,6 +11,8 @@ from tests.hub_git_server import GitServer
 from tests.hub_host import Repository, git, text_of
 from tests.test_hub_load import files
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 

@@ -14,6 +14,8 @@ from tests.test_hub_load import files
 from weighlock.hub.hosts import HOSTS, KINDS, find_host
 from weighlock.hub.sources import SOURCES, parse
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 OWN = hub.Settings(

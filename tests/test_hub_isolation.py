@@ -220,7 +220,7 @@ SHAPES: dict[str, tuple[dict[str, str], object]] = {
         {
             "hubconf.py": "import pkg\nfrom pkg import late\ndef net():\n    return late.x, pkg.later.x\n",
             "pkg/__init__.py": "import importlib\ndef __getattr__(name):\n"
-            "    if name.startswith('__'):\n        raise AttributeError(name)\n"
+            "    if name not in ('late', 'later'):\n        raise AttributeError(name)\n"
             "    return importlib.import_module('.' + name, __name__)\n",
             "pkg/late.py": "x = 1\n",
             "pkg/later.py": "x = 2\n",

@@ -18,6 +18,8 @@ import weighlock.storages.connections
 from tests.test_hub_download import weights
 from tests.test_hub_load import files
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 # Whatever touches a socket, or asks for an address, is noted even if somebody catches what is raised; the name of the

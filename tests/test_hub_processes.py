@@ -17,6 +17,8 @@ import pytest
 
 from tests.test_hub_download import weights
 
+pytestmark = pytest.mark.one_lane
+
 HUBCONF = """
 from utils import NAME
 def net(url=None):

@@ -15,6 +15,8 @@ from tests.hub_nginx import Nginx
 from tests.hub_proxy import Proxy, TlsServer
 from tests.test_hub_download import DATA, leftovers, sha
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 

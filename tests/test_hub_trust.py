@@ -20,6 +20,8 @@ from tests.test_hub_load import files
 from weighlock.cli import run
 from weighlock.hub import trust
 
+pytestmark = pytest.mark.one_lane
+
 hub = wl.hub
 
 

@@ -20,14 +20,13 @@ import pytest
 
 import weighlock
 from tests.test_viewer_server_process import address, ask, end_with_its_browser_open, started
-from tests.viewer_browser import IN_ONE_LANE
 from tests.viewer_client import viewing
 from weighlock.viewer import application, serving
 from weighlock.viewer.bounds import HEAVY_AT_ONCE, MOST_CONNECTIONS
 from weighlock.viewer.jobs import Desk
 from weighlock.viewer.serving import Settings, serve
 
-pytestmark = IN_ONE_LANE
+pytestmark = pytest.mark.one_lane
 
 LONG = "N" * 1_000_000
 ONE = np.ones(2, "f4")

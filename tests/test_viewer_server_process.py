@@ -20,11 +20,10 @@ import numpy as np
 import pytest
 
 import weighlock
-from tests.viewer_browser import IN_ONE_LANE
 from weighlock.errors import ArgumentError
 from weighlock.viewer.serving import Settings, serve
 
-pytestmark = IN_ONE_LANE
+pytestmark = pytest.mark.one_lane
 
 URL = re.compile(r"http://127\.0\.0\.1:(\d+)/#token=([A-Za-z0-9_-]{43})\n")
 

@@ -18,10 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page
 
-IN_ONE_LANE: Final = pytest.mark.skipif(
-    os.environ.get("WEIGHLOCK_LANE") == "torch", reason="it has nothing to do with PyTorch: the other lane has it"
-)
-IN_CHROMIUM: Final = [pytest.mark.requires_chromium, IN_ONE_LANE]
+IN_CHROMIUM: Final = [pytest.mark.requires_chromium, pytest.mark.one_lane]
 PATIENCE: Final = 10_000
 """Milliseconds that the page is waited for: two cores may be shared by many."""
 
