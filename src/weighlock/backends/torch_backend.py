@@ -334,8 +334,9 @@ class TorchLeaves(SpecialLeaves):
         return True
 
     def finish(self) -> None:
-        self._scatter()
-        self._fill()
+        if self._windows or self._unread or self._foreign:
+            self._scatter()
+            self._fill()
         for action in (*self._late, *self._after):
             try:
                 action()

@@ -126,15 +126,15 @@ class Placement:
         self._mapping: Mapping[Any, Any] = {}
         self._target: str | None = None
         self._function: Callable[[Any, str], Any] | None = None
-        if isinstance(map_location, Mapping):
+        if map_location is None or isinstance(map_location, str | torch.device):
+            self._target = None if map_location is None else str(map_location)
+        elif isinstance(map_location, Mapping):
             self._mapping = map_location
-        elif isinstance(map_location, str | torch.device):
-            self._target = str(map_location)
         elif isinstance(map_location, bytes):
             self._target = os.fsdecode(map_location)
         elif callable(map_location):
             self._function = map_location
-        elif map_location is not None:
+        else:
             what = "map_location must be None, a device, a dictionary or a function"
             raise ArgumentTypeError(what, got=type(map_location).__name__)
         self.is_meta = self._target is not None and self._target.partition(":")[0] == "meta"

@@ -239,6 +239,8 @@ def _read(source: ByteSource, reading: Reading) -> Any:
 
 
 def _text_options(options: Mapping[str, Any]) -> tuple[str, str]:
+    if not options:
+        return "utf-8", "strict"
     for name in options:
         if name not in ("encoding", "errors", "fix_imports", "buffers"):
             raise ArgumentTypeError(f"load() got an unexpected keyword argument {name!r}")

@@ -7,6 +7,7 @@ so that a change in another thread does not reach into a running load.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from types import BuiltinMethodType, MethodType
 from typing import Any, Final
 
@@ -43,10 +44,21 @@ class UserGlobals:
 
     def __init__(self, by_name: Mapping[str, Any], before: Callable[[], object] | None = None) -> None:
         self._by_name: Final = dict(by_name)
-        self._identities: Final = {id(value) for value in self._by_name.values()}
-        self._methods: Final = [value for value in self._by_name.values() if type(value) in _BOUND]
-        self._types: Final = tuple(value for value in self._by_name.values() if isinstance(value, type))
         self._before: Final = before or _nothing
+
+    # What follows is asked where a file calls one of them, which few do.
+
+    @cached_property
+    def _identities(self) -> frozenset[int]:
+        return frozenset(map(id, self._by_name.values()))
+
+    @cached_property
+    def _methods(self) -> list[Any]:
+        return [value for value in self._by_name.values() if type(value) in _BOUND]
+
+    @cached_property
+    def _types(self) -> tuple[type, ...]:
+        return tuple(value for value in self._by_name.values() if isinstance(value, type))
 
     def find(self, module: str, name: str, *, python2: bool) -> Any:
         """Return what the user named ``module.name``, or None."""

@@ -81,7 +81,8 @@ def load(
         from torch.utils.serialization import config
 
         mmap = config.load.mmap
-    torch.serialization._check_dill_version(pickle_module)
+    if pickle_module is not None:
+        torch.serialization._check_dill_version(pickle_module)
     start = _start(f, mmap=mmap)
     request = Request(
         map_location, pickle_module, pickle_load_args, only, bool(mmap), framework="torch", scripts=False,
