@@ -15,7 +15,7 @@ import weighlock
 from weighlock.dtypes import DTYPES
 from weighlock.errors import ArgumentError
 from weighlock.inspection import inventory
-from weighlock.inspection.folding import fold, tree_lines
+from weighlock.inspection.folding import grow, tree_lines
 from weighlock.inspection.inventory import take_inventory, tensors
 from weighlock.inspection.paths import find, json_path, key_text
 from weighlock.inspection.sharing import StorageRow
@@ -312,7 +312,7 @@ def test_finding_what_a_key_names():
 def drawn(*keys: str, **shapes: tuple[int, ...]) -> list[str]:
     with saved({key: ones(*shapes.get(key.replace(".", "_"), (1,))) for key in keys}) as checkpoint:
         rows = tensors(checkpoint)
-    return [f"{line.rails}{line.label}{f' x{line.times}' if line.times > 1 else ''}" for line in tree_lines(fold(rows))]
+    return [f"{line.rails}{line.label}{f' x{line.times}' if line.times > 1 else ''}" for line in tree_lines(grow(rows))]
 
 
 def test_numbered_blocks_are_folded():
@@ -335,7 +335,7 @@ def test_names_of_any_shape_make_a_tree():
 
 def test_two_things_of_one_name_are_both_drawn():
     with saved({"a.b": ones(1), "a": {"b": ones(2)}}) as checkpoint:
-        lines = list(tree_lines(fold(tensors(checkpoint))))
+        lines = list(tree_lines(grow(tensors(checkpoint))))
     assert sum(line.row is not None for line in lines) == 2
 
 
