@@ -188,8 +188,8 @@ def test_every_kind_of_tensor_is_one_row(torch):
         "conj": ("strided", "complex64", (2,)),
         "array": ("numpy", "float64", (3,)),
     }
-    assert [name for name, _ in rows["coo"].leaf.parts] == ["values", "indices"]
-    assert [name for name, _ in rows["csr"].leaf.parts] == ["values", "compressed_indices", "plain_indices"]
+    assert [name for name, _ in rows["coo"].parts] == ["values", "indices"]
+    assert [name for name, _ in rows["csr"].parts] == ["values", "compressed_indices", "plain_indices"]
     assert rows["parameter"].leaf.parameter
     assert rows["parameter"].leaf.requires_grad
     assert rows["conj"].alias_of is None, "the conjugate holds other values than its base"

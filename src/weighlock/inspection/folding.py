@@ -59,14 +59,16 @@ class Branch:
         What stands at the name itself, where there is something: ``a`` beside ``a.b``.
     nbytes, tensors : int
         Of all tensors in it.
+    structure : object
+        The same for all branches of one structure.
     """
 
-    __slots__ = ("_structure", "held", "nbytes", "own")
+    __slots__ = ("held", "nbytes", "own", "structure")
 
     def __init__(
         self, structure: _Structure, held: "tuple[Child, ...]", own: "TensorRow | Value | None", nbytes: int
     ) -> None:
-        self._structure = structure
+        self.structure = structure
         self.held = held
         self.own = own
         self.nbytes = nbytes
@@ -74,22 +76,18 @@ class Branch:
     @property
     def names(self) -> Iterable[str]:
         """The names below it."""
-        return self._structure.places
+        return self.structure.places
 
     @property
     def tensors(self) -> int:
         """How many tensors are in it."""
-        return self._structure.tensors
+        return self.structure.tensors
 
-    @property
-    def structure(self) -> object:
-        """What is the same object for all branches of one structure."""
-        return self._structure
+    def __contains__(self, name: str) -> bool:
+        return name in self.structure.places
 
-    def below(self, name: str) -> "Child | None":
-        """Return what has this name; None where nothing does."""
-        place = self._structure.places.get(name)
-        return None if place is None else self.held[place]
+    def __getitem__(self, name: str) -> "Child":
+        return self.held[self.structure.places[name]]
 
 
 Child = Branch | TensorRow | Value
@@ -162,32 +160,35 @@ class _Growth:
 
 def _grown(growing: _Growing, known: dict[Any, _Structure]) -> Branch:
     """Return a branch and all below it; equal ones share one structure. As deep as names are cut, see `labels_of`."""
-    own: TensorRow | Value | None = growing.pop(None, None)
+    own = growing.pop(None, None)
     nbytes = own.leaf.nbytes if type(own) is TensorRow else 0
-    held: list[Any] = []
-    alike: list[Any] = [_alike(own)]
-    for name in growing:
-        child = growing[name]
-        if type(child) is dict:
-            child = growing[name] = _grown(child, known)
-            nbytes += child.nbytes
-        elif type(child) is TensorRow:
-            nbytes += child.leaf.nbytes
-        held.append(child)
-        alike.append(_alike(child))
-    key = (tuple(growing), tuple(alike))
+    alike = [_alike(own)]
+    for name, child in growing.items():
+        kind = type(child)
+        if kind is TensorRow:
+            leaf = child.leaf
+            nbytes += leaf.nbytes
+            alike.append(leaf[:3])
+        elif kind is dict:
+            branch = growing[name] = _grown(child, known)
+            nbytes += branch.nbytes
+            alike.append(branch.structure)
+        else:
+            alike.append(type(child.value))
+    names: Any = tuple(growing)  # no None: it was taken out
+    key = names, tuple(alike)
+    held = tuple(growing.values())
     structure = known.get(key)
     if structure is None:
         tensors = sum(child.tensors if type(child) is Branch else type(child) is TensorRow for child in (own, *held))
-        structure = known[key] = _Structure(key[0], tensors)
-    return Branch(structure, tuple(held), own, nbytes)
+        structure = known[key] = _Structure(names, tensors)
+    return Branch(structure, held, own, nbytes)
 
 
 def _alike(child: Any) -> Any:
-    """Return what is equal for all things of one structure."""
+    """Return what is equal for all things of one structure: of a tensor its layout, its type and its shape."""
     if type(child) is TensorRow:
-        leaf = child.leaf
-        return leaf.dtype, leaf.shape, leaf.layout
+        return child.leaf[:3]
     return child.structure if type(child) is Branch else None if child is None else type(child.value)
 
 
@@ -241,14 +242,14 @@ def _lines_below(branch: Branch, rails: str, depth: int, *, folded: bool, top: b
             yield from _lines_below(shown, deeper, depth - 1, folded=folded)
 
 
-def _joined(branch: Branch, names: list[str], *, folded: bool) -> tuple[str, int, Child | None]:
+def _joined(branch: Branch, names: list[str], *, folded: bool) -> tuple[str, int, Child]:
     """Return a line's label, how many it stands for, and the first of them; a name that is alone below one joins it."""
-    label, times, shown = _label(names), len(names), branch.below(names[0])
+    label, times, shown = _label(names), len(names), branch[names[0]]
     while isinstance(shown, Branch) and shown.own is None:
         inner = folds(shown, folded=folded)
         if len(inner) > 1 or (times > 1 and len(inner[0]) > 1):
             break
-        label, times, shown = f"{label}.{_label(inner[0])}", times * len(inner[0]), shown.below(inner[0][0])
+        label, times, shown = f"{label}.{_label(inner[0])}", times * len(inner[0]), shown[inner[0][0]]
     return label, times, shown
 
 

@@ -43,29 +43,28 @@ def outline_of(file: ViewedFile) -> Branch:
 def _found(file: ViewedFile, path: Sequence[str]) -> Child:
     found: Child = outline_of(file)
     for part in path:
-        child = found.below(part) if isinstance(found, Branch) else None
-        if child is None:
+        if not (isinstance(found, Branch) and part in found):
             raise NoSuchThingError("nothing in the file has this path", got=text(".".join(path), 120))
-        found = child
+        found = found[part]
     return found
 
 
-def _groups(file: ViewedFile, path: Sequence[str], node: Child, *, folded: bool) -> list[list[str]]:
-    if not isinstance(node, Branch):
-        return []
+def _groups(file: ViewedFile, path: Sequence[str], node: Branch, *, folded: bool) -> list[list[str]]:
     made: list[list[str]] = file.orders.get(("tree", tuple(path), folded), lambda: folds(node, folded=folded))
     return made
 
 
 def children_of(file: ViewedFile, path: Sequence[str], page: tuple[int, int], *, folded: bool) -> dict[str, Any]:
     """Return a page of what stands below a node."""
-    node = _found(file, path)
-    groups = _groups(file, path, node, folded=folded)
-    offset, limit = page
+    node, (offset, limit) = _found(file, path), page
     tensors, nbytes = _size(node)
+    total, nodes = 0, []
+    if isinstance(node, Branch):
+        groups = _groups(file, path, node, folded=folded)
+        total = len(groups)
+        nodes = [_shown(file, path, node[names[0]], names) for names in groups[offset : offset + limit]]
     return {
-        "path": list(path), "total": len(groups), "offset": offset, "tensors": tensors, "nbytes": nbytes,
-        "nodes": [_shown(file, path, node, names) for names in groups[offset : offset + limit]],
+        "path": list(path), "total": total, "offset": offset, "tensors": tensors, "nbytes": nbytes, "nodes": nodes,
     }  # fmt: skip
 
 
@@ -79,10 +78,7 @@ def _kind(node: Child) -> str:
     return "branch" if isinstance(node, Branch) else "tensor" if isinstance(node, TensorRow) else "value"
 
 
-def _shown(file: ViewedFile, path: Sequence[str], node: Child, names: list[str]) -> dict[str, Any]:
-    assert isinstance(node, Branch)
-    child = node.below(names[0])
-    assert child is not None
+def _shown(file: ViewedFile, path: Sequence[str], child: Child, names: list[str]) -> dict[str, Any]:
     own = [*path, names[0]]
     tensors, nbytes = _size(child)
     facts: dict[str, Any] = {

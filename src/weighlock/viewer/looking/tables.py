@@ -33,7 +33,7 @@ def list_storages(file: ViewedFile, sort: str, page: tuple[int, int], *, descend
     """Return a page of the storages: who lies in each, and what of it nobody uses."""
     rows = file.summary.storages
     order: Sequence[int] = file.orders.get(("storages", sort, descending), lambda: _order(rows, sort, descending))
-    refs: list[Any] = file.once("storages", lambda: [ref for _, ref in file.inventory.storages.values()])
+    refs: list[Any] = file.once("storages", lambda: list(file.inventory.storages))
     offset, limit = page
     return {
         "total": len(rows), "offset": offset, "nbytes": sum(row.nbytes for row in rows),
