@@ -89,6 +89,10 @@ class Branch:
     def __getitem__(self, name: str) -> "Child":
         return self.held[self.structure.places[name]]
 
+    def place(self, name: str) -> int:
+        """Return where a name stands among all names below it."""
+        return self.structure.places[name]
+
 
 Child = Branch | TensorRow | Value
 

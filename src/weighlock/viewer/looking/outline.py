@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from weighlock.inspection.folding import Branch, Child, Value, folds, grow, ranges
+from weighlock.inspection.folding import Branch, Child, Value, folds, grow, labels_of, ranges
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.plain import kind_of, text_of
 from weighlock.objects import PathNode, children, path_of
@@ -94,6 +94,39 @@ def _shown(file: ViewedFile, path: Sequence[str], child: Child, names: list[str]
     if isinstance(child, Value):
         return facts | {"type": text(kind_of(child.value)), "text": text(text_of(child.value))}
     return facts
+
+
+def place_of(file: ViewedFile, index: int) -> dict[str, Any]:
+    """Return how the tree leads to a tensor: for each level the name, and its places among all names and among folds.
+
+    `first` tells whether it is the one that stands for its fold; where it is not, the fold does not show it.
+    """
+    row = file.row(index)
+    steps: list[dict[str, Any]] = []
+    node = outline_of(file)
+    path: list[str] = []
+    while True:
+        name = _name_towards(node, labels_of(row.path)[len(path) :], row)
+        groups = _groups(file, path, node, folded=True)
+        fold = next(place for place, names in enumerate(groups) if name in names)
+        steps.append({
+            "part": name, "place": node.place(name), "fold": fold, "first": groups[fold][0] == name,
+        })  # fmt: skip
+        below = node[name]
+        if not isinstance(below, Branch) or below.own is row:
+            return {"index": index, "steps": steps}
+        node, path = below, [*path, name]
+
+
+def _name_towards(node: Branch, labels: Sequence[str], row: TensorRow) -> str:
+    """Return the name by which a branch leads to a tensor; the last one may be numbered, see `grow`."""
+    if len(labels) > 1:
+        return labels[0]
+    for name in node.names:
+        below = node[name]
+        if below is row or (isinstance(below, Branch) and below.own is row):
+            return name
+    raise NoSuchThingError("the tree does not have this tensor", got=str(row.index))
 
 
 def value_at(file: ViewedFile, path: Sequence[str]) -> dict[str, Any]:
