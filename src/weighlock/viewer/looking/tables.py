@@ -70,11 +70,24 @@ def list_layout(file: ViewedFile, page: tuple[int, int]) -> dict[str, Any]:
     return {
         "size": size, "total": len(rows), "offset": offset,
         "rows": [
-            {"offset": row.offset, "nbytes": row.nbytes, "kind": row.kind, "name": text(row.name)}
+            {"offset": row.offset, "nbytes": row.nbytes, "kind": row.kind, "name": text(row.name),
+             **_tensor_in(file, row)}
             for row in rows[offset : offset + limit]
         ],
         "kinds": file.once("kinds", lambda: _kinds(rows)),
     }  # fmt: skip
+
+
+def _tensor_in(file: ViewedFile, row: LayoutRow) -> dict[str, Any]:
+    """Return the first tensor that lies in a stretch of data."""
+    if row.kind != "data" or isinstance(file.tried, WeighlockError):
+        return {}
+    storages = file.summary.storages
+    held: dict[str, int] = file.once(
+        "tensors by record", lambda: {one.member or one.name: one.tensors[0] for one in storages if one.tensors}
+    )
+    index = held.get(row.name)
+    return {} if index is None else {"tensor": {"index": index, "key": text(file.keys[index])}}
 
 
 def _kinds(rows: Sequence[LayoutRow]) -> dict[str, int]:
