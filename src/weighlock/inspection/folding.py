@@ -164,6 +164,14 @@ class _Growth:
 
 def _grown(growing: _Growing, known: dict[Any, _Structure]) -> Branch:
     """Return a branch and all below it; equal ones share one structure. As deep as names are cut, see `labels_of`."""
+    if len(growing) == 1:  # half of all branches: above a weight that is alone
+        ((label, only),) = growing.items()
+        if type(only) is TensorRow and label is not None:
+            leaf = only.leaf
+            alone = known.get((label, leaf[:3]))
+            if alone is None:
+                alone = known[label, leaf[:3]] = _Structure((label,), 1)
+            return Branch(alone, (only,), None, leaf.nbytes)
     own = growing.pop(None, None)
     nbytes = own.leaf.nbytes if type(own) is TensorRow else 0
     alike = [_alike(own)]

@@ -261,10 +261,9 @@ async function showBrowser(here, view) {
         browser?.stop();
         const Browser = await PARTS.tensors();
         if (signal.aborted) return;
-        const made = (browser = new Browser(here.file, state, (params) =>
+        browser = new Browser(here.file, state, (params) =>
             remember(Object.fromEntries(LIST_STATE.map((name) => [name, params[name] || null]))),
-        ));
-        outline(here.file).then((known) => made.offer(known));
+        );
     }
     const list = /** @type {import("./browser.js").Browser} */ (browser);
     split.classList.toggle("with-detail", !isList);
@@ -279,6 +278,7 @@ async function showBrowser(here, view) {
         fill(detail, closer(), index !== null && revealer(index), make(view, here.index));
     }
     await ready;
+    if (fresh) outline(here.file).then((known) => list.offer(known)); // last: it takes the server as long as the tree
     if (signal.aborted) return;
     list.mark(index);
     if (index !== null && !fresh) list.reveal(index);
@@ -495,10 +495,9 @@ async function reload(file) {
 
 /** Tensors are numbered: in the new file another one may have the number of the one that is shown. @param {number} file @param {string} key @param {number} index */
 async function find(file, key, index) {
-    const same = (row) => row && say.name(row.key, 600) === key;
-    if (same(await get(`file/${file}/tensor/${index}`).catch(() => null))) return;
-    const found = await get(`file/${file}/tensors`, { q: key.slice(0, 400) }).catch(() => null);
-    const row = found?.rows.find(same);
+    const same = (row) => say.name(row.key, 600) === key,
+        ask = async (params) => (await get(`file/${file}/tensors`, params).catch(() => null))?.rows.find(same);
+    const row = (await ask({ offset: index, limit: 1 })) || (await ask({ q: key.slice(0, 400) }));
     history.replaceState(null, "", address(row ? `file/${file}/tensor/${row.index}` : `file/${file}/tensors`));
     if (!row) setTimeout(() => announce(`${say.clip(key, 80)} is not in the file any more.`), 0);
 }
