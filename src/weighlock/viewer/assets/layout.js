@@ -161,7 +161,7 @@ class ByteBar {
                 action();
             }
         });
-        this.observer = new ResizeObserver(() => this.draw());
+        this.observer = new ResizeObserver(() => requestAnimationFrame(() => this.draw()));
         this.observer.observe(canvas);
     }
 
