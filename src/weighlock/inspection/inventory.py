@@ -309,7 +309,7 @@ def _walked(checkpoint: Checkpoint) -> Inventory:
 def tensors(checkpoint: Checkpoint) -> list[TensorRow]:
     """Return every tensor of a checkpoint in the file's order, once for each place where it stands.
 
-    A sparse, quantized or nested tensor is one row; its `leaf.parts` are the strided tensors inside.
+    A sparse, quantized or nested tensor is one row; its `parts` are the strided tensors inside.
 
     Examples
     --------
