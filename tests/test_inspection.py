@@ -354,3 +354,27 @@ def test_a_storage_row_says_what_it_is():
     assert isinstance(row, StorageRow)
     assert (row.nbytes, row.used, row.location, row.byteorder, row.tensors) == (8, 8, "cpu", "little", (0,))
     assert row.member.endswith("data/0")
+
+
+def test_a_tensor_at_a_name_and_below_it_and_keys_that_read_alike_are_all_in_the_tree(tmp_path):
+    path = tmp_path / "alike.pth"
+    weighlock.save({"a": np.zeros(1), "a.b": np.zeros(2), "c": {1: np.zeros(3), "1": np.zeros(4)}}, path)
+    with weighlock.read_checkpoint(path) as checkpoint:
+        lines = list(tree_lines(grow(tensors(checkpoint))))
+    assert [(line.label, line.row and line.row.leaf.shape) for line in lines] == [
+        ("a", (1,)), ("b", (2,)), ("c", None), ("1", (3,)), ("1 #2", (4,)),
+    ]  # fmt: skip
+    assert [line.nbytes for line in lines] == [24, 16, 56, 24, 32]
+
+
+def test_equal_branches_share_their_names_and_equal_leaves_are_one_object(tmp_path):
+    """What 300,000 tensors take hangs on it: names, shapes and types are held once for each structure."""
+    path = tmp_path / "blocks.pth"
+    weighlock.save({f"h.{number}.{name}": np.zeros(2, "f4") for number in range(3) for name in "wb"}, path)
+    with weighlock.read_checkpoint(path) as checkpoint:
+        rows = tensors(checkpoint)
+        root = grow(rows)
+    blocks: Any = root["h"]
+    assert len({id(blocks[name].structure) for name in "012"}) == 1
+    assert len({id(row.leaf) for row in rows}) == 1
+    assert (blocks.tensors, blocks.nbytes, blocks["1"]["b"].index) == (6, 48, 3)
