@@ -444,6 +444,8 @@ def test_a_file_that_was_changed_has_a_notice_and_is_opened_anew(new_tab, tmp_pa
         tab, other = new_tab(found).open("file/0/tensor/1"), new_tab(found).open()
         tab.wait("article h1", has_text="w")
         tab.wait(".grid-body", has_text="1.5")
+        tab.settle()  # nothing is on its way that would be of the changed file
+        other.settle()
         assert tab.find(".changed").is_hidden()
         weighlock.save({"w": np.full((2, 2), 2.5, "f4")}, tmp_path / "new.pt")
         with path.open("r+b") as file:
