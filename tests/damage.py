@@ -109,9 +109,9 @@ def places(data: bytes) -> dict[tuple[Any, ...], list[tuple[int, int]]]:
 
 
 def lazy_parts(lazy: Any) -> Any:
-    from weighlock.inspection.leaves import describe
+    from weighlock.inspection.leaves import strided_parts
 
-    return describe(lazy.spec).parts
+    return strided_parts(lazy.spec)
 
 
 def whole(data: bytes, damaged: list[tuple[int, int]], end: int) -> set[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ import weighlock
 from weighlock.dtypes import DTYPES
 from weighlock.errors import ArgumentError
 from weighlock.inspection import inventory
-from weighlock.inspection.folding import fold, tree_lines
+from weighlock.inspection.folding import grow, tree_lines
 from weighlock.inspection.inventory import take_inventory, tensors
 from weighlock.inspection.paths import find, json_path, key_text
 from weighlock.inspection.sharing import StorageRow
@@ -188,8 +188,8 @@ def test_every_kind_of_tensor_is_one_row(torch):
         "conj": ("strided", "complex64", (2,)),
         "array": ("numpy", "float64", (3,)),
     }
-    assert [name for name, _ in rows["coo"].leaf.parts] == ["values", "indices"]
-    assert [name for name, _ in rows["csr"].leaf.parts] == ["values", "compressed_indices", "plain_indices"]
+    assert [name for name, _ in rows["coo"].parts] == ["values", "indices"]
+    assert [name for name, _ in rows["csr"].parts] == ["values", "compressed_indices", "plain_indices"]
     assert rows["parameter"].leaf.parameter
     assert rows["parameter"].leaf.requires_grad
     assert rows["conj"].alias_of is None, "the conjugate holds other values than its base"
@@ -312,7 +312,7 @@ def test_finding_what_a_key_names():
 def drawn(*keys: str, **shapes: tuple[int, ...]) -> list[str]:
     with saved({key: ones(*shapes.get(key.replace(".", "_"), (1,))) for key in keys}) as checkpoint:
         rows = tensors(checkpoint)
-    return [f"{line.rails}{line.label}{f' x{line.times}' if line.times > 1 else ''}" for line in tree_lines(fold(rows))]
+    return [f"{line.rails}{line.label}{f' x{line.times}' if line.times > 1 else ''}" for line in tree_lines(grow(rows))]
 
 
 def test_numbered_blocks_are_folded():
@@ -335,7 +335,7 @@ def test_names_of_any_shape_make_a_tree():
 
 def test_two_things_of_one_name_are_both_drawn():
     with saved({"a.b": ones(1), "a": {"b": ones(2)}}) as checkpoint:
-        lines = list(tree_lines(fold(tensors(checkpoint))))
+        lines = list(tree_lines(grow(tensors(checkpoint))))
     assert sum(line.row is not None for line in lines) == 2
 
 
@@ -354,3 +354,27 @@ def test_a_storage_row_says_what_it_is():
     assert isinstance(row, StorageRow)
     assert (row.nbytes, row.used, row.location, row.byteorder, row.tensors) == (8, 8, "cpu", "little", (0,))
     assert row.member.endswith("data/0")
+
+
+def test_a_tensor_at_a_name_and_below_it_and_keys_that_read_alike_are_all_in_the_tree(tmp_path):
+    path = tmp_path / "alike.pth"
+    weighlock.save({"a": np.zeros(1), "a.b": np.zeros(2), "c": {1: np.zeros(3), "1": np.zeros(4)}}, path)
+    with weighlock.read_checkpoint(path) as checkpoint:
+        lines = list(tree_lines(grow(tensors(checkpoint))))
+    assert [(line.label, line.row and line.row.leaf.shape) for line in lines] == [
+        ("a", (1,)), ("b", (2,)), ("c", None), ("1", (3,)), ("1 #2", (4,)),
+    ]  # fmt: skip
+    assert [line.nbytes for line in lines] == [24, 16, 56, 24, 32]
+
+
+def test_equal_branches_share_their_names_and_equal_leaves_are_one_object(tmp_path):
+    """What 300,000 tensors take hangs on it: names, shapes and types are held once for each structure."""
+    path = tmp_path / "blocks.pth"
+    weighlock.save({f"h.{number}.{name}": np.zeros(2, "f4") for number in range(3) for name in "wb"}, path)
+    with weighlock.read_checkpoint(path) as checkpoint:
+        rows = tensors(checkpoint)
+        root = grow(rows)
+    blocks: Any = root["h"]
+    assert len({id(blocks[name].structure) for name in "012"}) == 1
+    assert len({id(row.leaf) for row in rows}) == 1
+    assert (blocks.tensors, blocks.nbytes, blocks["1"]["b"].index) == (6, 48, 3)

@@ -21,9 +21,10 @@ import pytest
 import weighlock
 from tests.test_viewer_server_process import address, ask, end_with_its_browser_open, started
 from tests.viewer_client import viewing
-from weighlock.viewer import application, serving
+from weighlock.viewer import serving
 from weighlock.viewer.bounds import HEAVY_AT_ONCE, MOST_CONNECTIONS
 from weighlock.viewer.jobs import Desk
+from weighlock.viewer.looking import judging
 from weighlock.viewer.serving import Settings, serve
 
 pytestmark = pytest.mark.one_lane
@@ -157,9 +158,9 @@ def test_the_tree_does_not_wait_for_a_scan(model, monkeypatch):
     def scan(file):
         begun.set()
         may_end.wait(20)
-        return {}
+        return {"gaps": []}
 
-    monkeypatch.setattr(application, "scan_one", scan)
+    monkeypatch.setattr(judging, "scan_one", scan)
     with viewing(model) as viewer:
         thread = threading.Thread(target=lambda: viewer.get("/file/0/scan"))
         thread.start()

@@ -61,8 +61,8 @@ def keys(answer):
 def test_files_are_named_with_their_format(viewer, model):
     document = viewer.document("/files")
     assert document == {"version": "0.0", "idle": 0.0, "files": [{
-        "file": 0, "name": "model.pt", "given": str(model), "state": "same", "size": model.stat().st_size,
-        "format": "PyTorch zip (format 3, little-endian)", "error": None,
+        "file": 0, "name": "model.pt", "given": str(model), "generation": 1, "state": "same",
+        "size": model.stat().st_size, "format": "PyTorch zip (format 3, little-endian)", "error": None,
     }]}  # fmt: skip
 
 

@@ -312,7 +312,7 @@ def test_a_download_that_cannot_go_on_breaks_off(tmp_path):
         assert ask(port, "/api/v1/file/0/tensor/0/grid", token)[0] == 409
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
-        assert "weighlock: a download broke off: the file ends too early" in err
+        assert "weighlock: a download broke off: the file was changed while it was open" in err
         assert "Traceback" not in err
 
 

@@ -128,6 +128,12 @@ class Checkpoint:
         return list(map(bytes, found))
 
     @property
+    def part_paths(self) -> list[str]:
+        """The files on disk that a checkpoint of several files was described from, the index among them."""
+        source = self._source
+        return source.paths() if isinstance(source, FolderSource) else []
+
+    @property
     def gap(self) -> int:
         """How many unwanted bytes between two wanted ones are cheaper to read than a second call."""
         return worth_reading_along(self._source)

@@ -113,11 +113,12 @@ def tensor_document(row: TensorRow) -> dict[str, Any]:
         "parameter": leaf.parameter,
         "subclass": leaf.subclass,
     }
-    if len(leaf.parts) > 1 or (leaf.parts and leaf.parts[0][0]):
+    parts = row.parts
+    if len(parts) > 1 or (parts and parts[0][0]):
         found["parts"] = [
             {"name": name, "dtype": part.dtype.name, "shape": part.shape, "stride": part.stride,
              "storage": part.ref.key, "storage_offset": part.offset, "nbytes": part.nbytes}
-            for name, part in leaf.parts
+            for name, part in parts
         ]  # fmt: skip
     return found
 

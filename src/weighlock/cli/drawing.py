@@ -9,7 +9,7 @@ from weighlock.cli.common import chosen_files, taken, writing
 from weighlock.cli.opening import exit_code, opened
 from weighlock.cli.output import Piece
 from weighlock.errors import WeighlockError
-from weighlock.inspection.folding import TreeLine, fold, tree_lines
+from weighlock.inspection.folding import TreeLine, grow, tree_lines
 from weighlock.inspection.globs import chooser
 from weighlock.inspection.inventory import TensorRow, take_inventory
 from weighlock.text import safe_text
@@ -61,7 +61,7 @@ def drawn_tree(
     """Yield the lines of the tree, at most `limit` of them and then a word on the rest."""
     by_index = {row.index: row for row in rows}
     length = _LABEL_LIMIT if truncate else 0
-    lines = tree_lines(fold(rows, folded=folded), min(depth, _MAX_DEPTH))
+    lines = tree_lines(grow(rows), min(depth, _MAX_DEPTH), folded=folded)
     shown = list(lines if limit is None else islice(lines, limit))
     names = [_name(line, length) for line in shown]
     width = max(map(len, names), default=0)

@@ -11,7 +11,7 @@ from weighlock.cli.opening import lazily, open_checkpoint
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection import MAX_VALUES
-from weighlock.inspection.leaves import LEAVES, Leaf, describe
+from weighlock.inspection.leaves import LEAVES, Leaf, describe, strided_parts
 from weighlock.inspection.paths import find, json_path, key_text, part_text
 from weighlock.inspection.plain import kind_of, text_of
 from weighlock.inspection.slicing import Index, parse_index, split_key
@@ -75,7 +75,7 @@ def _show(checkpoint: Checkpoint, key: str, everything: bool, form: str, output:
     limit = None if everything else MAX_VALUES
     facts: dict[str, Any] = {"uri": checkpoint.name, "key": key_text(path), "path": json_path(path)}
     leaf = describe(value) if type(value) in LEAVES else None
-    if leaf is not None and _has_values(leaf):
+    if leaf is not None and _has_values(leaf, value):
         values = read_values(checkpoint, value, index or (), limit=limit)
         if output.json:
             _write_document(output, facts | _tensor_facts(leaf, values, index))
@@ -120,9 +120,9 @@ def _resolve(root: Any, key: str) -> tuple[tuple[Any, ...], Any, Index | None]:
     return *find(root, name), parse_index(text)
 
 
-def _has_values(leaf: Leaf) -> bool:
+def _has_values(leaf: Leaf, spec: Any) -> bool:
     return leaf.layout in ("strided", "packed", "numpy") or leaf.layout.startswith("quantized") or (
-        leaf.layout == "subclass" and bool(leaf.parts) and leaf.parts[0][0] in ("", "tensor")
+        leaf.layout == "subclass" and any(name in ("", "tensor") for name, _ in strided_parts(spec)[:1])
     )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def _object_facts(value: Any) -> dict[str, Any]:
 
 def _held(value: Any) -> Iterator[tuple[Any, Any]]:
     if type(value) in LEAVES:
-        return iter(describe(value).parts)
+        return iter(strided_parts(value))
     pairs = value.children() if type(value) is Stub else children(value)
     return (pair for pair in pairs if pair[0] != "<key>")
 

@@ -112,7 +112,7 @@ def _pairs(old: list[TensorRow], new: list[TensorRow], *, exact: bool) -> Iterat
             ]
             if firsts[0] != firsts[1]:
                 raise _fault("a tensor shares its memory with another one than before", row.key)
-        for (_, one), (_, two) in zip(row.leaf.parts, other.leaf.parts, strict=True):
+        for (_, one), (_, two) in zip(row.parts, other.parts, strict=True):
             if one.ref.location != "meta" and one.nbytes:
                 yield _Pair(row.key, one, two)
 
@@ -123,7 +123,7 @@ def _check_leaf(row: TensorRow, other: TensorRow, *, exact: bool) -> None:
         one, two = getattr(row.leaf, name), getattr(other.leaf, name)
         if one != two:
             raise _fault(f"{name} {two}", f"{one} of {row.key}")
-    if [name for name, _ in row.leaf.parts] != [name for name, _ in other.leaf.parts]:
+    if [name for name, _ in row.parts] != [name for name, _ in other.parts]:
         raise _fault("a tensor has other parts", row.key)
 
 

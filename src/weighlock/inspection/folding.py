@@ -1,4 +1,8 @@
-"""The names of tensors as a tree, with numbered siblings of one structure folded into one: ``layers.[0-31]``."""
+"""The names of a file as a tree, with numbered siblings of one structure folded into one: ``layers.[0-31]``.
+
+The command line draws it whole, the viewer a level at a time. Its leaves are tensors, and plain values where they are
+asked for.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
@@ -6,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.paths import key_text, part_text
 
-__all__ = ["TreeLine", "fold", "is_number", "labels_of", "ranges", "tree_lines"]
+__all__ = ["Branch", "Child", "TreeLine", "Value", "folds", "grow", "labels_of", "ranges", "tree_lines"]
 
 # Deeper names are joined: what is walked recursively here is bounded, whatever the file holds.
 _MAX_DEPTH: Final = 40
@@ -25,15 +29,75 @@ class TreeLine(NamedTuple):
     row: TensorRow | None
 
 
-class _Node:
-    __slots__ = ("children", "nbytes", "row", "shape_of", "times")
+class Value:
+    """A plain value beside the tensors."""
 
-    def __init__(self) -> None:
-        self.children: dict[str, _Node] = {}
-        self.row: TensorRow | None = None
-        self.nbytes = 0
-        self.times = 1
-        self.shape_of = 0
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Structure:
+    """What equal branches have in common, told once: the names below them by their place, and how many tensors."""
+
+    __slots__ = ("places", "tensors")
+
+    def __init__(self, names: Iterable[str], tensors: int) -> None:
+        self.places = {name: place for place, name in enumerate(names)}
+        self.tensors = tensors
+
+
+class Branch:
+    """A name that holds others.
+
+    Attributes
+    ----------
+    held : tuple of Branch, TensorRow or Value
+        What stands below it, in the file's order; `names` has their names.
+    own : TensorRow, Value or None
+        What stands at the name itself, where there is something: ``a`` beside ``a.b``.
+    nbytes, tensors : int
+        Of all tensors in it.
+    structure : object
+        The same for all branches of one structure.
+    """
+
+    __slots__ = ("held", "nbytes", "own", "structure")
+
+    def __init__(
+        self, structure: _Structure, held: "tuple[Child, ...]", own: "TensorRow | Value | None", nbytes: int
+    ) -> None:
+        self.structure = structure
+        self.held = held
+        self.own = own
+        self.nbytes = nbytes
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names below it."""
+        return self.structure.places
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors are in it."""
+        return self.structure.tensors
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.structure.places
+
+    def __getitem__(self, name: str) -> "Child":
+        return self.held[self.structure.places[name]]
+
+    def place(self, name: str) -> int:
+        """Return where a name stands among all names below it."""
+        return self.structure.places[name]
+
+
+Child = Branch | TensorRow | Value
+
+_Growing = dict[str | None, Any]
+"""A branch that may still get children: by name, the tensor that stands at the branch itself under None."""
 
 
 def labels_of(path: tuple[Any, ...]) -> list[str]:
@@ -50,50 +114,108 @@ def labels_of(path: tuple[Any, ...]) -> list[str]:
     return labels or ["(top)"]
 
 
-def _grow(rows: Iterable[TensorRow]) -> _Node:
-    root = _Node()
+def grow(rows: Iterable[TensorRow], values: Iterable[tuple[tuple[Any, ...], Any]] = ()) -> Branch:
+    """Return the tree of some tensors, and of the plain values at some paths behind them.
+
+    Two things whose keys read alike are both there: the second is called ``name #2``.
+    """
+    growth = _Growth()
     for row in rows:
-        node = root
-        node.nbytes += row.leaf.nbytes
-        for label in labels_of(row.path):
-            node = node.children.setdefault(label, _Node())
-            node.nbytes += row.leaf.nbytes
-        while node.row is not None:  # two things of one name: both are shown
-            node = node.children.setdefault("(again)", _Node())
-            node.nbytes += row.leaf.nbytes
-        node.row = row
-    return root
+        growth.add(labels_of(row.path), row)
+    for path, value in values:
+        growth.add(labels_of(path), Value(value))
+    return _grown(growth.top, {})
 
 
-def fold(rows: Iterable[TensorRow], *, folded: bool = True) -> Any:
-    """Return the tree of these rows; `tree_lines` draws it."""
-    root = _grow(rows)
-    if folded:
-        _fold_below(root, {})
-    return root
+class _Growth:
+    """A tree to which leaves are still added."""
+
+    def __init__(self) -> None:
+        self.top: _Growing = {}
+        self._texts: dict[str, str] = {}  # nearly all tensors are called weight or bias: one text for all of them
+        self._times: dict[tuple[int, str], int] = {}
+
+    def add(self, labels: list[str], leaf: TensorRow | Value) -> None:
+        held, texts = self.top, self._texts
+        name = labels.pop()
+        for label in labels:
+            below = held.get(label)
+            if type(below) is not dict:
+                # What stands there already is a tensor or a value that now has names below its own.
+                below = held[texts.setdefault(label, label)] = {} if below is None else {None: below}
+            held = below
+        taken = held.get(name)
+        if taken is None:
+            held[texts.setdefault(name, name)] = leaf
+        elif type(taken) is dict and None not in taken and type(leaf) is TensorRow:
+            taken[None] = leaf
+        else:
+            held[self._another(held, name)] = leaf
+
+    def _another(self, held: _Growing, name: str) -> str:
+        """Return a name that is free. Counted on: a hostile file has a hundred thousand keys that read alike."""
+        here = id(held), name
+        times = self._times.get(here, 1) + 1
+        while f"{name} #{times}" in held:
+            times += 1
+        self._times[here] = times
+        return f"{name} #{times}"
 
 
-def _fold_below(node: _Node, known: dict[Any, int]) -> int:
-    """Fold the children of `node`, deepest first; return a number that equal structures share."""
-    structures = {name: _fold_below(child, known) for name, child in node.children.items()}
-    node.children = dict(_folded_children(node, structures))
-    leaf = node.row.leaf if node.row is not None else None
-    own = None if leaf is None else (leaf.dtype, leaf.shape, leaf.layout)
-    return known.setdefault((own, tuple(structures.items())), len(known))
+def _grown(growing: _Growing, known: dict[Any, _Structure]) -> Branch:
+    """Return a branch and all below it; equal ones share one structure. As deep as names are cut, see `labels_of`."""
+    if len(growing) == 1:  # half of all branches: above a weight that is alone
+        ((label, only),) = growing.items()
+        if type(only) is TensorRow and label is not None:
+            leaf = only.leaf
+            alone = known.get((label, leaf[:3]))
+            if alone is None:
+                alone = known[label, leaf[:3]] = _Structure((label,), 1)
+            return Branch(alone, (only,), None, leaf.nbytes)
+    own = growing.pop(None, None)
+    nbytes = own.leaf.nbytes if type(own) is TensorRow else 0
+    alike = [_alike(own)]
+    for name, child in growing.items():
+        kind = type(child)
+        if kind is TensorRow:
+            leaf = child.leaf
+            nbytes += leaf.nbytes
+            alike.append(leaf[:3])
+        elif kind is dict:
+            branch = growing[name] = _grown(child, known)
+            nbytes += branch.nbytes
+            alike.append(branch.structure)
+        else:
+            alike.append(type(child.value))
+    names: Any = tuple(growing)  # no None: it was taken out
+    key = names, tuple(alike)
+    held = tuple(growing.values())
+    structure = known.get(key)
+    if structure is None:
+        tensors = sum(child.tensors if type(child) is Branch else type(child) is TensorRow for child in (own, *held))
+        structure = known[key] = _Structure(names, tensors)
+    return Branch(structure, held, own, nbytes)
 
 
-def _folded_children(node: _Node, structures: dict[str, int]) -> Iterator[tuple[str, _Node]]:
-    """Yield the children, numbered ones of one structure together, where the first of them stands."""
+def _alike(child: Any) -> Any:
+    """Return what is equal for all things of one structure: of a tensor its layout, its type and its shape."""
+    if type(child) is TensorRow:
+        return child.leaf[:3]
+    return child.structure if type(child) is Branch else None if child is None else type(child.value)
+
+
+def folds(branch: Branch, *, folded: bool = True) -> list[list[str]]:
+    """Return the names below a branch, numbered ones of one structure together, where the first of them stands."""
+    if not folded:
+        return [[name] for name in branch.names]
     groups: dict[Any, list[str]] = {}
-    for name in node.children:
-        groups.setdefault(structures[name] if is_number(name) else name, []).append(name)
-    for names in groups.values():
-        first = node.children[names[0]]
-        first.times = len(names)
-        yield (names[0] if len(names) == 1 else f"[{ranges(names)}]"), first
+    for name, child in zip(branch.names, branch.held, strict=True):
+        together = _is_number(name) and type(child) is not Value
+        groups.setdefault((_alike(child),) if together else name, []).append(name)
+    return list(groups.values())
 
 
-def is_number(name: str) -> bool:
+def _is_number(name: str) -> bool:
     """Whether a name is a number that may be one of a row: ``layers.0``, ``layers.1`` ..."""
     return name.isascii() and name.isdigit() and len(name) < _MAX_DIGITS
 
@@ -114,22 +236,34 @@ def ranges(names: list[str]) -> str:
     return ",".join(texts[:_RANGES_SHOWN]) + (",…" if len(texts) > _RANGES_SHOWN else "")
 
 
-def tree_lines(root: Any, depth: int = _MAX_DEPTH) -> Iterator[TreeLine]:
-    """Yield the lines of a tree from `fold`, each with the rails that lead to it, down to `depth` levels."""
-    yield from _lines_below(root, "", depth, top=True)
+def tree_lines(root: Branch, depth: int = _MAX_DEPTH, *, folded: bool = True) -> Iterator[TreeLine]:
+    """Yield the lines of a tree, each with the rails that lead to it, down to `depth` levels."""
+    yield from _lines_below(root, "", depth, folded=folded, top=True)
 
 
-def _lines_below(node: _Node, rails: str, depth: int, *, top: bool = False) -> Iterator[TreeLine]:
-    last = len(node.children) - 1
-    for number, (name, child) in enumerate(node.children.items()):
-        label, times, shown = name, child.times, child
-        while shown.row is None and len(shown.children) == 1:
-            ((inner, only),) = shown.children.items()
-            if times > 1 and only.times > 1:
-                break
-            label, times, shown = f"{label}.{inner}", times * only.times, only
-        joint = "" if top else "└─ " if number == last else "├─ "
-        yield TreeLine(rails + joint, label, times, shown.nbytes, shown.row)
-        if depth > 1:
-            deeper = rails if top else rails + ("   " if number == last else "│  ")
-            yield from _lines_below(shown, deeper, depth - 1)
+def _lines_below(branch: Branch, rails: str, depth: int, *, folded: bool, top: bool = False) -> Iterator[TreeLine]:
+    groups = folds(branch, folded=folded)
+    for number, names in enumerate(groups, 1):
+        label, times, shown = _joined(branch, names, folded=folded)
+        joint = "" if top else "└─ " if number == len(groups) else "├─ "
+        row = shown if isinstance(shown, TensorRow) else shown.own if isinstance(shown, Branch) else None
+        nbytes = shown.nbytes if isinstance(shown, Branch) else row.leaf.nbytes if isinstance(row, TensorRow) else 0
+        yield TreeLine(rails + joint, label, times, nbytes, row if isinstance(row, TensorRow) else None)
+        if depth > 1 and isinstance(shown, Branch):
+            deeper = rails if top else rails + ("   " if number == len(groups) else "│  ")
+            yield from _lines_below(shown, deeper, depth - 1, folded=folded)
+
+
+def _joined(branch: Branch, names: list[str], *, folded: bool) -> tuple[str, int, Child]:
+    """Return a line's label, how many it stands for, and the first of them; a name that is alone below one joins it."""
+    label, times, shown = _label(names), len(names), branch[names[0]]
+    while isinstance(shown, Branch) and shown.own is None:
+        inner = folds(shown, folded=folded)
+        if len(inner) > 1 or (times > 1 and len(inner[0]) > 1):
+            break
+        label, times, shown = f"{label}.{_label(inner[0])}", times * len(inner[0]), shown[inner[0][0]]
+    return label, times, shown
+
+
+def _label(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"[{ranges(names)}]"

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from weighlock.checkpoint import Checkpoint
 from weighlock.formats.collector import collector_paused
-from weighlock.inspection.leaves import LEAVES, Leaf, describe
+from weighlock.inspection.leaves import LEAVES, Leaf, Part, describe, strided_parts
 from weighlock.inspection.paths import key_text
 from weighlock.objects import children
 from weighlock.pickling.inert import Described, GlobalRef, Stub
@@ -100,6 +100,11 @@ class TensorRow(NamedTuple):
         """The path as people write it, joined by dots. `path` is the truth: a key may hold dots itself."""
         return key_text(self.path)
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The strided tensors that it is made of, by name, the one with the values first."""
+        return strided_parts(self.spec)
+
 
 class StubRow(NamedTuple):
     """One object of a class that was not built."""
@@ -117,8 +122,8 @@ class Inventory:
     stubs : list of StubRow
     places : dict of str to list of tuple
         For each class that was not built, the first paths where it stands.
-    storages : dict of int to (str, StorageRef)
-        By identity: a name that is unique in this report, and the storage.
+    storages : dict of StorageRef to str
+        Each storage, with a name that is unique in this report.
     tops : dict of int to int
         How many tensors each thing at the top level holds, by its position there.
     gaps : list of str
@@ -129,25 +134,25 @@ class Inventory:
         self.rows: list[TensorRow] = []
         self.stubs: list[StubRow] = []
         self.places: dict[str, list[tuple[Any, ...]]] = {}
-        self.storages: dict[int, tuple[str, StorageRef]] = {}
+        self.storages: dict[StorageRef, str] = {}
         self.tops: dict[int, int] = {}
         self.gaps: list[str] = []
         self._names: set[str] = set()
         self._seen: set[int] = set()
         self._firsts: dict[Any, int] = {}
-        self._first_views: dict[int, int] = {}
+        self._first_views: dict[StorageRef, int] = {}
         self._work = _FREE_PATH_WORK + _PATH_WORK_PER_BYTE * checkpoint.size
         for ref in checkpoint.storages.values():
             self.storage_name(ref)
 
     def storage_name(self, ref: StorageRef) -> str:
         """Return the name of a storage in this report: its key, made unique where two files in one use it."""
-        found = self.storages.get(id(ref))
+        found = self.storages.get(ref)
         if found is None:
-            name = ref.key if ref.key not in self._names else f"{ref.key}#{len(self.storages)}"
-            self._names.add(name)
-            found = self.storages[id(ref)] = (name, ref)
-        return found[0]
+            found = ref.key if ref.key not in self._names else f"{ref.key}#{len(self.storages)}"
+            self._names.add(found)
+            self.storages[ref] = found
+        return found
 
     def visit(self, place: Place, value: Any) -> Iterator[tuple[Any, Any]] | None:
         """Note one object; return what it holds where that is to be visited too."""
@@ -178,16 +183,30 @@ class Inventory:
         rows, ref = self.rows, spec.ref
         first = index = len(rows)
         if leaf.nbytes:
-            # Nearly every storage has one view; what it is, is told in full when a second one comes.
-            first = self._first_views.setdefault(id(ref), index)
+            first = self._first_view(ref, index)
             if first != index:
-                self._firsts.setdefault(_views(rows[first].leaf), first)
-                first = self._firsts.setdefault(_views(leaf), index)
+                first = self._firsts.setdefault(_views(leaf.layout, (("", spec),)), index)
         rows.append(
-            TensorRow(index, (*above.path(), part), leaf, self.storage_name(ref), spec.offset,
+            TensorRow(index, (*above.path(), part), leaf, self.storages.get(ref) or self.storage_name(ref), spec.offset,
                       None if first == index else first, spec)
         )  # fmt: skip
         self.tops[top] = self.tops.get(top, 0) + 1
+
+    def _first_view(self, ref: StorageRef, index: int) -> int:
+        """Return `index` for the first view of a storage; nearly every one has no more.
+
+        What the first one is, is told in full when a second one comes.
+        """
+        first = self._first_views.setdefault(ref, index)
+        if first != index and first >= 0:
+            row = self.rows[first]
+            self._firsts.setdefault(_views(row.leaf.layout, row.parts), first)
+            self._first_views[ref] = -1
+        return first
+
+    def finish(self) -> None:
+        """Let go of what only the walk needs: a third of what the rows take."""
+        self._seen, self._names, self._firsts, self._first_views = set(), set(), {}, {}
 
     def _afford(self, cost: int) -> bool:
         self._work -= cost
@@ -219,15 +238,14 @@ class Inventory:
     def _add_row(self, place: Place, spec: Any) -> None:
         leaf = describe(spec)
         index = first = len(self.rows)
-        refs = [part.ref for _, part in leaf.parts]
+        parts = strided_parts(spec)
+        refs = [part.ref for _, part in parts]
         names = [self.storage_name(ref) for ref in refs]
         if leaf.nbytes:
             if len(refs) == 1:
-                held = self._first_views.setdefault(id(refs[0]), index)
-                if held != index:
-                    self._firsts.setdefault(_views(self.rows[held].leaf), held)
-            first = self._firsts.setdefault(_views(leaf) if refs else id(spec), index)
-        storage, offset = (names[0], leaf.parts[0][1].offset) if refs else (None, None)
+                self._first_view(refs[0], index)
+            first = self._firsts.setdefault(_views(leaf.layout, parts) if refs else id(spec), index)
+        storage, offset = (names[0], parts[0][1].offset) if refs else (None, None)
         alias = None if first == index else first
         self.rows.append(TensorRow(index, place.path(), leaf, storage, offset, alias, spec))
         self.tops[place.top] = self.tops.get(place.top, 0) + 1
@@ -245,11 +263,11 @@ class Inventory:
             places.append(place.path())
 
 
-def _views(leaf: Leaf) -> tuple[Any, ...]:
+def _views(layout: str, parts: tuple[Part, ...]) -> tuple[Any, ...]:
     """Return what two rows have in common that hold the same values."""
-    parts = (part for _, part in leaf.parts)
-    views = ((id(part.ref), part.offset, part.shape, part.stride, part.dtype, part.conj, part.neg) for part in parts)
-    return (leaf.layout, *views)
+    return layout, *[
+        (part.ref, part.offset, part.shape, part.stride, part.dtype, part.conj, part.neg) for _, part in parts
+    ]
 
 
 def take_inventory(checkpoint: Checkpoint) -> Inventory:
@@ -284,13 +302,14 @@ def _walked(checkpoint: Checkpoint) -> Inventory:
                 found.note_depth()
         else:
             pending.pop()
+    found.finish()
     return found
 
 
 def tensors(checkpoint: Checkpoint) -> list[TensorRow]:
     """Return every tensor of a checkpoint in the file's order, once for each place where it stands.
 
-    A sparse, quantized or nested tensor is one row; its `leaf.parts` are the strided tensors inside.
+    A sparse, quantized or nested tensor is one row; its `parts` are the strided tensors inside.
 
     Examples
     --------

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from weighlock.dtypes import UINT8
+from weighlock.dtypes import UINT8, DType
 from weighlock.pickling.inert import repr_shallow
 from weighlock.tensors.layout import is_contiguous
 from weighlock.tensors.spec import (
@@ -22,7 +22,7 @@ from weighlock.tensors.spec import (
     WrapperSpec,
 )
 
-__all__ = ["LEAVES", "Leaf", "describe", "numpy_name"]
+__all__ = ["LEAVES", "Leaf", "Part", "describe", "numpy_name", "strided_parts"]
 
 Part = tuple[str, TensorSpec]
 
@@ -31,10 +31,10 @@ _MAX_NESTING: Final = 16
 
 
 class Leaf(NamedTuple):
-    """One leaf, in the words of a listing.
+    """One leaf, in the words of a listing; leaves that are alike may be one object.
 
     `dtype`, `shape` and `stride` are None where the leaf has none of its own. `nbytes` is what its elements take,
-    `numel` how many numbers it holds, `parts` the strided tensors inside, by name, the one with the values first.
+    `numel` how many numbers it holds. `strided_parts` has the strided tensors inside.
     """
 
     layout: str
@@ -44,7 +44,6 @@ class Leaf(NamedTuple):
     nbytes: int = 0
     numel: int = 0
     contiguous: bool | None = None
-    parts: tuple[Part, ...] = ()
     requires_grad: bool = False
     parameter: bool = False
     subclass: str | None = None
@@ -61,30 +60,31 @@ def _parts(spec: Any, *names: str) -> tuple[Part, ...]:
     return tuple((name, part) for name in names if type(part := getattr(spec, name)) is TensorSpec)
 
 
-# Shapes repeat endlessly.
-_contiguous: Final = lru_cache(maxsize=4096)(is_contiguous)
-
-
 def _tensor(spec: TensorSpec) -> Leaf:
-    layout = "packed" if spec.dtype.kind == "p" else "strided"
-    if spec.ref.location == "meta":
-        layout = "meta"
-    numel = spec.numel
+    meta = spec.ref.location == "meta"
+    return _strided(spec.dtype, spec.shape, spec.stride, spec.requires_grad, spec.parameter, meta)
+
+
+# Reason for the parameter count: what tells one such leaf from another. Shapes repeat endlessly.
+@lru_cache(maxsize=4096)
+def _strided(
+    dtype: DType, shape: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool, parameter: bool, meta: bool
+) -> Leaf:
+    layout = "meta" if meta else "packed" if dtype.kind == "p" else "strided"
+    numel = _count(shape)
     return Leaf(
-        layout, spec.dtype.name, spec.shape, spec.stride,
-        0 if layout == "meta" else numel * spec.dtype.itemsize, numel,
-        _contiguous(spec.shape, spec.stride), (("", spec),), spec.requires_grad, spec.parameter,
+        layout, dtype.name, shape, stride, 0 if meta else numel * dtype.itemsize, numel,
+        is_contiguous(shape, stride), requires_grad, parameter,
     )  # fmt: skip
 
 
 def _quantized(spec: QuantizedSpec) -> Leaf:
-    parts = _parts(spec, "tensor", "scale", "zero_point")
     inner = spec.tensor
     own = type(inner) is TensorSpec and inner.shape == spec.shape
     return Leaf(
         f"quantized {spec.scheme.name}", spec.dtype.name, spec.shape, inner.stride if own else None,
-        sum(part.nbytes for _, part in parts), _count(spec.shape),
-        is_contiguous(inner.shape, inner.stride) if own else None, parts,
+        sum(part.nbytes for _, part in strided_parts(spec)), _count(spec.shape),
+        is_contiguous(inner.shape, inner.stride) if own else None,
     )  # fmt: skip
 
 
@@ -93,23 +93,27 @@ def _assembled(layout: str, shape: tuple[int, ...] | None, parts: tuple[Part, ..
     values = parts[0][1] if parts else None
     return Leaf(
         layout, values.dtype.name if values else None, shape, nbytes=sum(part.nbytes for _, part in parts),
-        numel=values.numel if values else 0, parts=parts,
+        numel=values.numel if values else 0,
     )  # fmt: skip
 
 
 def _sparse(spec: SparseSpec) -> Leaf:
+    return _assembled(spec.layout.name, spec.shape, strided_parts(spec))
+
+
+def _sparse_parts(spec: SparseSpec) -> tuple[Part, ...]:
     indices = spec.indices if isinstance(spec.indices, tuple) else (spec.indices,)
     names = ("compressed_indices", "plain_indices") if len(indices) == 2 else ("indices",)
     parts = [(name, part) for name, part in zip(names, indices, strict=False) if type(part) is TensorSpec]
-    return _assembled(spec.layout.name, spec.shape, (*_parts(spec, "values"), *parts))
+    return (*_parts(spec, "values"), *parts)
 
 
 def _nested(spec: NestedSpec) -> Leaf:
-    return _assembled("nested", None, _parts(spec, "buffer", "sizes", "strides", "offsets"))
+    return _assembled("nested", None, strided_parts(spec))
 
 
 def _jagged(spec: JaggedSpec) -> Leaf:
-    return _assembled("jagged", None, _parts(spec, "values", "offsets", "lengths"))
+    return _assembled("jagged", None, strided_parts(spec))
 
 
 def _meta(spec: MetaSpec) -> Leaf:
@@ -119,9 +123,7 @@ def _meta(spec: MetaSpec) -> Leaf:
 
 
 def _opaque(spec: OpaqueSpec) -> Leaf:
-    # Its bytes as a tensor: who shares them and who uses them is found out as for any other.
-    raw = TensorSpec(spec.storage, UINT8, 0, (spec.nbytes,), (1,))
-    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape), parts=(("", raw),))
+    return Leaf("opaque", spec.kind, spec.shape, nbytes=spec.nbytes, numel=_count(spec.shape))
 
 
 def _uninitialized(spec: UninitializedSpec) -> Leaf:
@@ -139,13 +141,19 @@ def _class_name(cls: Any) -> str:
 
 
 def _subclass(spec: SubclassSpec) -> Leaf:
+    inner = _inner(spec)
+    found = Leaf("", None, None) if inner is None else describe(inner)
+    return found._replace(layout="subclass", subclass=_class_name(spec.cls))
+
+
+def _inner(spec: SubclassSpec) -> Any:
+    """Return the leaf that a subclass holds; None where it holds none."""
     inner: Any = spec.data
     for _ in range(_MAX_NESTING):
         if type(inner) is not SubclassSpec:
             break
         inner = inner.data
-    found = describe(inner) if type(inner) in LEAVES and type(inner) is not SubclassSpec else Leaf("", None, None)
-    return found._replace(layout="subclass", subclass=_class_name(spec.cls))
+    return inner if type(inner) in LEAVES and type(inner) is not SubclassSpec else None
 
 
 _NUMPY_NAMES: Final = {
@@ -191,3 +199,21 @@ LEAVES: Final = frozenset(_DESCRIBERS)
 def describe(spec: Any) -> Leaf:
     """Return what one leaf says of itself; its class must be in `LEAVES`."""
     return _DESCRIBERS[type(spec)](spec)
+
+
+_PARTERS: Final[dict[type, Callable[[Any], tuple[Part, ...]]]] = {
+    TensorSpec: lambda spec: (("", spec),),
+    QuantizedSpec: lambda spec: _parts(spec, "tensor", "scale", "zero_point"),
+    SparseSpec: _sparse_parts,
+    NestedSpec: lambda spec: _parts(spec, "buffer", "sizes", "strides", "offsets"),
+    JaggedSpec: lambda spec: _parts(spec, "values", "offsets", "lengths"),
+    # Its bytes as a tensor: who shares them and who uses them is found out as for any other.
+    OpaqueSpec: lambda spec: (("", TensorSpec(spec.storage, UINT8, 0, (spec.nbytes,), (1,))),),
+    SubclassSpec: lambda spec: strided_parts(_inner(spec)),
+}
+
+
+def strided_parts(spec: Any) -> tuple[Part, ...]:
+    """Return the strided tensors that a leaf is made of, by name, the one with the values first."""
+    parter = _PARTERS.get(type(spec))
+    return () if parter is None else parter(spec)

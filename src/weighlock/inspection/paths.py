@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from weighlock.errors import ArgumentError
-from weighlock.inspection.leaves import LEAVES, describe
+from weighlock.inspection.leaves import LEAVES, strided_parts
 from weighlock.objects import children
 from weighlock.pickling.inert import repr_shallow
 from weighlock.text import safe_text
@@ -45,7 +45,7 @@ def _held(value: Any) -> list[tuple[Any, Any]]:
     found = [pair for pair in children(value) if pair[0] not in ("<class>", "<key>")]
     if type(value) in LEAVES:
         names = {name for name, _ in found if isinstance(name, str)}
-        found += [(name, part) for name, part in describe(value).parts if name and name not in names]
+        found += [(name, part) for name, part in strided_parts(value) if name and name not in names]
     return found
 
 

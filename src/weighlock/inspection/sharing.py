@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import product
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from weighlock.inspection.inventory import Inventory, TensorRow
+from weighlock.storages.refs import StorageRef
 from weighlock.tensors.layout import reach
 from weighlock.tensors.spec import TensorSpec
 
@@ -81,40 +82,57 @@ def _pieces(spec: TensorSpec, allowed: int) -> list[Piece]:
     return [(start * size, (start + run) * size) for start in starts]
 
 
-_Views = dict[tuple[int, tuple[int, ...], tuple[int, ...], int], tuple[TensorSpec, list[int]]]
-
-
-def _views_by_storage(rows: Iterable[TensorRow]) -> dict[int, _Views]:
-    found: dict[int, _Views] = {}
-    for row in rows:
-        for _, part in row.leaf.parts:
-            views = found.setdefault(id(part.ref), {})
-            key = (part.offset, part.shape, part.stride, part.dtype.itemsize)
-            views.setdefault(key, (part, []))[1].append(row.index)
-    return found
+_Lying = list[tuple[int, TensorSpec]]
+"""The strided tensors in one storage, each with the row that it belongs to."""
 
 
 def storage_rows(inventory: Inventory) -> list[StorageRow]:
     """Return every storage of the checkpoint with what uses it, in the file's order."""
-    by_storage = _views_by_storage(inventory.rows)
+    lying: dict[StorageRef, _Lying] = {}
+    for row in inventory.rows:
+        for _, part in row.parts:
+            lying.setdefault(part.ref, []).append((row.index, part))
     allowed = _MAX_ALL_PIECES
     made = []
-    for identity, (name, ref) in inventory.storages.items():
-        views = list(by_storage.get(identity, {}).values())
-        used = _only_view(views[0][0]) if len(views) == 1 else None
-        overlapping: set[int] = set()
+    for ref, name in inventory.storages.items():
+        inside = lying.get(ref, [])
+        used = _only_view(inside[0][1]) if len(inside) == 1 else None
+        tensors: tuple[int, ...] = tuple([index for index, _ in inside])
+        overlapping: tuple[int, ...] = ()
         if used is None:
-            pieces = []
-            for number, (spec, _) in enumerate(views):
-                own = _pieces(spec, allowed)
-                allowed -= len(own)
-                pieces += [(start, end, number) for start, end in own]
-            used, overlapping = _sweep(pieces)
-        tensors = tuple(dict.fromkeys(index for _, indices in views for index in indices))
-        twice = tuple(index for number, (_, indices) in enumerate(views) if number in overlapping for index in indices)
+            use = _use_of(inside, allowed)
+            allowed -= use.pieces
+            used, tensors, overlapping = use.used, tuple(dict.fromkeys(use.rows)), use.overlapping
         nbytes = 0 if ref.location == "meta" else ref.nbytes
-        made.append(StorageRow(name, nbytes, used, ref.location, ref.byteorder, ref.record, tensors, twice))
+        made.append(StorageRow(name, nbytes, used, ref.location, ref.byteorder, ref.record, tensors, overlapping))
     return made
+
+
+class _Use(NamedTuple):
+    """What uses one storage: how many bytes, which rows, view by view, those that overlap; pieces that were counted."""
+
+    used: int
+    rows: list[int]
+    overlapping: tuple[int, ...]
+    pieces: int
+
+
+def _use_of(inside: _Lying, allowed: int) -> _Use:
+    views: dict[Any, tuple[TensorSpec, list[int]]] = {}
+    for index, part in inside:
+        key = part.offset, part.shape, part.stride, part.dtype.itemsize
+        views.setdefault(key, (part, []))[1].append(index)
+    found = list(views.values())
+    rows = [index for _, indices in found for index in indices]
+    used = _only_view(found[0][0]) if len(found) == 1 else None
+    if used is not None:
+        return _Use(used, rows, (), 0)
+    pieces: list[tuple[int, int, int]] = []
+    for number, (spec, _) in enumerate(found):
+        pieces += [(start, end, number) for start, end in _pieces(spec, allowed - len(pieces))]
+    used, twice = _sweep(pieces)
+    overlapping = tuple(index for number, (_, indices) in enumerate(found) if number in twice for index in indices)
+    return _Use(used, rows, overlapping, len(pieces))
 
 
 def _only_view(spec: TensorSpec) -> int | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import LimitError, TensorBoundsError
-from weighlock.inspection.leaves import describe
+from weighlock.inspection.leaves import strided_parts
 from weighlock.inspection.slicing import Index
 from weighlock.opening.making import make_part, make_whole
 from weighlock.opening.tensors import LazyTensor, LazyTensors
@@ -84,7 +84,7 @@ def parts_of(lazy: LazyTensor) -> list[Part]:
     own = lazy.dtype_name if lazy.layout == "opaque" else None
     return [
         Part(name, own or part.dtype.name, part.shape, part.nbytes, part)
-        for name, part in describe(spec).parts
+        for name, part in strided_parts(spec)
         if part.ref.location != "meta"
     ]
 

@@ -135,7 +135,7 @@ class LazyCheckpoint(LazyTensors):
     def storages(self) -> Mapping[str, LazyStorage]:
         """The storages by name: which tensors share which, and how many bytes nobody uses."""
         inventory, keys = self._opened.inventory, self._opened.keys
-        refs = dict(inventory.storages.values())
+        refs = {name: ref for ref, name in inventory.storages.items()}
         return {
             row.name: LazyStorage(
                 row.name, refs[row.name].dtype, row.nbytes, row.used, row.location, row.byteorder, row.member,

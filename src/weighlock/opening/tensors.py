@@ -11,6 +11,7 @@ from weighlock.dtypes import DTYPES, DType
 from weighlock.errors import ArgumentError, ArgumentTypeError, MissingKeyError, UnsupportedError
 from weighlock.inspection.globs import chooser
 from weighlock.inspection.inventory import Inventory, TensorRow, take_inventory
+from weighlock.inspection.leaves import strided_parts
 from weighlock.inspection.slicing import Index
 from weighlock.opening.naming import Path, spell
 from weighlock.storages.refs import Extent
@@ -310,7 +311,8 @@ def _metadata(row: TensorRow) -> dict[str, Any]:
         found["ragged_index"] = spec.ragged_index
     elif type(spec) is NumpyArraySpec:
         found["numpy_dtype"] = leaf.dtype
-    main = leaf.parts[0][1] if leaf.parts else None
+    parts = strided_parts(spec)
+    main = parts[0][1] if parts else None
     if main is not None and main.ref.location != "cpu":
         found["location"] = main.ref.location
     return found

@@ -180,6 +180,13 @@ class FolderSource:
         """The files that were asked for so far, by name."""
         return dict(self._parts)
 
+    def paths(self) -> list[str]:
+        """Return the paths of the files that were asked for so far, and of the index; none where they are not local."""
+        if not isinstance(self.folder, LocalFolder):
+            return []
+        names = [*([] if self.index is None else [self.index]), *self._parts]
+        return [os.path.join(self.folder.name, name) for name in dict.fromkeys(names)]
+
     @contextmanager
     def borrowed(self, name: str) -> Iterator[ByteSource]:
         """Hold a file open."""

@@ -111,7 +111,7 @@ def _checked(source: ByteSource, options: Options, notes: Notebook, progress: Pr
     rows = [] if checkpoint is None else take_inventory(checkpoint).rows
     notes.tensors = len(rows)
     for row in rows:
-        for _, part in row.leaf.parts:
+        for _, part in row.parts:
             notes.places.setdefault(part.ref.record or part.ref.key, row.key)
     archived = _containers(source, options.limits, notes, progress, contents)
     if failed is not None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from weighlock.errors import WeighlockError
 from weighlock.text import safe_text
 from weighlock.viewer.bounds import MOST_STRETCHES
-from weighlock.viewer.failures import AbandonedError, NoSuchThingError, error_document, status_of
+from weighlock.viewer.failures import AbandonedError, NoSuchThingError, StaleError, error_document, status_of
 from weighlock.viewer.guarding import API
 from weighlock.viewer.jobs import Desk, Job
 from weighlock.viewer.looking.cells import read_cells
@@ -23,9 +23,9 @@ from weighlock.viewer.looking.describing import describe_tensor
 from weighlock.viewer.looking.facts import portable
 from weighlock.viewer.looking.holding import Files, ViewedFile
 from weighlock.viewer.looking.listing import choice_of, list_tensors
-from weighlock.viewer.looking.outline import children_of, value_at
-from weighlock.viewer.looking.overview import describe_file, name_files
-from weighlock.viewer.looking.tables import SORTS, list_layout, list_storages, scan_one
+from weighlock.viewer.looking.outline import children_of, place_of, value_at
+from weighlock.viewer.looking.overview import describe_file, name_files, state_of
+from weighlock.viewer.looking.tables import SORTS, list_layout, list_storages
 from weighlock.viewer.queries import Query
 
 __all__ = ["make_application"]
@@ -42,17 +42,26 @@ def make_application(files: Files, desk: Desk, version: str, idle: float = 0.0) 
     The page is told after how many seconds without a question the viewer ends, so that it asks in time.
     """
     tensor = "/file/{file}/tensor/{tensor}"
-    light = {
+
+    def of(query: Query, job: Job) -> ViewedFile:
+        return _current(files[query.number_in_path("file")], query.number("g"), job)
+
+    def one(query: Query, job: Job) -> tuple[ViewedFile, int]:
+        return of(query, job), query.number_in_path("tensor")
+
+    light: dict[str, Answer] = {
         "/files": lambda query, job: name_files(files.all, version) | {"idle": idle},
-        "/ping": lambda query, job: {"working": desk.working},
-        "/file/{file}": lambda query, job: describe_file(_file(files, query)),
-        "/file/{file}/tree": lambda query, job: _tree(files, query),
-        "/file/{file}/tensors": lambda query, job: _tensors(files, query, job),
-        "/file/{file}/value": lambda query, job: value_at(_file(files, query), query.path()),
-        "/file/{file}/storages": lambda query, job: _storages(files, query),
-        "/file/{file}/layout": lambda query, job: list_layout(_file(files, query), query.page(MOST_STRETCHES)),
-        tensor: lambda query, job: describe_tensor(*_tensor(files, query)),
-        f"{tensor}/grid": lambda query, job: read_cells(*_tensor(files, query), query),
+        "/ping": lambda query, job: {"working": desk.working, "files": list(map(state_of, files.all))},
+        "/file/{file}": lambda query, job: describe_file(of(query, job)),
+        "/file/{file}/reload": lambda query, job: _reload(files, query),
+        "/file/{file}/tree": lambda query, job: _tree(of(query, job), query),
+        "/file/{file}/tensors": lambda query, job: list_tensors(of(query, job), choice_of(query), query.page(), job),
+        "/file/{file}/value": lambda query, job: value_at(of(query, job), query.path()),
+        "/file/{file}/storages": lambda query, job: _storages(of(query, job), query),
+        "/file/{file}/layout": lambda query, job: list_layout(of(query, job), query.page(MOST_STRETCHES)),
+        tensor: lambda query, job: describe_tensor(*one(query, job)),
+        f"{tensor}/grid": lambda query, job: read_cells(*one(query, job), query),
+        f"{tensor}/place": lambda query, job: place_of(*one(query, job)),
     }
     heavy = _heavy(files, desk)
     routes = [
@@ -68,67 +77,86 @@ def _heavy(files: Files, desk: Desk) -> dict[str, Answer]:
     tensor = "/file/{file}/tensor/{tensor}"
     comparisons: list[Any] = []
 
+    def of(query: Query, job: Job) -> ViewedFile:
+        return _current(files[query.number_in_path("file")], query.number("g"), job)
+
+    def one(query: Query, job: Job) -> tuple[ViewedFile, int]:
+        return of(query, job), query.number_in_path("tensor")
+
+    def both(query: Query, job: Job) -> tuple[ViewedFile, ViewedFile]:
+        a, b = (
+            _current(files[query.number(side, default)], query.number(f"g{side}"), job)
+            for side, default in (("a", 0), ("b", 1))
+        )
+        return a, b
+
     def diff(query: Query, job: Job) -> Any:
         from weighlock.viewer.reading.comparison import Comparisons
 
         if not comparisons:
-            comparisons.append(Comparisons(files))
-        return comparisons[0].page(query, job)
+            comparisons.append(Comparisons())
+        return comparisons[0].page(*both(query, job), query, job)
 
     def stats(query: Query, job: Job) -> Any:
         from weighlock.viewer.reading.figures import measure_one
 
-        return measure_one(*_tensor(files, query), query, job)
+        return measure_one(*one(query, job), query, job)
 
     def heat(query: Query, job: Job) -> Any:
         from weighlock.viewer.reading.heat import draw
 
-        return _map(draw(*_tensor(files, query), query, job))
+        return _map(draw(*one(query, job), query, job))
 
     def diff_heat(query: Query, job: Job) -> Any:
         from weighlock.viewer.reading.heat import draw_difference
 
-        sides = tuple(
-            (files[query.number(file, default)], query.number(index))
-            for file, index, default in (("a", "i", 0), ("b", "j", 1))
-        )
-        return _map(draw_difference((sides[0], sides[1]), query, job))
+        a, b = both(query, job)
+        return _map(draw_difference(((a, query.number("i")), (b, query.number("j"))), query, job))
 
     return {
         "/diff": diff,
         "/diff/heat": diff_heat,
         f"{tensor}/stats": stats,
         f"{tensor}/heat": heat,
-        f"{tensor}/export.npy": lambda query, job: _npy(desk, *_tensor(files, query)),
-        f"{tensor}/export.csv": lambda query, job: _csv(*_tensor(files, query)),
-        "/file/{file}/scan": lambda query, job: _scan(_file(files, query), job),
+        f"{tensor}/export.npy": lambda query, job: _npy(desk, *one(query, job)),
+        f"{tensor}/export.csv": lambda query, job: _csv(*one(query, job)),
+        "/file/{file}/scan": lambda query, job: _scan(of(query, job), job),
     }
 
 
-def _file(files: Files, query: Query) -> ViewedFile:
-    return files[query.number_in_path("file")]
+def _current(file: ViewedFile, generation: int, job: Job) -> ViewedFile:
+    """Return a file, if it is of the generation that the page shows: no page is made of old and new answers.
+
+    An answer is of one generation, for it has only this file; that it did not change meanwhile is seen at its end.
+    """
+    if generation not in (0, file.generation):
+        raise StaleError("the file was opened anew since this page was made", path=file.shown, hint="Reload the page.")
+    job.finally_check(file.check)
+    return file
 
 
-def _tensor(files: Files, query: Query) -> tuple[ViewedFile, int]:
-    return _file(files, query), query.number_in_path("tensor")
+def _reload(files: Files, query: Query) -> Any:
+    number = query.number_in_path("file")
+    return state_of(files.reload(number, query.number("g"), failed=query.flag("failed")))
 
 
-def _tree(files: Files, query: Query) -> Any:
-    return children_of(_file(files, query), query.path(), query.page(), folded=query.flag("fold", default=True))
+def _tree(file: ViewedFile, query: Query) -> Any:
+    return children_of(file, query.path(), query.page(), folded=query.flag("fold", default=True))
 
 
-def _tensors(files: Files, query: Query, job: Job) -> Any:
-    return list_tensors(_file(files, query), choice_of(query), query.page(), job)
-
-
-def _storages(files: Files, query: Query) -> Any:
+def _storages(file: ViewedFile, query: Query) -> Any:
     sort = query.choice("sort", "file", *SORTS)
-    return list_storages(_file(files, query), sort, query.page(), descending=query.flag("desc"))
+    return list_storages(file, sort, query.page(), descending=query.flag("desc"))
 
 
 def _scan(file: ViewedFile, job: Job) -> Any:
+    from weighlock.viewer.looking.judging import scan_one
+
     # Not `once`, whose lock is the file's: a scan may take long, and the tree does not wait for it.
-    return file.orders.get(("scan",), lambda: scan_one(file), job)
+    found = file.orders.get(("scan",), lambda: scan_one(file), job)
+    if any(gap["rule"] == "WL901" for gap in found["gaps"]):
+        file.orders.drop(("scan",))  # it could not be read: the next one who asks may have more luck
+    return found
 
 
 def _map(heat: Any) -> Response:
@@ -146,7 +174,8 @@ def _npy(desk: Desk, file: ViewedFile, index: int) -> Response:
 
     found = as_npy(file, index)
     headers = _attachment(file_name(file, index, "npy")) | {"Content-Length": str(found.nbytes)}
-    return StreamingResponse(_in_threads(desk, found.pieces), media_type="application/octet-stream", headers=headers)
+    pieces = _in_threads(desk, _unchanged(file, found.pieces))
+    return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
 
 
 def _csv(file: ViewedFile, index: int) -> Response:
@@ -154,6 +183,13 @@ def _csv(file: ViewedFile, index: int) -> Response:
 
     headers = _attachment(file_name(file, index, "csv"))
     return Response(as_csv(file, index), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _unchanged(file: ViewedFile, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield pieces of a file as long as it is the same; it stays open as long as there are more."""
+    for piece in pieces:
+        file.check()
+        yield piece
 
 
 async def _in_threads(desk: Desk, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -177,6 +213,7 @@ def _endpoint(desk: Desk, answer: Answer, *, heavy: bool) -> Callable[[Request],
 
         def work(job: Job) -> Response:
             found = answer(query, job)
+            job.finish()
             return found if isinstance(found, Response) else _written(found, 200)
 
         try:

@@ -16,11 +16,18 @@ from weighlock.errors import (
 )
 from weighlock.text import safe_text
 
-__all__ = ["AbandonedError", "BusyError", "NoSuchThingError", "error_document", "failure_document", "status_of"]
+__all__ = [
+    "AbandonedError", "BusyError", "NoSuchThingError", "StaleError", "error_document", "failure_document", "may_pass",
+    "status_of",
+]  # fmt: skip
 
 
 class NoSuchThingError(ArgumentError):
     """There is no such file, tensor or place."""
+
+
+class StaleError(ChangedFileError):
+    """The page asks of a generation of a file that is no more: it was opened anew."""
 
 
 class BusyError(WeighlockError):
@@ -51,6 +58,11 @@ _STATUSES: Final[tuple[tuple[type[BaseException], int], ...]] = (
 def status_of(error: BaseException) -> int:
     """Return the HTTP status for an error; 500 for what is no error of ours."""
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another attempt may do better: what could not be reached may be there again, what is damaged stays so."""
+    return isinstance(error, SourceError | DownloadError)
 
 
 def failure_document(error: WeighlockError) -> dict[str, Any]:

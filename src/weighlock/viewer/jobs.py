@@ -19,14 +19,24 @@ _T = TypeVar("_T")
 class Job:
     """What a worker asks whether somebody still waits."""
 
-    __slots__ = ("_gone",)
+    __slots__ = ("_checks", "_gone")
 
     def __init__(self) -> None:
         self._gone = threading.Event()
+        self._checks: list[Callable[[], object]] = []
 
     def abandon(self) -> None:
         """Say that nobody waits any more."""
         self._gone.set()
+
+    def finally_check(self, check: Callable[[], object]) -> None:
+        """Have something checked when the answer is there, before it is sent."""
+        self._checks.append(check)
+
+    def finish(self) -> None:
+        """Check it now; what does not hold is raised."""
+        for check in self._checks:
+            check()
 
     def check(self, _: object = None) -> None:
         """Raise `AbandonedError` where nobody does; takes what a progress callback is given."""
@@ -132,6 +142,7 @@ class _Threads(Executor):
                     future.set_result(work())
                 except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
                     future.set_exception(error)
+            del item, future, work  # a file that was opened anew is held by nobody who only waits
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
         """Cancel what nobody works on, and have the threads end."""
@@ -162,6 +173,11 @@ class Kept(Generic[_T]):
         self._found: OrderedDict[Hashable, _T] = OrderedDict()
         self._lock = threading.Lock()
         self._making: dict[Hashable, threading.Lock] = {}
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a result."""
+        with self._lock:
+            self._found.pop(key, None)
 
     def get(self, key: Hashable, make: Callable[[], _T], job: Job | None = None) -> _T:
         """Return the result for a key."""

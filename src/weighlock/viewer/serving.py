@@ -101,7 +101,7 @@ def serve(given: Sequence[str], settings: Settings, started: Callable[[str], obj
     def begun() -> None:
         started(url)
         if os.path.isfile(given[0]):  # what is remote is fetched when somebody looks; a pipe may never come
-            desk.prepare(lambda: (describe_file(files.all[0]), outline_of(files.all[0])))
+            desk.prepare(lambda: (outline_of(files.all[0]), describe_file(files.all[0])))
 
     server = _Server(config, clock, begun, desk)
     try:

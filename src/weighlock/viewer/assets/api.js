@@ -5,10 +5,12 @@ const TOKEN = "weighlock-token";
 
 /** The server's answer to what could not be done. */
 export class ApiError extends Error {
-    /** @param {number} status @param {{type?: string, message?: string, next?: string|null}} body */
-    constructor(status, body) {
+    /** @param {number} status @param {{type?: string, message?: string, next?: string|null}} body @param {number} [file] */
+    constructor(status, body, file = -1) {
         super(body.message || `The server answered ${status}.`);
         this.status = status;
+        /** The file that was asked of; -1 where it was none. */
+        this.file = file;
         this.type = body.type || "";
         this.next = body.next ?? null;
     }
@@ -48,6 +50,41 @@ export function serverLost() {
     return new Lost();
 }
 
+/** Each file was opened so many times: only answers of one opening are shown together. @type {Map<number, number>} */
+const generations = new Map();
+/** @type {Set<(states: {file: number, generation: number, state: string}[]) => void>} */
+const listeners = new Set();
+/** Be told when a file is not on disk any more as it is shown. @param {(states: any[]) => void} listener */
+export function watchFiles(listener) {
+    listeners.add(listener);
+}
+
+/** Take files as the page now shows them. @param {{file: number, generation: number}[]} files */
+export function show(files) {
+    for (const { file, generation } of files) generations.set(file, generation);
+}
+
+/** Tell of files; those that another page had opened anew are "stale" here. @param {any[]} states */
+export function tell(states) {
+    const seen = states.map((one) =>
+        one.generation === (generations.get(one.file) ?? one.generation) ? one : { ...one, state: "stale" },
+    );
+    listeners.forEach((listener) => listener(seen));
+}
+
+/** Have a file opened anew; `failed` only if it could not be opened. @param {number} file */
+export async function reopen(file, failed = false) {
+    show([await get(`file/${file}/reload`, { g: generations.get(file), failed: failed ? 1 : null })]);
+}
+
+/** What a question of files must say of them. @param {string} path @param {Record<string, any>} params */
+function meant(path, params) {
+    const file = /^file\/(\d+)/.exec(path);
+    if (file) return { g: generations.get(Number(file[1])), ...params };
+    if (!/^diff/.test(path)) return params;
+    return { ga: generations.get(Number(params.a)), gb: generations.get(Number(params.b)), ...params };
+}
+
 /** @param {Record<string, any>} params */
 function query(params) {
     const pairs = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "");
@@ -62,7 +99,7 @@ async function ask(path, params, signal) {
     /** @type {Response} */
     let response;
     try {
-        response = await fetch(`api/v1/${path}${query(params)}`, {
+        response = await fetch(`api/v1/${path}${query(meant(path, params))}`, {
             headers: { Authorization: `Bearer ${sessionStorage.getItem(TOKEN) || ""}` },
             signal,
             cache: "no-store",
@@ -87,7 +124,14 @@ async function ask(path, params, signal) {
             next: "Open the address that `weighlock view` printed when it was started.",
         };
     }
-    throw new ApiError(response.status, body);
+    const file = Number(/^file\/(\d+)/.exec(path)?.[1] ?? -1);
+    if (response.status === 409) ping().catch(() => null); // which of the files it was, and what has become of it
+    throw new ApiError(response.status, body, file);
+}
+
+/** Ask whether the server is there, and whether the files are as they were. */
+export async function ping() {
+    tell((await get("ping")).files);
 }
 
 /** @param {string} path @param {Record<string, any>} [params] @param {AbortSignal|null} [signal] @returns {Promise<any>} */

@@ -39,13 +39,15 @@ const LAYOUTS = [
 ];
 
 export class Browser {
-    /** @param {number} file @param {State} state @param {any} overview @param {(params: Record<string, string>) => void} remember */
-    constructor(file, state, overview, remember) {
+    /** @param {number} file @param {State} state @param {(params: Record<string, string>) => void} remember */
+    constructor(file, state, remember) {
         this.file = file;
         this.state = state;
         this.remember = remember;
         /** @type {number|null} */ this.selected = null;
         this.latest = new Latest();
+        this.revealing = new Latest();
+        /** @type {Tree|null} */ this.tree = null;
         /** @type {number[]|null} */ this.counts = null;
         this.status = el("p", { class: "status", role: "status" });
         this.trouble = el("div", {});
@@ -58,7 +60,7 @@ export class Browser {
             "aria-keyshortcuts": "/",
             autocomplete: "off",
             spellcheck: "false",
-            maxlength: "1000",
+            maxlength: "400",
         });
         this.searchBox.value = state.q;
         this.searchBox.addEventListener(
@@ -76,7 +78,7 @@ export class Browser {
                 this.#set({ q: "" });
             }
         });
-        this.filters = this.#filters(overview);
+        this.filters = this.#filters();
         this.views = choice(
             "Show as",
             [
@@ -113,8 +115,7 @@ export class Browser {
         return state.view !== "table" && !state.q && !FILTERS.some((name) => state[name]);
     }
 
-    /** @param {any} overview */
-    #filters(overview) {
+    #filters() {
         const select = (name, label, options) => {
             const box = el(
                 "select",
@@ -124,7 +125,8 @@ export class Browser {
             box.value = this.state[name] || "";
             return box;
         };
-        const dtypes = /** @type {[string, string][]} */ ((overview?.dtypes || []).map((d) => [d.dtype, d.dtype]));
+        const chosen = this.state.dtype;
+        this.dtypes = select("dtype", "Type", [["", "Any type"], ...(chosen ? [[chosen, chosen]] : [])]);
         const shape = el("input", {
             type: "text",
             "aria-label": "Shape, for example 64,32 or *,1024",
@@ -146,7 +148,7 @@ export class Browser {
         return el(
             "div",
             { class: "filters", id: "filters", hidden: !FILTERS.some((name) => this.state[name]) },
-            select("dtype", "Type", [["", "Any type"], ...dtypes]),
+            this.dtypes,
             select("min_bytes", "Smallest size", SIZES),
             select("layout", "Layout", [
                 ["", "Any layout"],
@@ -158,6 +160,13 @@ export class Browser {
         );
     }
 
+    /** Offer the types that the file has. The list does not wait for them. @param {any} overview */
+    offer(overview) {
+        const known = new Set([...this.dtypes.options].map((option) => option.value));
+        for (const { dtype } of overview?.dtypes || [])
+            if (!known.has(dtype)) this.dtypes.append(el("option", { value: dtype }, dtype));
+    }
+
     toggleFilters(open = this.filters.hidden) {
         this.filters.hidden = !open;
         this.filterButton.setAttribute("aria-expanded", String(open));
@@ -167,7 +176,7 @@ export class Browser {
     /** Take the filters away. @param {Partial<State>} more */
     #clear(more) {
         for (const box of this.filters.querySelectorAll("select, input[type=text]")) box.value = "";
-        this.#set({ ...Object.fromEntries(FILTERS.map((name) => [name, ""])), ...more });
+        return this.#set({ ...Object.fromEntries(FILTERS.map((name) => [name, ""])), ...more });
     }
 
     focusSearch() {
@@ -179,7 +188,7 @@ export class Browser {
     #set(change) {
         Object.assign(this.state, change);
         this.remember(this.state);
-        this.start();
+        return this.start();
     }
 
     /** Ask for the list anew. What is shown stays until the answer is there, so that nothing flickers. */
@@ -197,11 +206,16 @@ export class Browser {
             list.rows.update();
             this.#say();
             this.mark(this.selected);
+            if (this.selected !== null) await this.reveal(this.selected);
         } catch (error) {
             if (!isAbort(error) && !signal.aborted) {
                 fill(
                     this.trouble,
-                    problem(error, () => this.start()),
+                    problem(
+                        error,
+                        () => this.start(),
+                        /** @type {any} */ (error).status === 400 ? ["Show all", () => this.#all()] : null,
+                    ),
                 );
                 fill(this.holder);
             }
@@ -256,6 +270,7 @@ export class Browser {
             key: (event, node) => this.#treeKey(event, node, tree, /** @type {VirtualRows} */ (rows)),
         });
         this.counts = tree.tensors === null ? null : [tree.tensors, tree.tensors];
+        if (!signal.aborted) this.tree = tree;
         return { rows, head: null, stop: () => tree.stop() };
     }
 
@@ -341,6 +356,7 @@ export class Browser {
     async #table(signal) {
         const { q, dtype, layout, min_bytes, shape, sort, desc } = this.state;
         let all = 0;
+        this.tree = null;
         const list = await pagedList({
             label: "Tensors",
             kind: "table-rows",
@@ -433,6 +449,45 @@ export class Browser {
             location.hash = address(`file/${this.file}/tensor/${data.index}`);
     }
 
+    /** Nothing searched, nothing filtered, in the order of the file. @param {Partial<State>} [more] */
+    #all(more) {
+        this.searchBox.value = "";
+        return this.#clear({ q: "", sort: "", desc: "", ...more });
+    }
+
+    /**
+     * Open what leads to a tensor in the tree, scroll to it and mark it; where it is in sight, nothing moves.
+     * @param {number} index @param {boolean} [focus]
+     */
+    async reveal(index, focus = false) {
+        const { tree, list } = this,
+            signal = this.revealing.next();
+        if (!tree || !list) return;
+        const shown = this.holder.querySelector(`.row[data-tensor="${index}"]`);
+        if (shown && !focus) return;
+        try {
+            const { steps } = await get(`file/${this.file}/tensor/${index}/place`, {}, signal);
+            const node = await tree.reveal(steps, signal);
+            if (!node || signal.aborted || tree !== this.tree) return;
+            list.go(tree.indexOf(node), focus, true);
+            this.mark(index);
+        } catch (error) {
+            // The tensor itself says what is wrong, beside the list.
+            if (!isAbort(error)) console.info(String(error));
+        }
+    }
+
+    /** Show a tensor in the tree, whatever is shown now. @param {number} index */
+    async showInTree(index) {
+        this.selected = index;
+        if (!this.isTree) {
+            for (const way of this.views.children)
+                way.setAttribute("aria-pressed", String(way.dataset.value === "tree"));
+            await this.#all({ view: "" });
+        }
+        await this.reveal(index, true);
+    }
+
     /** Show which tensor is open beside the list. @param {number|null} index */
     mark(index) {
         this.selected = index;
@@ -451,10 +506,7 @@ export class Browser {
             fill(
                 this.status,
                 "No tensor matches. ",
-                button("Show all", () => {
-                    this.searchBox.value = "";
-                    this.#clear({ q: "" });
-                }),
+                button("Show all", () => this.#all()),
             );
         else
             this.status.textContent =
@@ -463,6 +515,7 @@ export class Browser {
 
     stop() {
         this.latest.stop();
+        this.revealing.stop();
         this.list?.stop();
         this.stopData?.();
     }

@@ -53,9 +53,12 @@ export class HeatMap {
         this.high = el("span", {});
         this.fetchSoon = debounce(() => this.fetch(), 90);
         this.element = this.#build();
-        this.observer = new ResizeObserver(() => {
-            if (this.#size()) this.fetchSoon();
-        });
+        // In the next frame: a size that is set while sizes are told is an error to Firefox and Chromium.
+        this.observer = new ResizeObserver(() =>
+            requestAnimationFrame(() => {
+                if (this.#size()) this.fetchSoon();
+            }),
+        );
         this.observer.observe(this.element);
     }
 

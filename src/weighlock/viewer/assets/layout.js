@@ -4,7 +4,7 @@
 import { get } from "./api.js";
 import { cell, el, fill } from "./dom.js";
 import * as say from "./format.js";
-import { loading, pointing, problem, zoomButtons } from "./parts.js";
+import { loading, pointing, problem, tensorLink, zoomButtons } from "./parts.js";
 import { heads, pagedList } from "./virtual.js";
 
 const PAGE = 2000,
@@ -48,7 +48,7 @@ async function start(file, body, signal) {
                 cell("offset", say.count(row.offset)),
                 cell("size", say.count(row.nbytes)),
                 cell("what", swatch(row.kind), row.kind),
-                cell("name", say.clip(row.name ?? "", 300)),
+                cell("name", say.clip(row.name ?? "", 300), row.tensor && [" ", tensorLink(file, row.tensor, 120)]),
             ),
         open: (row) => bar?.show(Number(row.offset), Number(row.offset) + Math.max(1, Number(row.nbytes))),
         came: () => bar?.draw(),
@@ -161,7 +161,7 @@ class ByteBar {
                 action();
             }
         });
-        this.observer = new ResizeObserver(() => this.draw());
+        this.observer = new ResizeObserver(() => requestAnimationFrame(() => this.draw()));
         this.observer.observe(canvas);
     }
 

@@ -8,12 +8,12 @@ import * as say from "./format.js";
 import { address, gapList, later, problem, section, tensorLink } from "./parts.js";
 
 /** @param {import("./parts.js").View} view */
-export function overviewView({ file, signal }) {
+export function overviewView({ file, signal, reload }) {
     const place = el("div", { class: "page" });
     later(
         place,
         (stop) => get(`file/${file}`, {}, stop),
-        (data) => show(file, data),
+        (data) => show(file, data, reload),
         signal,
     );
     return place;
@@ -31,9 +31,10 @@ const insteadOf = (file) =>
         ".",
     );
 
-/** @param {number} file @param {any} data */
-function show(file, data) {
-    if (data.error) return [el("h1", {}, say.clip(data.name, 300)), problem(data.error), insteadOf(file)];
+/** @param {number} file @param {any} data @param {(file: number) => void} reload */
+function show(file, data, reload) {
+    if (data.error)
+        return [el("h1", {}, say.clip(data.name, 300)), problem(data.error, () => reload(file)), insteadOf(file)];
     const { totals = {}, verdict = {} } = data;
     return [
         el("h1", {}, say.clip(data.name, 300)),
@@ -46,13 +47,6 @@ function show(file, data) {
             verdict.torch && !verdict.text?.includes(verdict.torch) && el("p", { class: "of" }, verdict.torch),
             el("p", {}, el("a", { href: address(`file/${file}/security`) }, "Security report")),
         ),
-        data.state &&
-            data.state !== "same" &&
-            el(
-                "p",
-                { class: "note warn" },
-                `The file on disk is ${data.state} since it was opened. Start the viewer again to see it as it is now.`,
-            ),
         gapList(data.gaps),
         facts(
             [

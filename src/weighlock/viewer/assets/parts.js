@@ -2,7 +2,7 @@
 /** Pieces that several views share. */
 
 import { button, el, fill, index } from "./dom.js";
-import { isAbort } from "./api.js";
+import { isAbort, reopen } from "./api.js";
 import * as say from "./format.js";
 
 /** Address of a view. @param {string} path @param {Record<string, any>} [params] */
@@ -16,14 +16,28 @@ export function address(path, params = {}) {
 /** Shown only when waiting takes a while. @param {string} [text] */
 export const loading = (text = "Reading…") => el("p", { class: "loading", role: "status" }, text);
 
-/** An error in its place, with what to do next. @param {any} error @param {(() => void)|null} [again] */
-export function problem(error, again) {
+/**
+ * An error in its place, with what to do next; there is always a way on.
+ * @param {any} error @param {(() => void)|null} [again] @param {[string, () => void]|null} [out] another way
+ */
+export function problem(error, again, out) {
+    const { status = 0, file = -1 } = error || {};
+    // What is wrong with the question stays so, and a file that was changed has a control of its own.
+    const retry = again && ![400, 404, 409, 414].includes(status);
     return el(
         "div",
         { class: "problem", role: "alert" },
         el("p", { class: "what" }, error?.message || String(error)),
         error?.next && el("p", { class: "next" }, error.next),
-        again && button("Try again", again),
+        retry &&
+            button("Try again", async () => {
+                // A file that could not be opened is not tried by every request, but at once where somebody wants it.
+                if (status === 503 && file >= 0) await reopen(file, true).catch(() => null);
+                again();
+            }),
+        out && button(...out),
+        [400, 404, 414].includes(status) &&
+            el("a", { class: "way", href: address(`file/${Math.max(0, file)}/overview`) }, "Go to the overview"),
     );
 }
 
@@ -175,4 +189,4 @@ export function pointing(canvas, on) {
     canvas.addEventListener("pointerleave", () => on.hover(null));
 }
 
-/** What every view is given. @typedef {{file: number, files: any[], params: Record<string, string>, signal: AbortSignal, remember: (params: Record<string, any>) => void}} View */
+/** What every view is given. @typedef {{file: number, files: any[], params: Record<string, string>, signal: AbortSignal, remember: (params: Record<string, any>) => void, reload: (file: number) => void}} View */

@@ -14,6 +14,7 @@ export class Branch {
         this.tree = tree;
         /** @type {number} */ this.level = parent ? parent.level + 1 : 0;
         this.open = false;
+        this.fold = tree.fold;
         /** @type {Pages|null} */ this.pages = null;
         /** @type {Map<number, Branch>} */ this.made = new Map();
     }
@@ -75,7 +76,7 @@ export class Tree {
                 async (offset, limit, signal) => {
                     const answer = await get(
                         `file/${this.file}/tree`,
-                        { path: JSON.stringify(node.data.path), offset, limit, fold: this.fold ? null : 0 },
+                        { path: JSON.stringify(node.data.path), offset, limit, fold: node.fold ? null : 0 },
                         signal,
                     );
                     if (node === this.root) this.tensors = answer.tensors ?? null;
@@ -101,6 +102,29 @@ export class Tree {
             node.open = false;
             this.changed();
         }
+    }
+
+    /**
+     * Open what leads to a tensor, and return its node. A fold that hides it is unfolded, it alone.
+     * @param {{place: number, fold: number, first: boolean}[]} steps @param {AbortSignal} signal
+     */
+    async reveal(steps, signal) {
+        let node = this.root;
+        for (const step of steps) {
+            if (node.fold && !step.first) {
+                node.pages?.stop();
+                node.pages = null;
+                node.made.clear();
+                node.open = node.fold = false;
+            }
+            await this.expand(node);
+            const place = node.fold ? step.fold : step.place;
+            await node.pages?.need(place, place + 1, false);
+            const next = node.child(place);
+            if (!next || signal.aborted) return null;
+            node = next;
+        }
+        return node;
     }
 
     get total() {

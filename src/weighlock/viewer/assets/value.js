@@ -8,7 +8,7 @@ import { later } from "./parts.js";
 
 /** @param {import("./parts.js").View} view */
 export function valueView({ file, params, signal }) {
-    const path = params.path || "[]";
+    const path = params.path || "[]"; // a link that was cut: the whole
     const place = el("div", { class: "tensor" });
     later(
         place,

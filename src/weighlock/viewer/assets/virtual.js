@@ -266,20 +266,22 @@ export class VirtualRows {
         this.element.scrollTop += event.deltaY / ratio;
     }
 
-    /** @param {number} index */
-    reveal(index) {
+    /** @param {number} index @param {boolean} [middle] not at an edge, where nothing around it is seen */
+    reveal(index, middle = false) {
         const { height, view, ratio, top } = this.#measure();
         const y = index * height;
-        if (y < top) this.element.scrollTop = y / ratio;
+        if (middle && (y < top || y + height > top + view))
+            this.element.scrollTop = Math.max(0, y - (view - height) / 2) / ratio;
+        else if (y < top) this.element.scrollTop = y / ratio;
         else if (y + height > top + view) this.element.scrollTop = (y + height - view) / ratio;
     }
 
     /** Make a row the one the keyboard is at. @param {number} index */
-    go(index, focus = true) {
+    go(index, focus = true, middle = false) {
         const total = this.options.total();
         if (!total) return;
         this.active = Math.max(0, Math.min(total - 1, index));
-        this.reveal(this.active);
+        this.reveal(this.active, middle);
         this.update();
         if (focus) this.focus();
     }

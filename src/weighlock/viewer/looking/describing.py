@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
 from weighlock.inspection.inventory import TensorRow
-from weighlock.inspection.leaves import LEAVES, describe
+from weighlock.inspection.leaves import LEAVES, describe, strided_parts
 from weighlock.inspection.numpy_values import read_array
 from weighlock.tensors.spec import NumpyArraySpec, QuantizedSpec, SubclassSpec, TensorSpec
 from weighlock.text import safe_text
@@ -31,7 +31,7 @@ def describe_tensor(file: ViewedFile, index: int) -> dict[str, Any]:
         "shared_with": _sharers(file, row), "flags": flags_of(row),
         "parts": [
             {"name": name, "dtype": part.dtype.name, "shape": list(part.shape), "nbytes": part.nbytes}
-            for name, part in leaf.parts if name
+            for name, part in row.parts if name
         ],
         "readable": why is None, "why_not": why, **_commands(file, key),
     }  # fmt: skip
@@ -83,7 +83,7 @@ def _why_not(spec: Any) -> str | None:
     if type(spec) not in LEAVES:
         return "what its class holds is no tensor"
     leaf = describe(spec)
-    if any(name for name, _ in leaf.parts):
+    if any(name for name, _ in strided_parts(spec)):
         return f"the layout {leaf.layout} has no values of its own; those of its parts can be shown"
     return f"the layout {leaf.layout} has no values that could be shown"
 
@@ -100,7 +100,7 @@ def chosen_spec(file: ViewedFile, index: int, part: str) -> Any:
     """
     row = file.row(index)
     if part:
-        found = [spec for name, spec in row.leaf.parts if name == part]
+        found = [spec for name, spec in row.parts if name == part]
         if not found:
             raise ArgumentError("the tensor has no such part", got=part[:40])
         return found[0]

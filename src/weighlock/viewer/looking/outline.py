@@ -1,10 +1,10 @@
 """The names in a file as a tree, level by level: tensors first, then the plain values beside them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from weighlock.inspection.folding import is_number, labels_of, ranges
+from weighlock.inspection.folding import Branch, Child, Value, folds, grow, labels_of, ranges
 from weighlock.inspection.inventory import TensorRow
 from weighlock.inspection.plain import kind_of, text_of
 from weighlock.objects import PathNode, children, path_of
@@ -15,69 +15,13 @@ from weighlock.viewer.failures import NoSuchThingError
 from weighlock.viewer.looking.facts import alias_of, shorter, size_of, text
 from weighlock.viewer.looking.holding import ViewedFile
 
-__all__ = ["Node", "children_of", "outline_of", "value_at"]
+__all__ = ["children_of", "outline_of", "value_at"]
 
-_NOTHING: Final[Mapping[str, "Node"]] = {}
 _TEXT: Final = 10_000
 
 
-class Node:
-    """One name: a tensor by its number, a plain value, or what holds others."""
-
-    __slots__ = ("children", "index", "nbytes", "structure", "tensors", "value")
-
-    def __init__(self) -> None:
-        self.children: dict[str, Node] | None = None
-        self.index = -1
-        self.value: Any = None
-        self.nbytes = 0
-        self.tensors = 0
-        self.structure = -1
-
-    @property
-    def kind(self) -> str:
-        """``"branch"``, ``"tensor"`` or ``"value"``."""
-        return "branch" if self.children else "tensor" if self.index >= 0 else "value"
-
-    def below(self, label: str) -> "Node":
-        """Return the child of this name, a new one where there is none."""
-        if self.children is None:
-            self.children = {}
-        found = self.children.get(label)
-        if found is None:
-            found = self.children[label] = Node()
-        return found
-
-
-def _tree(file: ViewedFile) -> Node:
-    checkpoint = file.checkpoint
-    root = Node()
-    for row in file.rows:
-        _leaf(root, labels_of(row.path), row).index = row.index
-    for path, value in islice(_values(checkpoint.object), MOST_VALUES):
-        _leaf(root, labels_of(path), None).value = value
-    _number(root, file.rows, {})
-    return root
-
-
-def _leaf(root: Node, labels: Sequence[str], row: TensorRow | None) -> Node:
-    """Return a new node for a place, and count it in all above it."""
-    node = root
-    above = [root]
-    for label in labels[:-1]:
-        node = node.below(label)
-        above.append(node)
-    held = node.children or _NOTHING
-    name, times = labels[-1], 1
-    while name in held and (held[name].index >= 0 or held[name].value is not None or row is None):
-        times += 1  # two things whose keys read alike: both are shown
-        name = f"{labels[-1]} #{times}"
-    made = node.below(name)
-    if row is not None:
-        for one in (*above, made):
-            one.nbytes += row.leaf.nbytes
-            one.tensors += 1
-    return made
+def _tree(file: ViewedFile) -> Branch:
+    return grow(file.rows, islice(_values(file.checkpoint.object), MOST_VALUES))
 
 
 def _values(root: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -90,85 +34,109 @@ def _held(node: PathNode | None, value: Any) -> Iterator[tuple[PathNode | None, 
             yield (part, node), child
 
 
-def _number(node: Node, rows: Sequence[TensorRow], known: dict[Any, int]) -> int:
-    """Give equal structures one number; as deep as names are cut, see `labels_of`."""
-    held = node.children
-    inner = tuple([(name, _number(child, rows, known)) for name, child in held.items()]) if held else ()
-    if node.index >= 0:
-        leaf = rows[node.index].leaf
-        own: Any = leaf.dtype, leaf.shape, leaf.layout
-    else:
-        own = None if held else type(node.value)
-    node.structure = known.setdefault((own, inner), len(known))
-    return node.structure
-
-
-def outline_of(file: ViewedFile) -> Node:
+def outline_of(file: ViewedFile) -> Branch:
     """Return the tree of a file."""
-    found: Node = file.once("outline", lambda: _tree(file))
+    found: Branch = file.once("outline", lambda: _tree(file))
     return found
 
 
-def _found(file: ViewedFile, path: Sequence[str]) -> Node:
-    tree = outline_of(file)
+def _found(file: ViewedFile, path: Sequence[str]) -> Child:
+    found: Child = outline_of(file)
     for part in path:
-        child = (tree.children or _NOTHING).get(part)
-        if child is None:
+        if not (isinstance(found, Branch) and part in found):
             raise NoSuchThingError("nothing in the file has this path", got=text(".".join(path), 120))
-        tree = child
-    return tree
+        found = found[part]
+    return found
 
 
-Fold = list[str]
-"""Names of one structure; the first stands for all."""
-
-
-def _folds(node: Node, *, folded: bool) -> list[Fold]:
-    """Return the names below a node, numbered ones of one structure together where the first of them stands."""
-    groups: dict[Any, Fold] = {}
-    for name, child in (node.children or _NOTHING).items():
-        groups.setdefault(child.structure if folded and child.kind != "value" and is_number(name) else name, []).append(
-            name
-        )
-    return list(groups.values())
+def _groups(file: ViewedFile, path: Sequence[str], node: Branch, *, folded: bool) -> list[list[str]]:
+    made: list[list[str]] = file.orders.get(("tree", tuple(path), folded), lambda: folds(node, folded=folded))
+    return made
 
 
 def children_of(file: ViewedFile, path: Sequence[str], page: tuple[int, int], *, folded: bool) -> dict[str, Any]:
     """Return a page of what stands below a node."""
-    node = _found(file, path)
-    folds: list[Fold] = file.orders.get(("tree", tuple(path), folded), lambda: _folds(node, folded=folded))
-    offset, limit = page
-    shown = folds[offset : offset + limit]
+    node, (offset, limit) = _found(file, path), page
+    tensors, nbytes = _size(node)
+    total, nodes = 0, []
+    if isinstance(node, Branch):
+        groups = _groups(file, path, node, folded=folded)
+        total = len(groups)
+        nodes = [_shown(file, path, node[names[0]], names) for names in groups[offset : offset + limit]]
     return {
-        "path": list(path), "total": len(folds), "offset": offset, "tensors": node.tensors, "nbytes": node.nbytes,
-        "nodes": [_shown(file, path, node, names) for names in shown],
+        "path": list(path), "total": total, "offset": offset, "tensors": tensors, "nbytes": nbytes, "nodes": nodes,
     }  # fmt: skip
 
 
-def _shown(file: ViewedFile, path: Sequence[str], node: Node, names: Fold) -> dict[str, Any]:
-    child = (node.children or _NOTHING)[names[0]]
+def _size(node: Child) -> tuple[int, int]:
+    if isinstance(node, Branch):
+        return node.tensors, node.nbytes
+    return (1, node.leaf.nbytes) if isinstance(node, TensorRow) else (0, 0)
+
+
+def _kind(node: Child) -> str:
+    return "branch" if isinstance(node, Branch) else "tensor" if isinstance(node, TensorRow) else "value"
+
+
+def _shown(file: ViewedFile, path: Sequence[str], child: Child, names: list[str]) -> dict[str, Any]:
     own = [*path, names[0]]
+    tensors, nbytes = _size(child)
     facts: dict[str, Any] = {
         "part": text(names[0] if len(names) == 1 else f"[{ranges(names)}]", 300),
-        "key": text(".".join((*path, names[0]))), "path": own if shorter(own) else None, "kind": child.kind,
-        "children": len(child.children or ()), "tensors": child.tensors, "nbytes": child.nbytes,
+        "key": text(".".join(own)), "path": own if shorter(own) else None, "kind": _kind(child),
+        "children": len(child.held) if isinstance(child, Branch) else 0, "tensors": tensors, "nbytes": nbytes,
         "fold": {"count": len(names), "first": names[0], "last": names[-1]} if len(names) > 1 else None,
         "index": None, "dtype": None, "shape": None, "layout": None, "text": None,
     }  # fmt: skip
-    if child.index >= 0:
-        row = file.rows[child.index]
-        return facts | size_of(row.leaf) | {"index": child.index, "alias_of": alias_of(file, row)}
-    return facts if child.children else facts | {"type": text(kind_of(child.value)), "text": text(text_of(child.value))}
+    row = child.own if isinstance(child, Branch) else child
+    if isinstance(row, TensorRow):
+        return facts | size_of(row.leaf) | {"index": row.index, "alias_of": alias_of(file, row)}
+    if isinstance(child, Value):
+        return facts | {"type": text(kind_of(child.value)), "text": text(text_of(child.value))}
+    return facts
+
+
+def place_of(file: ViewedFile, index: int) -> dict[str, Any]:
+    """Return how the tree leads to a tensor: for each level the name, and its places among all names and among folds.
+
+    `first` tells whether it is the one that stands for its fold; where it is not, the fold does not show it.
+    """
+    row = file.row(index)
+    steps: list[dict[str, Any]] = []
+    node = outline_of(file)
+    path: list[str] = []
+    while True:
+        name = _name_towards(node, labels_of(row.path)[len(path) :], row)
+        groups = _groups(file, path, node, folded=True)
+        fold = next(place for place, names in enumerate(groups) if name in names)
+        steps.append({
+            "part": name, "place": node.place(name), "fold": fold, "first": groups[fold][0] == name,
+        })  # fmt: skip
+        below = node[name]
+        if not isinstance(below, Branch) or below.own is row:
+            return {"index": index, "steps": steps}
+        node, path = below, [*path, name]
+
+
+def _name_towards(node: Branch, labels: Sequence[str], row: TensorRow) -> str:
+    """Return the name by which a branch leads to a tensor; the last one may be numbered, see `grow`."""
+    if len(labels) > 1:
+        return labels[0]
+    for name in node.names:
+        below = node[name]
+        if below is row or (isinstance(below, Branch) and below.own is row):
+            return name
+    raise NoSuchThingError("the tree does not have this tensor", got=str(row.index))
 
 
 def value_at(file: ViewedFile, path: Sequence[str]) -> dict[str, Any]:
     """Return what stands at a place, at more length than the tree has room for."""
     node = _found(file, path)
-    value = node.value
-    if node.kind == "value":
+    if isinstance(node, Value):
+        value = node.value
         long = isinstance(value, str | bytes)
         shown = repr(value[:_TEXT]) + ("…" if len(value) > _TEXT else "") if long else text_of(value)
         kind = kind_of(value)
     else:
-        kind, shown = node.kind, f"{node.tensors:,} tensors"
-    return {"path": list(path), "kind": node.kind, "type": text(kind), "text": text(shown, 3 * _TEXT)}
+        kind, shown = _kind(node), f"{_size(node)[0]:,} tensors"
+    return {"path": list(path), "kind": _kind(node), "type": text(kind), "text": text(shown, 3 * _TEXT)}

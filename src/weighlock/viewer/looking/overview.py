@@ -11,7 +11,7 @@ from weighlock.viewer.failures import failure_document
 from weighlock.viewer.looking.facts import place, text
 from weighlock.viewer.looking.holding import ViewedFile
 
-__all__ = ["describe_file", "name_files"]
+__all__ = ["describe_file", "name_files", "state_of"]
 
 _HELD: Final = 200
 _GLOBALS: Final = 1000
@@ -24,9 +24,14 @@ def name_files(files: list[ViewedFile], version: str) -> dict[str, Any]:
     return {"version": version, "files": [_named(file) for file in files]}
 
 
+def state_of(file: ViewedFile) -> dict[str, Any]:
+    """Return what a page must know to see that what it shows is no more: it is asked for again and again."""
+    return {"file": file.number, "generation": file.generation, "state": file.state}
+
+
 def _named(file: ViewedFile) -> dict[str, Any]:
     found = file.tried
-    facts = {"file": file.number, "name": text(file.name), "given": text(file.shown), "state": file.state}
+    facts = {**state_of(file), "name": text(file.name), "given": text(file.shown)}
     if isinstance(found, WeighlockError):
         return {**facts, "size": None, "format": None, "error": failure_document(found)}
     byteorder = str(found.metadata.get("byteorder") or "little")

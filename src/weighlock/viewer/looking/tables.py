@@ -1,4 +1,4 @@
-"""Storages, the bytes of a file, and the security report, as tables."""
+"""Storages, and the bytes of a file, as tables."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -7,17 +7,14 @@ from weighlock.errors import WeighlockError
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.inspection.sharing import StorageRow
 from weighlock.limits import DEFAULT_LIMITS
-from weighlock.scanning.report import FileReport, Finding, ScanReport
-from weighlock.scanning.rules import RULES
-from weighlock.storages.addresses import is_address, open_anywhere
+from weighlock.storages.addresses import open_anywhere
 from weighlock.storages.source import ByteSource
 from weighlock.viewer.looking.facts import text
 from weighlock.viewer.looking.holding import ViewedFile
 
-__all__ = ["SORTS", "list_layout", "list_storages", "scan_one"]
+__all__ = ["SORTS", "list_layout", "list_storages"]
 
 _TOGETHER: Final = 20
-_FINDINGS: Final = 1000
 
 SORTS: Final[dict[str, Callable[[StorageRow], Any]]] = {
     "nbytes": lambda row: row.nbytes,
@@ -33,7 +30,7 @@ def list_storages(file: ViewedFile, sort: str, page: tuple[int, int], *, descend
     """Return a page of the storages: who lies in each, and what of it nobody uses."""
     rows = file.summary.storages
     order: Sequence[int] = file.orders.get(("storages", sort, descending), lambda: _order(rows, sort, descending))
-    refs: list[Any] = file.once("storages", lambda: [ref for _, ref in file.inventory.storages.values()])
+    refs: list[Any] = file.once("storages", lambda: list(file.inventory.storages))
     offset, limit = page
     return {
         "total": len(rows), "offset": offset, "nbytes": sum(row.nbytes for row in rows),
@@ -73,11 +70,24 @@ def list_layout(file: ViewedFile, page: tuple[int, int]) -> dict[str, Any]:
     return {
         "size": size, "total": len(rows), "offset": offset,
         "rows": [
-            {"offset": row.offset, "nbytes": row.nbytes, "kind": row.kind, "name": text(row.name)}
+            {"offset": row.offset, "nbytes": row.nbytes, "kind": row.kind, "name": text(row.name),
+             **_tensor_in(file, row)}
             for row in rows[offset : offset + limit]
         ],
         "kinds": file.once("kinds", lambda: _kinds(rows)),
     }  # fmt: skip
+
+
+def _tensor_in(file: ViewedFile, row: LayoutRow) -> dict[str, Any]:
+    """Return the first tensor that lies in a stretch of data."""
+    if row.kind != "data" or isinstance(file.tried, WeighlockError):
+        return {}
+    storages = file.summary.storages
+    held: dict[str, int] = file.once(
+        "tensors by record", lambda: {one.member or one.name: one.tensors[0] for one in storages if one.tensors}
+    )
+    index = held.get(row.name)
+    return {} if index is None else {"tensor": {"index": index, "key": text(file.keys[index])}}
 
 
 def _kinds(rows: Sequence[LayoutRow]) -> dict[str, int]:
@@ -113,47 +123,3 @@ def _archive_layout(source: ByteSource) -> list[LayoutRow]:
     directory = read_directory(source, DEFAULT_LIMITS)
     data = frozenset(name for name in directory.names if "/data/" in name or "/tensors/" in name)
     return complete(zip_rows(source, directory, data), source.size, source.size)
-
-
-def scan_one(file: ViewedFile) -> dict[str, Any]:
-    """Return the security report: what loading would run, whether the file is whole, and what was not examined."""
-    report = _scanned(file.given)
-    findings = [finding for one in report.files for finding in one.findings]
-    gaps = [gap for one in report.files for gap in one.gaps]
-    return {
-        "judgement": report.verdict, "severity": report.worst(), "files": len(report.files),
-        "findings": [_finding(finding) for finding in findings[:_FINDINGS]], "findings_total": len(findings),
-        "gaps": [
-            {"rule": gap.rule, "message": text(gap.message, 2000), "where": text(gap.member or ""),
-             "title": RULES[gap.rule].title, "remedy": RULES[gap.rule].advice}
-            for gap in gaps[:_FINDINGS]
-        ],
-        "globals": [
-            {"name": text(use.name), "known": use.known, "uses": list(use.uses), "places": [text(use.path or "")]}
-            for use in report.globals[:_FINDINGS]
-        ],
-    }  # fmt: skip
-
-
-def _scanned(given: str) -> ScanReport:
-    import os
-
-    from weighlock.scanning.scan import allowing, scan, scan_file
-
-    # A name of the command line is a pattern for `scan`; here it names one file, also where it holds a bracket.
-    if not is_address(given) and os.path.isdir(given):
-        return scan(given)
-    reports: tuple[FileReport, ...] = (scan_file(given, allowed=allowing(())),)
-    return ScanReport(reports)
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    rule = RULES[finding.rule]
-    offset = finding.file_offset if finding.file_offset is not None else finding.offset
-    where = [finding.member, None if finding.path is None else f"at {finding.path}"]
-    where.append(None if offset is None else f"byte {offset:,}")
-    return {
-        "rule": finding.rule, "severity": finding.severity, "message": text(finding.message, 2000),
-        "where": text(", ".join(part for part in where if part)), "title": rule.title, "explanation": rule.means,
-        "remedy": rule.advice, "count": finding.count, "cwe": rule.cwe or None,
-    }  # fmt: skip

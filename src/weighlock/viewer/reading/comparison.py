@@ -1,15 +1,16 @@
 """What two of the files differ in."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from weighlock.comparing.diffing import Diff, TensorDiff, TensorSide, diff
 from weighlock.comparing.values import ValueDiff
-from weighlock.viewer.bounds import KEPT_DIFFS
-from weighlock.viewer.failures import failure_document
+from weighlock.viewer.bounds import KEPT_DIFFS, RETRY_SECONDS
+from weighlock.viewer.failures import failure_document, may_pass
 from weighlock.viewer.jobs import Job, Kept
 from weighlock.viewer.looking.facts import number, steps, text
-from weighlock.viewer.looking.holding import Files, ViewedFile
+from weighlock.viewer.looking.holding import ViewedFile
 from weighlock.viewer.queries import Query
 from weighlock.viewer.reading.bands import opened
 
@@ -37,7 +38,14 @@ class _Compared:
         self.found = found
         self.states = [next(name for name, fits in _STATES if fits(row)) for row in found.tensors]
         self.counts = {name: self.states.count(name) for name, _ in _STATES}
+        self._made = time.monotonic()
+        self._unreached = any(row.error is not None and may_pass(row.error) for row in found.tensors)
         self.indices = [dict(zip(file.keys, range(len(file.keys)), strict=True)) for file in (a, b)]
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a tensor could not be read and may be by now; not at once, for each page of rows asks."""
+        return self._unreached and time.monotonic() - self._made >= RETRY_SECONDS
 
     def chosen(self, only: str) -> Sequence[int]:
         """Return the rows of a state."""
@@ -50,13 +58,11 @@ class _Compared:
 class Comparisons:
     """The comparisons that were made last."""
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    def __init__(self) -> None:
         self._kept: Kept[_Compared] = Kept(KEPT_DIFFS)
 
-    def page(self, query: Query, job: Job) -> dict[str, Any]:
+    def page(self, a: ViewedFile, b: ViewedFile, query: Query, job: Job) -> dict[str, Any]:
         """Return a page of the differences of two files."""
-        a, b = self._files[query.number("a", 0)], self._files[query.number("b", 1)]
         values = query.flag("values", default=True)
         rtol, atol = query.decimal("rtol"), query.decimal("atol")
         only = query.choice("only", "all", "different", "changed", "added", "removed", "same")
@@ -66,7 +72,11 @@ class Comparisons:
             found = diff(opened(a), opened(b), values=values, rtol=rtol, atol=atol, progress=job.check)
             return _Compared(found, a, b)
 
-        kept = self._kept.get((a.number, b.number, values, rtol, atol), compare, job)
+        key = a.number, a.generation, b.number, b.generation, values, rtol, atol
+        kept = self._kept.get(key, compare, job)
+        if kept.outdated:
+            self._kept.drop(key)
+            kept = self._kept.get(key, compare, job)
         chosen = kept.chosen(only)
         found = kept.found
         return {

@@ -4,6 +4,7 @@ from typing import Any
 
 from weighlock.measuring.summaries import TensorStats, measure
 from weighlock.viewer.bounds import KEPT_FIGURES, MOST_BINS
+from weighlock.viewer.failures import may_pass
 from weighlock.viewer.jobs import Job, Kept
 from weighlock.viewer.looking.describing import chosen_spec
 from weighlock.viewer.looking.facts import number
@@ -23,8 +24,11 @@ def measure_one(file: ViewedFile, index: int, query: Query, job: Job) -> dict[st
     if part:
         chosen_spec(file, index, part)  # complains where there is none
     kept: Kept[TensorStats] = file.once("figures", lambda: Kept(KEPT_FIGURES))
-    found = kept.get((index, bins, part), lambda: measure(lazy_of(file, index), bins, job.check, part), job)
+    key = index, bins, part
+    found = kept.get(key, lambda: measure(lazy_of(file, index), bins, job.check, part), job)
     if found.error is not None:
+        if may_pass(found.error):
+            kept.drop(key)  # the next one who asks is not told of a server that was away
         raise found.error
     return _document(found)
 
