@@ -565,6 +565,27 @@ class TestShards:
             assert sorted(os.listdir(folder)) == sorted(os.path.basename(path) for path in report.files)
             assert wl.digest(report.files[-1]) == wl.digest(tmp_path / "a.pt")
 
+    def test_a_set_is_not_replaced_unasked(self, tmp_path):
+        """An earlier set was replaced, or removed, without a word: only the undivided file was looked for."""
+        obj = {f"w{n}": np.full(100, n, "f4") for n in range(6)}
+        wl.save(obj, tmp_path / "a.pt")
+        wl.save(obj, tmp_path, format="safetensors", max_shard_size=900)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        attempts = [
+            {"dst": tmp_path / "model.safetensors", "max_shard_size": 500},
+            {"dst": tmp_path / "model.safetensors", "max_shard_size": "5GB"},
+            {"dst": tmp_path, "format": "safetensors", "max_shard_size": 500, "dry_run": True},
+            {"dst": tmp_path, "format": "safetensors", "max_shard_size": "5GB"},
+        ]
+        for wish in attempts:
+            with pytest.raises(TargetError, match=r"there already.*model-00001-of-00003\.safetensors and 3 more.*--force"):
+                wl.convert(tmp_path / "a.pt", **wish)
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        wl.convert(tmp_path, tmp_path, format="safetensors", max_shard_size=500, force=True)
+        assert len(list(tmp_path.glob("*-of-00006.safetensors"))) == 6
+        assert wl.digest(tmp_path) == wl.digest(tmp_path / "a.pt")
+        wl.convert(tmp_path, tmp_path / "other.bin", max_shard_size=500)
+
     def test_a_nested_object_is_not_cut(self, tmp_path, source):
         with pytest.raises(UnsupportedTypeError, match="only a dictionary of tensors"):
             wl.convert(source, tmp_path / "m.safetensors", max_shard_size="2KB")

@@ -155,7 +155,7 @@ def convert(
     >>> folder.cleanup()
     """
     path = target_of(dst, force=force)
-    target = Target(path, format_for(path, format), max_shard_size, aliases, metadata, verify, durable)
+    target = Target(path, format_for(path, format), max_shard_size, aliases, metadata, verify, durable, force)
     part = Part(take, globs(include), globs(exclude), dtype)
     with converting(src, target, part, limits=limits, storage_options=storage_options) as made:
         return made.report(None if dry_run else made.job.run(progress))
