@@ -578,7 +578,9 @@ class TestShards:
             {"dst": tmp_path, "format": "safetensors", "max_shard_size": "5GB"},
         ]
         for wish in attempts:
-            with pytest.raises(TargetError, match=r"there already.*model-00001-of-00003\.safetensors and 3 more.*--force"):
+            with pytest.raises(
+                TargetError, match=r"there already.*model-00001-of-00003\.safetensors and 3 more.*--force"
+            ):
                 wl.convert(tmp_path / "a.pt", **wish)
             assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
         wl.convert(tmp_path, tmp_path, format="safetensors", max_shard_size=500, force=True)

@@ -161,7 +161,7 @@ class TestWriting:
         assert not [name for name in names_in(tmp_path) if name.endswith((".json", "-tmp", "-part"))]
 
     def test_two_saves_at_once(self, tmp_path):
-        """The one that ends first took the other's unfinished parts for what a killed process left, and removed them."""
+        """The one that ends first took the unfinished parts of the other for a killed process's, and removed them."""
         earlier, later = state_dict(5), {name: value + 100 for name, value in state_dict(10).items()}
         later["tied"] = later["layers.3.weight"]
         saved = []
