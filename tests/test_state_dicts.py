@@ -396,6 +396,31 @@ class TestCasting:
         assert not np.may_share_memory(made["a"], made["b"])
         assert (made["a"].tolist(), made["b"].tolist()) == ([1.0] * 3, [0.0] * 2)
 
+    @pytest.mark.parametrize("source", ["float32", "float16", "bfloat16", "float64", "int32", "float8_e5m2"])
+    def test_too_large_for_float8(self, source, tmp_path, torch):
+        """It was NaN where PyTorch gives the largest number: in each of the places where arrays are cast."""
+        numbers = [0, 1, 448, 500, -500, 30_000]
+        tensor = torch.tensor(numbers, dtype=getattr(torch, source))
+        if tensor.is_floating_point():
+            tensor = torch.cat([tensor, torch.tensor([float("inf"), float("-inf"), float("nan")]).to(tensor.dtype)])
+        expected = tensor.to(torch.float8_e4m3fn).float().numpy()
+        torch.save({"w": tensor}, tmp_path / "a.pt")
+        array = wl.load(tmp_path / "a.pt")["w"]
+        casts = [sd.cast({"w": array}, "float8_e4m3fn", integers=True)["w"]]
+        casts.append(wl.open_checkpoint(tmp_path / "a.pt")["w"].read(dtype="float8_e4m3fn"))
+        if tensor.is_floating_point():
+            casts.append(wl.load(tmp_path / "a.pt", dtype="float8_e4m3fn")["w"])
+            wl.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="float8_e4m3fn")
+            casts.append(wl.load(tmp_path / "b.pt")["w"])
+        for made in casts:
+            assert made.dtype.name == "float8_e4m3fn"
+            np.testing.assert_array_equal(made.astype("f4"), expected)
+
+    def test_short_names(self):
+        weights = {"w": np.ones(2)}
+        names = [sd.cast(weights, short)["w"].dtype.name for short in ("fp16", "fp32", "bf16")]
+        assert names == ["float16", "float32", "bfloat16"]
+
     def test_an_unknown_type(self):
         with pytest.raises(wl.ArgumentError, match="unknown element type"):
             sd.cast({"w": np.ones(1)}, "float13")

@@ -42,7 +42,8 @@ def format_for(path: str, format: str | None, source: str | None = None) -> str:
     if named is None:
         raise ArgumentError(
             "the name of the new file does not say its format", got=os.path.basename(path),
-            expected=f"a name that ends with {', '.join(FORMAT_BY_SUFFIX)}", hint="Or name the format.",
+            expected=f"a name that ends with {', '.join(FORMAT_BY_SUFFIX)}",
+            hint='Or name the format: format="safetensors" (--to safetensors).',
         )  # fmt: skip
     return named
 
