@@ -36,6 +36,7 @@ from weighlock.errors import (
     UnsupportedError,
     UnsupportedTypeError,
 )
+from weighlock.pickling.inert import GlobalRef, Stub
 from weighlock.storages import sinks
 
 NAMES = {"torch-zip": "x.pt", "torch-legacy": "x.pth", "safetensors": "x.safetensors", "npz": "x.npz"}
@@ -427,7 +428,7 @@ class TestParts:
         wl.save({"model": {"fc.0.weight": np.ones(2), "fc.10.weight": np.ones(2), "x": 1}}, tmp_path / "flat.pt")
         wl.convert(tmp_path / "flat.pt", tmp_path / "w.pt", include="model.fc.?")  # a part of a name, up to a dot
         assert list(wl.load(tmp_path / "w.pt")["model"]) == ["fc.0.weight"]
-        wl.convert(source, tmp_path / "z.pt", include="nothing.of.this")
+        wl.convert(source, tmp_path / "z.pt", exclude="**")
         assert wl.load(tmp_path / "z.pt") == {}
 
     def test_an_element_of_a_list_cannot_be_left_out(self, tmp_path, source):
@@ -551,6 +552,33 @@ class TestAliases:
         assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
 
 
+class TestWhatIsLeft:
+    @pytest.mark.parametrize("wish", [{"include": "layer.*"}, {"include": ["model", "modle.*"]}])
+    def test_a_glob_that_fits_nothing(self, tmp_path, wish):
+        """A mistyped glob gave an empty file, and exit code 0."""
+        wl.save({"model": {"w": np.ones(2)}, "epoch": 3}, tmp_path / "a.pt")
+        with pytest.raises(wl.StateDictError, match=r"fits no name.*such as model\.w, epoch"):
+            wl.convert(tmp_path / "a.pt", tmp_path / "b.pt", **wish)
+        assert not (tmp_path / "b.pt").exists()
+        assert wl.convert(tmp_path / "a.pt", tmp_path / "b.pt", include="model", exclude="optimizer").tensors == 1
+
+    def test_a_class_is_said_with_its_place(self, tmp_path):
+        stub = Stub(GlobalRef("configs", "Config"), ())
+        wl.save({"model": {"w": np.ones(2)}, "hyper": {"cfg": stub}}, tmp_path / "a.pt")
+        expected = r"class.*configs\.Config.*object hyper\.cfg.*--take state_dict.*--exclude"
+        with pytest.raises(UnsupportedTypeError, match=expected):
+            wl.convert(tmp_path / "a.pt", tmp_path / "b.safetensors")
+
+    @pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+    def test_npz_without_a_type_of_numpys(self, tmp_path, name):
+        """It was written as raw bytes, not known again, and called a fault of this program."""
+        made = wl.state_dicts.cast({"n": np.ones(1), "w": np.ones(2)}, name)
+        wl.save({"i": np.arange(2), **made}, tmp_path / "a.pt")
+        with pytest.raises(UnsupportedTypeError, match=rf"no type of its own for {name}.*object n.*--dtype float32"):
+            wl.convert(tmp_path / "a.pt", tmp_path / "a.npz")
+        assert wl.convert(tmp_path / "a.pt", tmp_path / "a.npz", dtype="float32").verified
+
+
 class TestShards:
     def test_an_index(self, tmp_path):
         obj = {f"w{n}": np.full(100, n, "f8") for n in range(6)} | {"n": np.arange(3)}
@@ -564,6 +592,29 @@ class TestShards:
             assert report.nbytes == sum(os.path.getsize(path) for path in report.files)
             assert sorted(os.listdir(folder)) == sorted(os.path.basename(path) for path in report.files)
             assert wl.digest(report.files[-1]) == wl.digest(tmp_path / "a.pt")
+
+    def test_a_set_is_not_replaced_unasked(self, tmp_path):
+        """An earlier set was replaced, or removed, without a word: only the undivided file was looked for."""
+        obj = {f"w{n}": np.full(100, n, "f4") for n in range(6)}
+        wl.save(obj, tmp_path / "a.pt")
+        wl.save(obj, tmp_path, format="safetensors", max_shard_size=900)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        attempts = [
+            {"dst": tmp_path / "model.safetensors", "max_shard_size": 500},
+            {"dst": tmp_path / "model.safetensors", "max_shard_size": "5GB"},
+            {"dst": tmp_path, "format": "safetensors", "max_shard_size": 500, "dry_run": True},
+            {"dst": tmp_path, "format": "safetensors", "max_shard_size": "5GB"},
+        ]
+        for wish in attempts:
+            with pytest.raises(
+                TargetError, match=r"there already.*model-00001-of-00003\.safetensors and 3 more.*--force"
+            ):
+                wl.convert(tmp_path / "a.pt", **wish)
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        wl.convert(tmp_path, tmp_path, format="safetensors", max_shard_size=500, force=True)
+        assert len(list(tmp_path.glob("*-of-00006.safetensors"))) == 6
+        assert wl.digest(tmp_path) == wl.digest(tmp_path / "a.pt")
+        wl.convert(tmp_path, tmp_path / "other.bin", max_shard_size=500)
 
     def test_a_nested_object_is_not_cut(self, tmp_path, source):
         with pytest.raises(UnsupportedTypeError, match="only a dictionary of tensors"):

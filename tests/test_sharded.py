@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,12 +16,13 @@ from weighlock.errors import (
     CheckpointError,
     DamagedError,
     MissingFileError,
+    MissingFolderError,
     NotACheckpointError,
     SourceError,
     UnsupportedTypeError,
 )
 from weighlock.inspection.values import read_values
-from weighlock.sharding import size_in_bytes, split
+from weighlock.sharding import save_shards, size_in_bytes, split
 from weighlock.storages.folders import FolderSource, LocalFolder, check_name
 
 KB = 1000
@@ -156,6 +159,49 @@ class TestWriting:
         with pytest.raises(wl.SaveError):
             wl.save(changed, tmp_path, max_shard_size="9KB")
         assert not [name for name in names_in(tmp_path) if name.endswith((".json", "-tmp", "-part"))]
+
+    def test_two_saves_at_once(self, tmp_path):
+        """The one that ends first took the unfinished parts of the other for a killed process's, and removed them."""
+        earlier, later = state_dict(5), {name: value + 100 for name, value in state_dict(10).items()}
+        later["tied"] = later["layers.3.weight"]
+        saved = []
+
+        def save(part, path):
+            wl.save(part, path)
+            saved.append(path)
+            if len(saved) == 3:
+                wl.save(earlier, tmp_path, max_shard_size="9KB")
+                assert len(wl.load(tmp_path)) == 6
+
+        save_shards(later, str(tmp_path), "9KB", "torch-zip", flat_leaf, save, durable=False)
+        assert sorted(wl.load(tmp_path)) == sorted(later)
+        assert (wl.load(tmp_path)["layers.9.weight"] == 109).all()
+        assert len(names_in(tmp_path)) == 6
+
+    def test_two_processes_at_once(self, tmp_path):
+        program = (
+            "import sys, numpy, weighlock\n"
+            "fill, folder = float(sys.argv[1]), sys.argv[2]\n"
+            "obj = {f'w{n}': numpy.full(1000, fill, 'f4') for n in range(12 - int(fill))}\n"
+            "for _ in range(15): weighlock.save(obj, folder, max_shard_size='9KB')\n"
+        )
+        running = [
+            subprocess.Popen([sys.executable, "-c", program, fill, tmp_path], stderr=subprocess.PIPE, text=True)
+            for fill in "0123"
+        ]
+        errors = [process.communicate(timeout=60)[1] for process in running]
+        assert errors == ["", "", "", ""]
+        values = {float(value[0]) for value in wl.load(tmp_path).values()}
+        assert len(values) == 1
+        assert len(wl.load(tmp_path)) == 12 - values.pop()
+        assert not [name for name in names_in(tmp_path) if name.startswith(".")]
+
+    @pytest.mark.parametrize("format", ["torch-zip", "safetensors"])
+    def test_a_folder_that_is_not_there(self, tmp_path, format):
+        """The files were called ``new-00001-of-00005``, beside the place where the folder was wanted."""
+        with pytest.raises(MissingFolderError, match="Create it first"):
+            wl.save(state_dict(), f"{tmp_path}/new/", format=format, max_shard_size="9KB")
+        assert names_in(tmp_path) == []
 
     @pytest.mark.parametrize("obj", [[np.zeros(1)], {"a": {"b": np.zeros(1)}}, {"a": 1}, {1: np.zeros(1)}])
     def test_only_flat_ones(self, obj, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 import weighlock as wl
 from weighlock import state_dicts as sd
+from weighlock.pickling.inert import GlobalRef, Stub
 
 
 class Layer:
@@ -39,6 +40,17 @@ class Slots:
 
 def net():
     return Net([Layer(2), Layer(4)], {"main": Layer(1)}, np.ones(1))
+
+
+def module_stub(weights):
+    """A pickled module with one submodule, as a file describes it."""
+    stub = Stub(GlobalRef("nets", "Net"))
+    inner = Stub(GlobalRef("torch.nn", "Linear"))
+    own = {name.partition(".")[2]: value for name, value in weights.items() if name.startswith("fc.")}
+    inner.state = {"_parameters": own, "_buffers": {}, "_modules": {}}
+    others = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    stub.state = {"_parameters": others, "_buffers": {}, "_modules": {"fc": inner}}
+    return stub
 
 
 class TestDrawing:
@@ -226,6 +238,55 @@ class TestAdvice:
         assert "the weights lie under 'model_state_dict'" in advice
         assert "makes 30 of 30 match" in advice
 
+    def test_weights_that_lie_deeper_with_a_prefix(self):
+        """It said that ``mapping['state_dict']`` makes 0 of 30 match."""
+        advice = self.advice({"epoch": 3, "state_dict": sd.add_prefix(self.expected(), "module."), "x": np.zeros(1)})
+        call = "weighlock.state_dicts.strip_prefix(mapping['state_dict'], 'module.')"
+        assert f"the weights lie under 'state_dict': {call} makes 30 of 30 match" in advice
+        assert " 0 of 30" not in advice
+
+    def test_weights_that_lie_much_deeper(self):
+        advice = self.advice({"trainer": {"parts": [{"net": self.expected()}]}, "optimizer": {"x": np.zeros(1)}})
+        assert "under 'trainer.parts.0.net': mapping['trainer']['parts'][0]['net'], or" in advice
+
+    def test_the_place_where_they_fit_and_not_the_first_one(self):
+        advice = self.advice({"scaler": {"scale": np.zeros(())}, "G_ema": self.expected()})
+        assert advice.startswith("the weights lie under 'G_ema'")
+        assert "scaler" not in advice
+
+    def test_a_checkpoint_of_something_else(self):
+        advice = self.advice({"D": {"x": np.zeros(2)}, "G": {"y": np.zeros(2), "z": np.zeros(2)}, "epoch": 1})
+        assert advice.endswith("weights lie in 'G' (2 tensors), 'D' (1 tensors)")
+        assert "match" not in advice
+
+    @pytest.mark.parametrize("outer", ["", "module.", "_orig_mod.", "module._orig_mod.", "_fsdp_wrapped_module."])
+    def test_parts_that_were_wrapped(self, outer):
+        """Of nested wrappers it named the first only, or advised to put a prefix before what fitted already."""
+        wrapped = {"layer3": "layer3._checkpoint_wrapped_module", "layer4": "layer4._fsdp_wrapped_module"}
+        mapping = {}
+        for name, value in self.expected().items():
+            head, _, tail = name.partition(".")
+            mapping[f"{outer}{wrapped.get(head, head)}.{tail}"] = value
+        advice = sd.match(mapping, self.expected()).advice
+        assert len(advice) == 1
+        assert "activation checkpointing" in advice[0]
+        call = advice[0].partition("; ")[2].partition(" makes 30 of 30 match")[0]
+        mended = eval(call, {"weighlock": wl, "mapping": mapping, "re": re})  # the advice is code
+        assert sd.match(mended, self.expected()).ok
+
+    def test_a_prefix_before_what_fits_is_no_advice(self):
+        names = [*(f"b.{n}" for n in range(8)), "a.b.x"]
+        report = sd.match(dict.fromkeys([*names[:8], "b.x"], 1), dict.fromkeys(names, (1,)))
+        assert report.advice == []
+
+    def test_a_module_in_a_checkpoint(self):
+        report = sd.match({"epoch": 1, "model": module_stub(self.expected())}, self.expected())
+        assert report.advice == [
+            "the weights lie under 'model': weighlock.state_dict(mapping['model']) makes 30 of 30 match"
+        ]
+        with pytest.raises(wl.ArgumentTypeError, match=r"weighlock.state_dict\(obj\)"):
+            sd.match(module_stub({}), {"a": (1,)})
+
     def test_names_that_have_nothing_in_common(self):
         assert self.advice({"x": np.zeros(1)}) == ""
 
@@ -335,6 +396,31 @@ class TestCasting:
         assert not np.may_share_memory(made["a"], made["b"])
         assert (made["a"].tolist(), made["b"].tolist()) == ([1.0] * 3, [0.0] * 2)
 
+    @pytest.mark.parametrize("source", ["float32", "float16", "bfloat16", "float64", "int32", "float8_e5m2"])
+    def test_too_large_for_float8(self, source, tmp_path, torch):
+        """It was NaN where PyTorch gives the largest number: in each of the places where arrays are cast."""
+        numbers = [0, 1, 448, 500, -500, 30_000]
+        tensor = torch.tensor(numbers, dtype=getattr(torch, source))
+        if tensor.is_floating_point():
+            tensor = torch.cat([tensor, torch.tensor([float("inf"), float("-inf"), float("nan")]).to(tensor.dtype)])
+        expected = tensor.to(torch.float8_e4m3fn).float().numpy()
+        torch.save({"w": tensor}, tmp_path / "a.pt")
+        array = wl.load(tmp_path / "a.pt")["w"]
+        casts = [sd.cast({"w": array}, "float8_e4m3fn", integers=True)["w"]]
+        casts.append(wl.open_checkpoint(tmp_path / "a.pt")["w"].read(dtype="float8_e4m3fn"))
+        if tensor.is_floating_point():
+            casts.append(wl.load(tmp_path / "a.pt", dtype="float8_e4m3fn")["w"])
+            wl.convert(tmp_path / "a.pt", tmp_path / "b.pt", dtype="float8_e4m3fn")
+            casts.append(wl.load(tmp_path / "b.pt")["w"])
+        for made in casts:
+            assert made.dtype.name == "float8_e4m3fn"
+            np.testing.assert_array_equal(made.astype("f4"), expected)
+
+    def test_short_names(self):
+        weights = {"w": np.ones(2)}
+        names = [sd.cast(weights, short)["w"].dtype.name for short in ("fp16", "fp32", "bf16")]
+        assert names == ["float16", "float32", "bfloat16"]
+
     def test_an_unknown_type(self):
         with pytest.raises(wl.ArgumentError, match="unknown element type"):
             sd.cast({"w": np.ones(1)}, "float13")
@@ -353,6 +439,56 @@ class TestFinding:
     def test_itself(self):
         weights = {"w": np.ones(1), "model": np.ones(2)}
         assert sd.find_state_dict(weights) is weights
+
+    @pytest.mark.parametrize("beside", [
+        {"step": np.array(5)}, {"best_acc": np.array(0.5)}, {"step": np.array([5]), "rng_state": np.zeros(99, "uint8")},
+        {"global_step": np.array(3), "optimizer": {"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": []}},
+    ])  # fmt: skip
+    @pytest.mark.parametrize("name", ["model", "state_dict", "params_ema", "network_weights"])
+    def test_numbers_that_trainers_keep_as_tensors(self, beside, name):
+        """A step that is a tensor made the whole checkpoint a state_dict with the two entries step and model."""
+        weights = {"fc.weight": np.ones((2, 2)), "fc.bias": np.ones(2)}
+        for checkpoint in ({**beside, name: weights}, {name: weights, **beside}):
+            assert sd.find_state_dict(checkpoint) is weights
+            assert dict(wl.state_dict(checkpoint)) == weights
+
+    def test_parameters_beside_a_usual_name_are_not_lost(self):
+        tree = {"model": {"w": np.ones(2)}, "temperature": np.array(0.5)}
+        assert list(wl.state_dict(tree)) == ["model.w", "temperature"]
+
+    def test_averages_in_a_list_have_no_names(self):
+        weights = {"fc.weight": np.ones(2)}
+        checkpoint = {"ema": {"decay": 0.9, "shadow_params": [np.ones(2)]}, "model": weights}
+        assert sd.find_state_dict(checkpoint) is weights
+        assert dict(wl.state_dict(checkpoint)) == weights
+
+    def test_a_usual_name_without_tensors(self):
+        weights = {"fc.weight": np.ones(2)}
+        others: list[Any] = [{}, [], {"name": "resnet", "layers": [1, 2]}, "resnet", None]
+        for other in others:
+            assert dict(wl.state_dict({"state_dict": other, "model": weights})) == weights
+            assert sd.find_state_dict({"state_dict": other, "model": weights}) is weights
+
+    def test_the_outermost(self):
+        weights = {"fc.weight": np.ones(2)}
+        assert sd.find_state_dict({"callbacks": {"x": {"state_dict": {"a": np.ones(1)}}}, "model": weights}) is weights
+
+    def test_behind_a_long_history(self):
+        weights = {"fc.weight": np.ones(2)}
+        assert sd.find_state_dict({"losses": [0.5] * 20_000, "steps": list(range(20_000)), "m": weights}) is weights
+
+    def test_a_pickled_module(self):
+        """Its parts were counted as mappings of their own, and several were an error."""
+        weights = {"fc.weight": np.ones(2), "fc.bias": np.ones(2)}
+        for holder in (module_stub(weights), {"model": module_stub(weights), "optimizer": {}}):
+            assert dict(sd.find_state_dict(holder)) == weights
+
+    def test_optimizers_are_not_drawn(self):
+        weights, state = {"w": np.ones(2)}, {"state": {0: {"exp_avg": np.ones(2)}}, "param_groups": []}
+        checkpoint = {"G": weights, "D": {"w": np.ones(2)}, "optimizers": [state, state]}
+        assert list(wl.state_dict(checkpoint)) == ["G.w", "D.w"]
+        assert wl.load_state_dict(checkpoint, wl.state_dict(checkpoint)).missing_keys == []
+        assert list(wl.state_dict({"optimizer": state})) == ["optimizer.state.0.exp_avg"]
 
     def test_none_or_several(self):
         with pytest.raises(wl.StateDictError, match="no mapping"):

@@ -138,7 +138,8 @@ FLOAT32: Final = DTYPES["float32"]
 INT64: Final = DTYPES["int64"]
 
 _ALIASES: Final = {"double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32",
-                   "short": "int16", "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"}  # fmt: skip
+                   "short": "int16", "fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16",
+                   "cfloat": "complex64", "cdouble": "complex128", "chalf": "complex32"}  # fmt: skip
 
 _NUMPY_CACHE: "dict[str, numpy.dtype[Any]]" = {}
 _FROM_NUMPY: dict[Any, DType] = {}
@@ -150,7 +151,7 @@ def dtype(name: str) -> DType:
     Parameters
     ----------
     name : str
-        ``"float32"``, ``"torch.float32"`` or one of PyTorch's short names such as ``"half"``.
+        ``"float32"``, ``"torch.float32"`` or a short name such as ``"half"`` or ``"bf16"``.
 
     Raises
     ------

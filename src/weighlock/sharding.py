@@ -3,25 +3,30 @@
 All files are written under temporary names first. Only when every byte is there do they take their names, the index
 last. If an earlier save has left files of the same names, its index goes first: at no moment does an index name files
 of two saves. Files of an earlier save that are not part of the new one are removed at the end.
+
+Two processes may write one set at the same time. Each holds a file of its own while it writes, so that the other does
+not take its unfinished parts for what a killed process has left; names are given, and old files removed, by one
+process at a time. The last set stays, whole.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
-from weighlock.errors import ArgumentError, SaveError
+from weighlock.errors import ArgumentError, MissingFolderError, SaveError
 from weighlock.flattening import named_leaves
 from weighlock.formats.flat import shared_storages, views_of_others
-from weighlock.storages.targets import sync_folder
+from weighlock.storages.targets import alone_in, hold, sync_folder
 from weighlock.tensors.flat import FlatLeaf
 
-__all__ = ["Shards", "save_shards", "size_in_bytes", "split"]
+__all__ = ["Shards", "files_in_the_way", "save_shards", "size_in_bytes", "split"]
 
 Save = Callable[[Any, str], None]
 
-# Not that of the files that a save in the same folder takes for orphans: nobody holds these while others are written.
+# Not that of the files that a save in the same folder takes for orphans: nobody holds a part that is written already.
 _SUFFIX: Final = ".weighlock-part"
 
 _UNITS: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
@@ -144,17 +149,13 @@ def save_shards(
     SaveError
         If the files cannot be written. Those that were there before are untouched.
     """
-    if format not in _DEFAULT_NAMES:
-        raise ArgumentError("files of this format are not cut into several", got=repr(format))
-    if path is None:
-        raise ArgumentError("a set of files needs a path, not a file object")
-    if os.path.isdir(path):
-        path = os.path.join(path, _DEFAULT_NAMES[format])
+    whole = _whole(path, format)
     shards = split(obj, size_in_bytes(max_shard_size), describe)
-    target = _Target(os.path.realpath(path), len(shards.names))
+    target = _Target(whole, len(shards.names))
     if len(shards.names) < 2:
         save(dict(obj), target.whole)
-        target.clean({os.path.basename(target.whole)})
+        with alone_in(target.folder):
+            target.clean({os.path.basename(target.whole)})
         return [target.whole]
     files = target.files()
     # A safetensors file holds no tensor under a second name, so that the index lists none: others look for it there.
@@ -168,21 +169,49 @@ def save_shards(
     }  # fmt: skip
     temporary: list[tuple[str, str]] = []
     try:
-        for file, names in zip(files, shards.names, strict=True):
-            temporary.append((target.temporary(file), os.path.join(target.folder, file)))
-            save({name: obj[name] for name in names}, temporary[-1][0])
-        temporary.append((target.temporary(target.index), os.path.join(target.folder, target.index)))
-        _write_text(temporary[-1][0], json.dumps(index, indent=2, sort_keys=True) + "\n")
-        target.publish(temporary)
+        with target.held():
+            for file, names in zip(files, shards.names, strict=True):
+                temporary.append((target.temporary(file), os.path.join(target.folder, file)))
+                save({name: obj[name] for name in names}, temporary[-1][0])
+            temporary.append((target.temporary(target.index), os.path.join(target.folder, target.index)))
+            _write_text(temporary[-1][0], json.dumps(index, indent=2, sort_keys=True) + "\n")
+            with alone_in(target.folder):
+                target.publish(temporary)
+                if durable:
+                    sync_folder(target.folder)
+                target.clean({*files, target.index})
     except BaseException:
         for name, _ in temporary:
             if os.path.exists(name):
                 os.unlink(name)
         raise
-    if durable:
-        sync_folder(target.folder)
-    target.clean({*files, target.index})
     return [os.path.join(target.folder, name) for name in (*files, target.index)]
+
+
+def files_in_the_way(path: str, format: str) -> list[str]:
+    """Return the files that a set of this name would replace or remove: an undivided file, an index, parts.
+
+    Raises
+    ------
+    ArgumentError, SaveError
+        As `save_shards`.
+    """
+    target = _Target(_whole(path, format), 0)
+    return [os.path.join(target.folder, name) for name in sorted(target.names()) if target.is_of_set(name)]
+
+
+def _whole(path: str | None, format: str) -> str:
+    """Return the path of the undivided file."""
+    if format not in _DEFAULT_NAMES:
+        raise ArgumentError("files of this format are not cut into several", got=repr(format))
+    if path is None:
+        raise ArgumentError("a set of files needs a path, not a file object")
+    if os.path.isdir(path):
+        path = os.path.join(path, _DEFAULT_NAMES[format])
+    elif not os.path.basename(path):
+        # The folder "new/" would otherwise become files that are called new-00001-of-00002, without an ending.
+        raise MissingFolderError("the folder for the files is not there", path=path, hint="Create it first.")
+    return os.path.realpath(path)
 
 
 class _Target:
@@ -194,12 +223,55 @@ class _Target:
         self.stem, self.ending = os.path.splitext(name)
         self.count = count
         self.index = f"{name}.index.json"
+        self._token = os.urandom(6).hex()
+        self._part = re.compile(re.escape(self.stem) + r"-\d{5}-of-\d{5}" + re.escape(self.ending))
+        self._unfinished = re.compile(rf"\.{re.escape(self.stem[:100])}.*\.([0-9a-f]{{12}}){re.escape(_SUFFIX)}")
 
     def files(self) -> list[str]:
         return [f"{self.stem}-{number:05d}-of-{self.count:05d}{self.ending}" for number in range(1, self.count + 1)]
 
+    def names(self) -> list[str]:
+        try:
+            return os.listdir(self.folder)
+        except OSError:
+            return []  # writing the first file says what is wrong
+
+    def is_of_set(self, name: str) -> bool:
+        return name in (self.index, os.path.basename(self.whole)) or self._part.fullmatch(name) is not None
+
     def temporary(self, name: str) -> str:
-        return os.path.join(self.folder, f".{name[:150]}.{os.urandom(6).hex()}{_SUFFIX}")
+        return os.path.join(self.folder, f".{name[:150]}.{self._token}{_SUFFIX}")
+
+    def _holder(self, token: str) -> str:
+        return os.path.join(self.folder, f".{self.stem[:100]}.{token}{_SUFFIX}")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold a file that says to others: the unfinished parts with this token have a living writer."""
+        path = self._holder(self._token)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError:
+            yield  # writing the first file says what is wrong, better than this could
+            return
+        try:
+            hold(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(path)
+
+    def _is_alive(self, token: str) -> bool:
+        """Whether the writer of unfinished parts still runs."""
+        try:
+            descriptor = os.open(self._holder(token), os.O_WRONLY)
+        except OSError:
+            return False
+        try:
+            return hold(descriptor) is False
+        finally:
+            os.close(descriptor)
 
     def publish(self, files: list[tuple[str, str]]) -> None:
         """Let files that are complete take their names, the last one last."""
@@ -213,13 +285,19 @@ class _Target:
             raise SaveError(f"the files cannot take their names: {error.strerror}", path=self.whole) from error
 
     def clean(self, kept: set[str]) -> None:
-        """Remove what an earlier save has left under the names of this set."""
-        part = re.compile(re.escape(self.stem) + r"-\d{5}-of-\d{5}" + re.escape(self.ending))
-        orphan = re.compile(r"\." + re.escape(self.stem[:100]) + r".*\.[0-9a-f]{12}" + re.escape(_SUFFIX))
-        for name in os.listdir(self.folder):
-            ours = part.fullmatch(name) or orphan.fullmatch(name) or name in (self.index, os.path.basename(self.whole))
-            if ours and name not in kept:
-                os.unlink(os.path.join(self.folder, name))
+        """Remove what earlier saves have left under the names of this set."""
+        alive: dict[str, bool] = {self._token: True}
+        for name in self.names():
+            if match := self._unfinished.fullmatch(name):
+                token = match[1]
+                if token not in alive:
+                    alive[token] = self._is_alive(token)
+                gone = not alive[token]
+            else:
+                gone = self.is_of_set(name) and name not in kept
+            if gone:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.folder, name))
 
 
 def _write_text(path: str, text: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from weighlock.backends import numpy_pickles
+from weighlock.backends.numpy_casting import cast_into
 from weighlock.backends.numpy_columns import NUMPY_OF, Layout, made_over, ndarray
 from weighlock.backends.numpy_types import (
     JaggedTensor,
@@ -369,7 +370,7 @@ class NumpyLeaves(Leaves):
         # The array may not be filled yet.
         made = np.empty(data.shape, dtype.numpy)
         self.charge(made.nbytes)
-        self._after.append(lambda: _copy_cast(made, data))
+        self._after.append(lambda: cast_into(made, data))
         return made
 
     # NumPy's own objects in a pickle
@@ -423,12 +424,6 @@ class NumpyLeaves(Leaves):
         self._arena = None
         self._file.release()
         self.restart()
-
-
-def _copy_cast(made: Any, data: Any) -> None:
-    # A number that the type cannot hold becomes inf, as in PyTorch, and is nothing to warn of.
-    with np.errstate(all="ignore"):
-        np.copyto(made, data, casting="unsafe")
 
 
 def swap(storage: Storage) -> None:

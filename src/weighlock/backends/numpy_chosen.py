@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from weighlock.backends.numpy_backend import NumpyLeaves, swap, writable
+from weighlock.backends.numpy_casting import cast_into
 from weighlock.dtypes import DType
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.storage import Storage
@@ -88,5 +89,4 @@ class ChosenNumpyLeaves(NumpyLeaves):
                 usable = source.nbytes // dtype.itemsize * dtype.itemsize
                 values = np.frombuffer(writable(source)[:usable], dtype.numpy)
                 made = np.frombuffer(writable(target), target.ref.dtype.numpy)
-                with np.errstate(all="ignore"):  # a number that the type cannot hold becomes inf, as in PyTorch
-                    np.copyto(made, values, casting="unsafe")
+                cast_into(made, values)

@@ -104,7 +104,7 @@ def _target(dst: str, wish: Wish, common: Common) -> "Target":
 
     metadata = dict(_pair(text, "metadata are KEY=VALUE") for text in wish.metadata) or None
     path = target_of(dst, force=common.force)
-    return Target(path, wish.to or "", None, wish.aliases, metadata, wish.verify, wish.durable)
+    return Target(path, wish.to or "", None, wish.aliases, metadata, wish.verify, wish.durable, common.force)
 
 
 def _run(job: "Job", common: Common) -> "Outcome | None":

@@ -9,7 +9,7 @@ from weighlock.checkpoint import Checkpoint, read_checkpoint
 from weighlock.converting.jobs import Job, Outcome, Target, format_for, target_of
 from weighlock.converting.trees import Slot, Tree
 from weighlock.dtypes import DType
-from weighlock.errors import ArgumentError, UnsupportedError, WeighlockError
+from weighlock.errors import ArgumentError, StateDictError, UnsupportedError, WeighlockError
 from weighlock.inspection.globs import glob
 from weighlock.inspection.inventory import take_inventory
 from weighlock.limits import Limits
@@ -17,6 +17,7 @@ from weighlock.opening.naming import spell
 from weighlock.pickling.inert import ScriptClass, Stub
 from weighlock.storages.copying import Progress
 from weighlock.tensors.spec import NumpyArraySpec, TensorSpec
+from weighlock.text import safe_text
 
 __all__ = ["Conversion", "ConvertReport", "Part", "convert", "converting"]
 
@@ -103,7 +104,7 @@ def convert(
         ``"state_dict"``: what `weighlock.state_dict` draws from the object.
     include, exclude : str or iterable of str
         Globs over keys, or over what keys begin with up to a dot: what is left of the object, tensors and plain values.
-        ``*`` and ``?`` stop at dots.
+        ``*`` and ``?`` stop at dots. A glob of `include` that fits nothing is an error.
     dtype : str or DType, optional
         Cast floating-point tensors to this type.
     aliases : {"record", "clone", "error"}
@@ -134,6 +135,8 @@ def convert(
 
     Raises
     ------
+    StateDictError
+        If a glob of `include` fits no key.
     UnsupportedTypeError
         If the format has no form for something in the object; the message says where.
     TargetError
@@ -155,7 +158,7 @@ def convert(
     >>> folder.cleanup()
     """
     path = target_of(dst, force=force)
-    target = Target(path, format_for(path, format), max_shard_size, aliases, metadata, verify, durable)
+    target = Target(path, format_for(path, format), max_shard_size, aliases, metadata, verify, durable, force)
     part = Part(take, globs(include), globs(exclude), dtype)
     with converting(src, target, part, limits=limits, storage_options=storage_options) as made:
         return made.report(None if dry_run else made.job.run(progress))
@@ -186,6 +189,7 @@ class Conversion:
         self._target = target
         tree = Tree(checkpoint.object, checkpoint.size)
         test = unwanted(part.include, part.exclude)
+        check_included(tree, part.include)
         self._left_out = [] if test is None else [slot.key for slot in tree.prune(test)]
         root = self._taken(tree, part.take)
         self._cast = cast_floats(Tree(root, checkpoint.size), part.dtype) if part.dtype is not None else {}
@@ -263,6 +267,23 @@ def unwanted(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[Sl
         return not taken or any(match(key) for match in refused)
 
     return test
+
+
+def check_included(tree: Tree, include: tuple[str, ...]) -> None:
+    """Refuse a glob that fits no key: a mistyped one would leave a file without what was asked for.
+
+    Raises
+    ------
+    StateDictError
+    """
+    if not include:
+        return
+    keys = [slot.key for slot in tree.slots()]
+    for pattern in include:
+        if not any(map(inside(pattern), keys)):
+            some = safe_text(", ".join(keys[:3]), limit=160)
+            raise StateDictError("this fits no name in the file", got=safe_text(pattern, limit=120),
+                                 expected=f"a glob for keys such as {some}")  # fmt: skip
 
 
 def inside(pattern: str) -> Callable[[str], object]:

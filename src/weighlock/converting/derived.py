@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from weighlock import dtypes
+from weighlock.backends.numpy_casting import cast_array
 from weighlock.dtypes import DType
 from weighlock.errors import ArgumentError, UnsupportedError
 from weighlock.formats.extents import ExtentReader
@@ -42,8 +43,7 @@ class _CastReader:
         done = 0
         for begin in range(first, last, _AT_ONCE):
             part = self._caster.elements(self._whole, begin, min(begin + _AT_ONCE, last))
-            with np.errstate(over="ignore", invalid="ignore"):
-                made = memoryview(np.ascontiguousarray(part.astype(ref.dtype.numpy)).view("u1").data).cast("B")
+            made = memoryview(np.ascontiguousarray(cast_array(part, ref.dtype.numpy)).view("u1").data).cast("B")
             low = max(start - begin * item, 0)
             count = min(len(made) - low, len(target) - done)
             target[done : done + count] = made[low : low + count]

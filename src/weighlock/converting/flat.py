@@ -34,7 +34,10 @@ _GAP: Final = 64
 _NOTED: Final = 1 << 20
 # What has a node of its own in the description of the structure.
 _NODES: Final = frozenset({JaggedSpec, MetaSpec, NestedSpec, NumpyArraySpec, SparseSpec, UninitializedSpec})
-_HINT: Final = "Leave it out, convert to PyTorch's own format, or take the tensors alone."
+_HINT: Final = (
+    'Take the weights alone, take="state_dict" (--take state_dict), or all tensors, take="tensors"; leave it out, '
+    "exclude=KEY (--exclude); or convert to PyTorch's own format."
+)
 
 
 class SpecLeaves:

@@ -42,7 +42,8 @@ def format_for(path: str, format: str | None, source: str | None = None) -> str:
     if named is None:
         raise ArgumentError(
             "the name of the new file does not say its format", got=os.path.basename(path),
-            expected=f"a name that ends with {', '.join(FORMAT_BY_SUFFIX)}", hint="Or name the format.",
+            expected=f"a name that ends with {', '.join(FORMAT_BY_SUFFIX)}",
+            hint='Or name the format: format="safetensors" (--to safetensors).',
         )  # fmt: skip
     return named
 
@@ -58,6 +59,8 @@ class Target(NamedTuple):
     aliases : str
     metadata : mapping of str to str or None
     verify, durable : bool
+    force : bool
+        Replace the files of a set that is there already; `target_of` looks at one file.
     """
 
     path: str
@@ -67,6 +70,7 @@ class Target(NamedTuple):
     metadata: Mapping[str, str] | None = None
     verify: bool = True
     durable: bool = False
+    force: bool = False
 
 
 def target_of(dst: Any, *, force: bool) -> str:
@@ -85,6 +89,17 @@ def target_of(dst: Any, *, force: bool) -> str:
     if os.path.lexists(path) and not os.path.isdir(path) and not force:
         raise TargetError("the file is there already", path=path, hint="force=True (--force) replaces it.")
     return path
+
+
+def refuse_set(target: Target) -> None:
+    """Refuse to replace the files of a set of this name that is there already; `TargetError`."""
+    from weighlock.sharding import files_in_the_way
+
+    found = files_in_the_way(target.path, target.format)
+    if found and not target.force:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        raise TargetError("files of such a set are there already", got=f"{os.path.basename(found[0])}{more}",
+                          path=target.path, hint="force=True (--force) replaces all of them.")  # fmt: skip
 
 
 class Outcome(NamedTuple):
@@ -136,6 +151,7 @@ class Job:
         else:
             from weighlock.sharding import size_in_bytes, split
 
+            refuse_set(target)
             self.nbytes = split(root, size_in_bytes(target.max_shard_size), SpecLeaves().leaf).total_size
 
     def _moved(self, count: int) -> None:

@@ -119,12 +119,18 @@ def _safetensors(root: Any, form: Form) -> Written:
 
 def _npz(root: Any, form: Form) -> Written:
     from weighlock.flattening import named_leaves
-    from weighlock.formats.npz_writer import check_npz_names, write_npz
+    from weighlock.formats.npz_writer import check_npz_names, has_npy_code, write_npz
 
     leaves = SpecLeaves(form.progress, verify=form.verify)
     hint = "Take the tensors alone, or convert to safetensors."
     named = named_leaves(root, leaves.leaf, "an .npz archive holds arrays by name, and nothing else", hint)
     check_npz_names(list(named))
+    for name, leaf in named.items():
+        if not has_npy_code(leaf.dtype):
+            raise UnsupportedTypeError(
+                f"NumPy has no type of its own for {leaf.dtype.name}", object_path=name,
+                hint='Cast it, dtype="float32" (--dtype float32), or convert to safetensors.',
+            )  # fmt: skip
     views = views_of_others(named)
     if form.aliases == "error":
         _refuse(views)

@@ -92,7 +92,7 @@ def flatten(
     def leaf_node(held: Any, path: Path) -> Any:
         leaf = _described(describe, held, path)
         if leaf is None:
-            return note(held)
+            return _described(note, held, path)
         name = _unused(name_of(path), found)
         found[name] = FlatTensor(name, leaf)
         if leaf.parameter:
@@ -107,7 +107,7 @@ def flatten(
     return Flattened(tensors, {**document, "tree": tree})
 
 
-def _described(describe: Describe, value: Any, path: Path) -> FlatLeaf | None:
+def _described(describe: Callable[[Any], Any], value: Any, path: Path) -> Any:
     try:
         return describe(value)
     except WeighlockError as error:

@@ -15,7 +15,7 @@ from weighlock.storages.checksum import crc32
 from weighlock.storages.sinks import Buffer, GatheringSink, Sink, Stream
 from weighlock.tensors.flat import FlatLeaf
 
-__all__ = ["Member", "check_npz_names", "npy_header", "write_members", "write_npz"]
+__all__ = ["Member", "check_npz_names", "has_npy_code", "npy_header", "write_members", "write_npz"]
 
 _ALIGNMENT: Final = 64
 _FULL: Final = 0xFFFFFFFF
@@ -38,6 +38,11 @@ _CODES: Final = {
     "int8": "|i1", "uint8": "|u1", "uint16": "<u2", "uint32": "<u4", "uint64": "<u8", "bool": "|b1",
     "complex64": "<c8", "complex128": "<c16",
 }  # fmt: skip
+
+
+def has_npy_code(dtype: DType) -> bool:
+    """Whether NumPy itself has this element type: others become raw bytes, whose meaning is lost."""
+    return dtype.name in _CODES
 
 
 def npy_header(dtype: DType, shape: tuple[int, ...]) -> bytes:

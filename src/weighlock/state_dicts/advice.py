@@ -1,18 +1,14 @@
 """Why names and shapes do not match, and what to do about it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from weighlock.state_dicts.trees import is_tensor
+from weighlock.errors import StateDictError
+from weighlock.state_dicts.finding import Candidate, candidates, find_state_dict, weights_in
 
-__all__ = ["HOLDERS", "advise", "advise_on_shape", "holders_in"]
-
-# Under these names trainers keep the weights inside of a checkpoint, the most specific first.
-HOLDERS: Final = (
-    "state_dict", "model_state_dict", "ema", "model_ema", "ema_state_dict", "model", "module", "net", "network",
-    "generator", "params", "weights",
-)  # fmt: skip
+__all__ = ["advise", "advise_on_shape"]
 
 _REASONS: Final = {
     "module.": "saved from DataParallel or DistributedDataParallel",
@@ -21,65 +17,148 @@ _REASONS: Final = {
     "model.": "saved from a wrapper around the model, such as a LightningModule",
     "state_dict.": "flattened from a training checkpoint",
 }
+# These stand in the middle of a name too, where a part of the model was wrapped.
+_WRAPPERS: Final = {
+    "_orig_mod": "torch.compile", "_fsdp_wrapped_module": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+}  # fmt: skip
 _TRIED: Final = 64
+_MOST_PLACES: Final = 200
+_MOST_NESTED: Final = 3
+
+
+class _Prefix(NamedTuple):
+    """A prefix that the names on one side have and the others lack.
+
+    Attributes
+    ----------
+    text : str
+    carrying : int
+        How many names have it.
+    fitting : int
+        How many of these are on the other side without it.
+    others : int
+        How many without it are on both sides as they are.
+    """
+
+    text: str
+    carrying: int
+    fitting: int
+    others: int
 
 
 def advise(names: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Return sentences that explain why the names of a mapping are not the expected ones; best first."""
+    """Return sentences that explain why the names of a mapping are not the expected ones: those that mend the most."""
     matched = sum(1 for name in names if name in expected)
     if matched == len(expected) or not expected:
         return []
     found = [
+        *_stripped(names, expected, matched),
+        *_lacking(names, expected, matched),
+        *_unwrapped(names, expected, matched),
         *_nested(names, expected, matched),
-        *_prefix(names, expected, matched, strip=True),
-        *_prefix(expected, names, matched, strip=False),
     ]
-    return [sentence for _, sentence in sorted(found, key=lambda item: -item[0])]
+    most = max((count for count, _ in found), default=0)
+    return [sentence for count, sentence in found if count == most]
 
 
-def holders_in(mapping: Mapping[Any, Any]) -> list[tuple[str, Mapping[Any, Any]]]:
-    """Return the entries of a checkpoint that hold mappings with tensors: the usual names first."""
-    found = {
-        key: value for key, value in mapping.items()
-        if isinstance(key, str) and isinstance(value, Mapping) and any(map(is_tensor, value.values()))
-    }  # fmt: skip
-    usual = [key for key in HOLDERS if key in found]
-    return [(key, found[key]) for key in (*usual, *(key for key in found if key not in usual))]
+def _stripped(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
+    prefix = _prefix(names, expected)
+    if prefix is None or prefix.fitting + prefix.others <= matched:
+        return []
+    count, text = prefix.fitting + prefix.others, prefix.text
+    reason = f": {_REASONS[text]}" if text in _REASONS else ""
+    call = f"weighlock.state_dicts.strip_prefix(mapping, {text!r})"
+    what = f"{_some(prefix.carrying, names)} keys carry the prefix {text!r}{reason}"
+    return [(count, f"{what}; {call} makes {count} of {len(expected)} match")]
+
+
+def _lacking(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
+    prefix = _prefix(expected, names)
+    if prefix is None or prefix.fitting <= matched:  # it would go before the names that match already, too
+        return []
+    call = f"weighlock.state_dicts.add_prefix(mapping, {prefix.text!r})"
+    what = (
+        f"{_some(prefix.carrying, expected)} expected keys carry the prefix {prefix.text!r}, which the mapping's lack"
+    )
+    return [(prefix.fitting, f"{what}; {call} makes {prefix.fitting} of {len(expected)} match")]
+
+
+def _unwrapped(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
+    """Find the names of wrappers inside of names, where stripping one prefix does less."""
+    texts = [name for name in names if type(name) is str]
+    held = [wrapper for wrapper in _WRAPPERS if any(f"{wrapper}." in text for text in texts)]
+    if not held:
+        return []
+    leading = r"^module\.|" if any(text.startswith("module.") for text in texts) else ""
+    expression = rf"{leading}\b({'|'.join(held)})\."
+    pattern = re.compile(expression)
+    count = sum(1 for text in texts if pattern.sub("", text) in expected)
+    prefix = _prefix(names, expected)
+    if count <= max(matched, prefix.fitting + prefix.others if prefix is not None else 0):
+        return []
+    carrying = sum(1 for text in texts if pattern.search(text))
+    reasons = ", ".join(_WRAPPERS[wrapper] for wrapper in held)
+    what = f"{_some(carrying, names)} keys name wrappers of parts of the model ({reasons})"
+    call = f"weighlock.state_dicts.rename(mapping, [(re.compile(r{expression!r}), '')])".replace("\\\\", "\\")
+    return [(count, f"{what}; {call} makes {count} of {len(expected)} match")]
 
 
 def _nested(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
-    found = []
-    for key, inner in holders_in(names):
-        count = sum(1 for name in inner if name in expected)
-        if count > matched or not matched:
-            call = f"mapping[{key!r}], or weighlock.state_dicts.find_state_dict(mapping),"
-            found.append((count, f"the weights lie under {key!r}: {call} makes {count} of {len(expected)} match"))
-    return found
+    """Find the weights deeper in a checkpoint, under the expected names or with a prefix before them."""
+    inner = [place for place, _ in zip(candidates(names), range(_MOST_PLACES), strict=False) if place.path]
+    found = [(*_fitting(place, names, expected), place) for place in inner]
+    fitting = [(count, call, place) for count, call, place in found if count > matched]
+    fitting.sort(key=lambda item: (-item[0], len(item[2].path)))
+    if not fitting and inner and not weights_in(names):
+        most = sorted(inner, key=lambda place: -len(place.names))[:_MOST_NESTED]
+        listed = ", ".join(f"{_spelled(place)} ({len(place.names)} tensors)" for place in most)
+        return [(0, f"the mapping is a checkpoint; under other names than the expected ones, weights lie in {listed}")]
+    return [
+        (count, f"the weights lie under {_spelled(place)}: {call} makes {count} of {len(expected)} match")
+        for count, call, place in fitting[:_MOST_NESTED]
+    ]
 
 
-def _prefix(
-    longer: Mapping[str, Any], shorter: Mapping[str, Any], matched: int, *, strip: bool
-) -> list[tuple[int, str]]:
-    """Find the prefix that the names on one side have and the others lack."""
+def _fitting(place: Candidate, names: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[int, str]:
+    """Return how many names of a part would fit, and what takes it out."""
+    steps = "".join(f"[{part!r}]" for part in place.path)
+    call = f"mapping{steps}" if place.value is place.names else f"weighlock.state_dict(mapping{steps})"
+    count = sum(1 for name in place.names if name in expected)
+    prefix = _prefix(place.names, expected)
+    if prefix is not None and prefix.fitting + prefix.others > count:
+        call = f"weighlock.state_dicts.strip_prefix({call}, {prefix.text!r})"
+        return prefix.fitting + prefix.others, call
+    if place.value is place.names and _is_found(place, names):
+        call = f"{call}, or weighlock.state_dicts.find_state_dict(mapping),"
+    return count, call
+
+
+def _is_found(place: Candidate, names: Mapping[str, Any]) -> bool:
+    try:
+        return find_state_dict(names) is place.value
+    except StateDictError:
+        return False
+
+
+def _spelled(place: Candidate) -> str:
+    return repr(".".join(map(str, place.path)))
+
+
+def _some(carrying: int, names: Mapping[str, Any]) -> str:
+    return f"all {len(names)}" if carrying == len(names) else f"{carrying} of {len(names)}"
+
+
+def _prefix(longer: Mapping[str, Any], shorter: Mapping[str, Any]) -> _Prefix | None:
     texts = list(map(str, longer))
-    candidates = Counter(_candidates((name for name in texts if name not in shorter), shorter))
-    if not candidates:
-        return []
-    prefix = candidates.most_common(1)[0][0]
-    carrying = [name for name in texts if name.startswith(prefix)]
-    count = sum(1 for name in carrying if name[len(prefix) :] in shorter)
-    count += sum(1 for name in texts if not name.startswith(prefix) and name in shorter)
-    if count <= matched:
-        return []
-    some = f"all {len(texts)}" if len(carrying) == len(texts) else f"{len(carrying)} of {len(texts)}"
-    total = len(shorter) if strip else len(longer)
-    call = f"weighlock.state_dicts.{'strip' if strip else 'add'}_prefix(mapping, {prefix!r})"
-    if strip:
-        reason = f": {_REASONS[prefix]}" if prefix in _REASONS else ""
-        what = f"{some} keys carry the prefix {prefix!r}{reason}"
-    else:
-        what = f"{some} expected keys carry the prefix {prefix!r}, which the mapping's lack"
-    return [(count, f"{what}; {call} makes {count} of {total} match")]
+    possible = Counter(_candidates((name for name in texts if name not in shorter), shorter))
+    if not possible:
+        return None
+    text = possible.most_common(1)[0][0]
+    carrying = [name for name in texts if name.startswith(text)]
+    fitting = sum(1 for name in carrying if name[len(text) :] in shorter)
+    others = sum(1 for name in texts if not name.startswith(text) and name in shorter)
+    return _Prefix(text, len(carrying), fitting, others)
 
 
 def _candidates(names: Iterable[str], shorter: Mapping[str, Any]) -> Iterable[str]:

@@ -3,8 +3,9 @@
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
+from weighlock.backends.numpy_casting import cast_array
 from weighlock.dtypes import DTYPES, DType
 from weighlock.dtypes import dtype as dtype_named
 from weighlock.errors import ArgumentError
@@ -12,6 +13,8 @@ from weighlock.state_dicts.editing import check_mapping, with_metadata
 from weighlock.state_dicts.trees import dtype_name, is_tensor
 
 __all__ = ["cast", "element_type"]
+
+_USUAL: Final = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
 def cast(mapping: Mapping[str, Any], dtype: Any, *, integers: bool = False) -> "OrderedDict[str, Any]":
@@ -52,7 +55,10 @@ def element_type(dtype: Any) -> DType:
     try:
         return dtype_named(name)
     except KeyError as error:
-        raise ArgumentError("an unknown element type", got=repr(dtype)[:40]) from error
+        raise ArgumentError(
+            "an unknown element type", expected=f"one of {', '.join(_USUAL)} and others of PyTorch's",
+            got=repr(dtype)[:40],
+        ) from error  # fmt: skip
 
 
 def _is_chosen(value: Any, integers: bool) -> bool:
@@ -93,7 +99,7 @@ def _memory_of(value: Any, torch: Any) -> Any:
 
 def _numpy_cast(value: Any, name: str) -> Any:
     kind = dtype_named(name).numpy
-    return value if value.dtype == kind else value.astype(kind)
+    return cast_array(value, kind)
 
 
 def _torch_cast(value: Any, name: str) -> Any:

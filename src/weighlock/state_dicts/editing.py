@@ -7,6 +7,7 @@ from fnmatch import translate
 from typing import Any, Final, Literal
 
 from weighlock.errors import ArgumentError, ArgumentTypeError, StateDictError
+from weighlock.pickling.inert import Stub
 
 __all__ = ["add_prefix", "check_mapping", "compile_rule", "merge", "rename", "select", "strip_prefix", "with_metadata"]
 
@@ -23,7 +24,7 @@ def check_mapping(mapping: Any) -> None:
     hint = "Give the mapping of names to tensors."
     if isinstance(mapping, str | bytes) or hasattr(mapping, "__fspath__"):
         hint = "A path was given. Load it first: weighlock.load(path)."
-    elif callable(getattr(mapping, "state_dict", None)):
+    elif callable(getattr(mapping, "state_dict", None)) or type(mapping) is Stub:
         hint = "An object was given. Take its state_dict: weighlock.state_dict(obj)."
     raise ArgumentTypeError("a state_dict is a mapping of names to tensors", got=type(mapping).__name__, hint=hint)
 

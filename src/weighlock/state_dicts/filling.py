@@ -7,10 +7,10 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import StateDictError, StateDictMismatchError
-from weighlock.state_dicts.drawing import held_in
 from weighlock.state_dicts.editing import check_mapping, strip_prefix, with_metadata
+from weighlock.state_dicts.finding import held_in
 from weighlock.state_dicts.matching import Match, Mismatch
-from weighlock.state_dicts.trees import Slot, has_own, is_tensor, slots
+from weighlock.state_dicts.trees import Slot, has_own, is_tensor, places
 from weighlock.state_dicts.trees import assign as put
 
 __all__ = ["LoadResult", "load_state_dict"]
@@ -206,15 +206,15 @@ def _tensor(value: Any) -> Any:
 
 
 def _into_tree(root: Any, mapping: Mapping[str, Any], *, strict: bool, assign: bool) -> LoadResult:
-    found = list(slots(root))
-    places = {slot.key: slot for slot in found if not slot.owner}
+    found = places(root)
+    arrays = {slot.key: slot for slot in found if not slot.owner}
     owners = [slot for slot in found if slot.owner]
-    expected = {key: slot.value for key, slot in places.items()}
+    expected = {key: slot.value for key, slot in arrays.items()}
     for owner in owners:
         expected.update({owner.key + key: value for key, value in owner.value.state_dict().items()})
     report = Match(mapping, expected)
     _check(report, root, strict=strict)
-    pairs = [(slot, mapping[key]) for key, slot in places.items() if key in mapping]
+    pairs = [(slot, mapping[key]) for key, slot in arrays.items() if key in mapping]
     for slot, value in pairs:
         _check_slot(slot, value, assign=assign)
     undo: list[Callable[[], None]] = []

@@ -4,7 +4,7 @@ Attributes, list indices and dictionary keys are joined by dots. An object with 
 asked for it. Nothing here imports an array library: a tensor is whatever has a shape and a dtype.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from weighlock.errors import StateDictError
 from weighlock.pickling.inert import GlobalRef, Stub
 
-__all__ = ["Slot", "assign", "dtype_name", "is_tensor", "shape_of", "slots"]
+__all__ = ["Slot", "assign", "dtype_name", "is_tensor", "places", "shape_of", "slots"]
 
 _FUNCTIONS: Final = (FunctionType, MethodType, BuiltinFunctionType, partial)
 """Objects of any other class that can be called may be layers, and hold tensors."""
@@ -95,10 +95,26 @@ def _is_container(value: Any) -> bool:
     return isinstance(value, Mapping | Sequence) or hasattr(value, "__dict__") or hasattr(type(value), "__slots__")
 
 
-def slots(root: Any) -> Iterator[Slot]:
+def places(root: Any) -> list[Slot]:
+    """Return where the weights of a tree stand: what optimizers remember of them is none, where there is anything else.
+
+    Raises
+    ------
+    StateDictError
+        If an object contains itself.
+    """
+    return list(slots(root, _is_optimizer_state)) or list(slots(root))
+
+
+def _is_optimizer_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and "state" in value and "param_groups" in value
+
+
+def slots(root: Any, unwanted: Callable[[Any], bool] = lambda _: False) -> Iterator[Slot]:
     """Yield where the tensors of a tree stand, depth first, in the order of definition.
 
     An object that stands at several places is found at each. There is no recursion: trees may be a million deep.
+    Nothing in a container that is `unwanted` is looked at.
 
     Raises
     ------
@@ -127,7 +143,7 @@ def slots(root: Any) -> Iterator[Slot]:
         elif has_own(value):
             found += 1
             yield Slot("".join([*names, f"{name}."]), holder, name, value, owner=True)
-        elif _is_container(value) and id(value) not in barren:
+        elif _is_container(value) and id(value) not in barren and not unwanted(value):
             if id(value) in on_path:
                 raise StateDictError("the object contains itself", object_path="".join([*names, str(name)])[:200])
             on_path.add(id(value))

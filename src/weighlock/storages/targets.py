@@ -19,7 +19,9 @@ from typing import Any, Final
 from weighlock.errors import MissingFolderError, TargetError, WeighlockError
 from weighlock.storages.sinks import DescriptorSink, FileSink, Sink
 
-__all__ = ["Write", "absolute", "os_reason", "sweep", "sync_folder", "write_file", "write_path"]
+__all__ = [
+    "Write", "absolute", "alone_in", "hold", "os_reason", "sweep", "sync_folder", "write_file", "write_path",
+]  # fmt: skip
 
 Write = Callable[[Sink], object]
 
@@ -257,14 +259,14 @@ def _create(folder: str, name: str, mode: int) -> tuple[str, int]:
         temporary = os.path.join(folder, f".{shown}.{os.urandom(6).hex()}{_SUFFIX}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
         # Another process may have taken it for an orphan in the moment before it was locked.
-        if _hold(descriptor) is not False and os.fstat(descriptor).st_nlink:
+        if hold(descriptor) is not False and os.fstat(descriptor).st_nlink:
             return temporary, descriptor
         os.close(descriptor)
         with suppress(FileNotFoundError):
             os.unlink(temporary)
 
 
-def _hold(descriptor: int) -> bool | None:
+def hold(descriptor: int) -> bool | None:
     """Lock a file for as long as it is open; False if another process has it, None where files cannot be locked."""
     fcntl = _fcntl()
     if fcntl is None:
@@ -274,6 +276,22 @@ def _hold(descriptor: int) -> bool | None:
     except OSError as error:
         return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
+
+
+@contextmanager
+def alone_in(folder: str) -> Iterator[None]:
+    """Wait until no other process does the same for this folder; where folders cannot be locked, do not wait."""
+    fcntl = _fcntl()
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder or os.curdir, os.O_RDONLY | _FLAGS)
+    try:
+        with suppress(OSError):  # a network file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _fcntl() -> Any:
@@ -317,7 +335,7 @@ def _remove_orphan(path: str) -> None:
         return
     descriptor = os.open(path, os.O_WRONLY | _CAREFUL | _FLAGS)
     try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode) and _hold(descriptor):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and hold(descriptor):
             os.unlink(path)
     finally:
         os.close(descriptor)
