@@ -13,7 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any, Final, Protocol
 
 from weighlock.pickling.idiom import INT, INTS, REF, decode_int, decode_ints, index_of
@@ -315,10 +315,8 @@ def _read(machine: Any, data: bytes, position: int) -> _Items | None:
 
 def _rows(data: bytes, position: int) -> tuple[list[tuple[bytes, ...]], int]:
     """Return the groups of each item from `position` on, and where the last one ends."""
-    rows, match = [], None
-    for match in islice(iter(_scanner(data, position).match, None), _MOST):
-        rows.append(match.groups(b""))
-    return rows, position if match is None else match.end()
+    matches = list(islice(iter(_scanner(data, position).match, None), _MOST))
+    return list(map(re.Match.groups, matches, repeat(b""))), matches[-1].end() if matches else position
 
 
 def _index(put: bytes) -> int:
