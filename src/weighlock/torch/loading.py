@@ -9,6 +9,7 @@ import torch
 
 from weighlock.errors import (
     ArgumentError,
+    ChecksumError,
     ConflictError,
     NotACheckpointError,
     ScriptArchiveError,
@@ -17,7 +18,7 @@ from weighlock.errors import (
     WeighlockError,
 )
 from weighlock.loading import Request, load_as
-from weighlock.torch import wording
+from weighlock.torch import wording, written
 
 __all__ = ["load"]
 
@@ -92,6 +93,11 @@ def load(
         return load_as(f, request)
     except ScriptArchiveError as error:
         return _script(f, start, map_location, error, weights_only=only)
+    except ChecksumError as error:
+        if not written.was_changed(f):
+            wording.say_as_torch(error, weights_only=only)
+            raise
+        return _changed(f, start, request, error)
     except NotACheckpointError as error:
         if isinstance(f, str | os.PathLike) and os.path.isdir(f):
             raise _FolderError(error.what, kind=error.kind, path=error.path, hint=error.hint) from None
@@ -160,6 +166,18 @@ def _start(f: Any, *, mmap: bool) -> int:
             "like io.BytesIO and try to load from it instead."
         ) from error
     return int(start)
+
+
+def _changed(f: Any, start: int, request: Request, error: ChecksumError) -> Any:
+    """Read a file of this process's own, into which a program has written since."""
+    warnings.warn(
+        f"{error.path}: the record {error.record} was written to after this process saved the file; the checksums of "
+        "what stood there before are not compared (torch.serialization.set_crc32_options(False) says so in advance)",
+        UserWarning, stacklevel=3,
+    )  # fmt: skip
+    if not isinstance(f, str | os.PathLike):
+        f.seek(start)
+    return load_as(f, request._replace(verify=False))
 
 
 def _script(f: Any, start: int, map_location: Any, error: ScriptArchiveError, *, weights_only: bool) -> Any:

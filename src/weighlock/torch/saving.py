@@ -10,6 +10,7 @@ from weighlock.background import save_async as write_async
 from weighlock.errors import ArgumentTypeError, SaveError
 from weighlock.pickling.trusted import PICKLE
 from weighlock.saving import save as write
+from weighlock.torch import written
 
 __all__ = ["save", "save_async"]
 
@@ -64,6 +65,7 @@ def save(
         format="torch-zip" if _use_new_zipfile_serialization else "torch-legacy",
         _disable_byteorder_record=_disable_byteorder_record,
     )  # fmt: skip
+    written.note(f)
 
 
 # Reason for the parameters: those of `save`, and `durable`.
