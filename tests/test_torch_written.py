@@ -57,12 +57,8 @@ def test_a_program_may_overwrite_what_it_saved(drop_in, torch, tmp_path, how):
     else:
         drop_in.save({"w": torch.ones(6)}, str(path))
     overwrite(path, torch.full((6,), 2.0).numpy().tobytes())
-    with pytest.warns(UserWarning, match=SAID):
-        if how == "reader":
-            with open(path, "rb") as file:
-                found = drop_in.load(file)
-        else:
-            found = drop_in.load(path)
+    with open(path, "rb") as file, pytest.warns(UserWarning, match=SAID):
+        found = drop_in.load(file if how == "reader" else path)
     assert found["w"].tolist() == [2.0] * 6
     with pytest.raises(wl.ChecksumError):  # whoever does not ask for PyTorch's ways is told
         wl.load(path, framework="torch")
