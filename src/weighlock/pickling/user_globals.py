@@ -23,6 +23,8 @@ _lock: Final = threading.Lock()
 _named: dict[str, list[Named]] = {}
 
 
+# The type of a method in C that is told its class is a class below BuiltinMethodType: of `Pattern.match`, and from
+# Python 3.12 on of `ZoneInfo._unpickle`.
 _BOUND: Final = (MethodType, BuiltinMethodType)
 
 
@@ -44,7 +46,7 @@ class UserGlobals:
     def __init__(self, by_name: Mapping[str, Any], before: Callable[[], object] | None = None) -> None:
         self._by_name: Final = dict(by_name)
         self._identities: Final = {id(value) for value in self._by_name.values()}
-        self._methods: Final = [value for value in self._by_name.values() if type(value) in _BOUND]
+        self._methods: Final = [value for value in self._by_name.values() if issubclass(type(value), _BOUND)]
         self._types: Final = tuple(value for value in self._by_name.values() if isinstance(value, type))
         self._before: Final = before or _nothing
 
@@ -61,7 +63,7 @@ class UserGlobals:
         """Whether this very object was named. A bound method is another object each time it is asked for."""
         if id(function) in self._identities:
             return True
-        return type(function) in _BOUND and any(function == method for method in self._methods)
+        return issubclass(type(function), _BOUND) and any(function == method for method in self._methods)
 
     def is_instance(self, value: Any) -> bool:
         """Whether the value was made by a class that was named."""
