@@ -194,7 +194,7 @@ class TestFaults:
                 for part in parts:
                     host.fail(part, kind, 100, **options)
 
-        # Only what stalls is waited for in vain; what answers may take its time on a busy machine, also before the fault.
+        # Only what stalls is waited for in vain; what answers may take its time on a busy machine.
         with hub.configured(read_timeout=1 if fault == "stall" else 10, connect_timeout=10, retries=1):
             yield breaks
 

@@ -16,6 +16,7 @@ import urllib.request
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,7 @@ def helper(x):
 
 def kept_by_python(doc):
     """Return a docstring as this Python keeps it: from 3.13 on without the indentation."""
-    space = {}
+    space: dict[str, Any] = {}
     exec(f"def documented():\n    {doc!r}\n", space)
     return space["documented"].__doc__
 

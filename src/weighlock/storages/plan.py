@@ -68,7 +68,8 @@ def run_in_order(tasks: Iterator[tuple[int, Task]], threads: int) -> None:
 def _started(work: Task, count: int) -> list[threading.Thread]:
     """Start up to so many threads, and return those that run.
 
-    Python 3.12 starts none any more when the program ends, where `atexit` still loads and saves; a system can be out of them.
+    Python 3.12 starts none any more when the program ends, where `atexit` still loads and saves; and a system can be
+    out of them.
     """
     threads: list[threading.Thread] = []
     for _ in range(count):
