@@ -161,13 +161,16 @@ for step in range(4):
 
 @pytest.mark.parametrize("before", ["", "weighlock.save_async([0], folder + '/before.pt')"])
 def test_functions_of_atexit_save_and_load(tmp_path, before):
-    """There are no threads any more then; Python 3.12 does not even let loading and saving start some of their own."""
+    """Mostly there are no threads then; Python 3.12 does not even let loading and saving start some of their own.
+
+    Where `threading` is imported only then, a thread can be had, which nobody waits for: so the result is asked for.
+    """
     done = run(f"""
 import atexit, numpy, weighlock
 folder = {str(tmp_path)!r}
 def at_the_end():
     for step in range(4):  # more than there is room for snapshots
-        weighlock.save_async([numpy.full(2_000_000, step)], f"{{folder}}/{{step}}.pt")
+        weighlock.save_async([numpy.full(2_000_000, step)], f"{{folder}}/{{step}}.pt").result()
     weighlock.save(weighlock.load(folder + "/3.pt"), folder + "/4.pt")
     print(weighlock.save_async([1], folder + "/missing/a.pt").exception())
 atexit.register(at_the_end)

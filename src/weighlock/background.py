@@ -36,8 +36,8 @@ def save_async(obj: Any, f: Any, pickle_protocol: int = 2, **options: Any) -> "S
     """Copy an object's data, and save it in the background.
 
     When this returns, the arrays may be changed: what is written is what they were. Saves are written one after the
-    other, in the order of the calls. When the program ends, it waits for those that are left; what functions of
-    `atexit` save is written before this returns.
+    other, in the order of the calls. When the program ends, it waits for those that are left. A function of
+    `atexit` runs after that: it has to ask for the `result()`.
 
     It needs as much memory again as the data, until they are written, and twice as much if the next save is asked for
     meanwhile; a third one waits until the first is written. The memory is kept for the next save, but the system may
