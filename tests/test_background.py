@@ -159,6 +159,45 @@ for step in range(4):
     assert [int(load(tmp_path / f"{step}.pt")[0][-1]) for step in range(4)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("before", ["", "weighlock.save_async([0], folder + '/before.pt')"])
+def test_functions_of_atexit_save_and_load(tmp_path, before):
+    """Mostly there are no threads then; Python 3.12 does not even let loading and saving start some of their own.
+
+    Where `threading` is imported only then, a thread can be had, which nobody waits for: so the result is asked for.
+    """
+    done = run(f"""
+import atexit, numpy, weighlock
+folder = {str(tmp_path)!r}
+def at_the_end():
+    for step in range(4):  # more than there is room for snapshots
+        weighlock.save_async([numpy.full(2_000_000, step)], f"{{folder}}/{{step}}.pt").result()
+    weighlock.save(weighlock.load(folder + "/3.pt"), folder + "/4.pt")
+    print(weighlock.save_async([1], folder + "/missing/a.pt").exception())
+atexit.register(at_the_end)
+{before}
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Create it first" in done.stdout
+    assert [int(load(tmp_path / f"{step}.pt")[0][-1]) for step in range(5)] == [0, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_without_more_threads_the_work_is_done_all_the_same(tmp_path, monkeypatch, started):
+    save([np.arange(3_000_000)], tmp_path / "a.pt")
+    real, asked = threading.Thread.start, []
+
+    def start(thread):
+        asked.append(thread)
+        if len(asked) > started:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert (load(tmp_path / "a.pt")[0] == np.arange(3_000_000)).all()
+    assert len(asked) == started + 1
+
+
 def test_lost_errors_are_shown_when_the_program_ends(tmp_path):
     done = run(f"""
 import weighlock

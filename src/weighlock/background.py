@@ -11,7 +11,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from weighlock.saving import Prepared, form_of, path_of_target, prepare
@@ -21,6 +21,7 @@ from weighlock.storages.targets import absolute
 
 if TYPE_CHECKING:
     import mmap
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["SaveFuture", "in_background", "save_async"]
 
@@ -35,7 +36,8 @@ def save_async(obj: Any, f: Any, pickle_protocol: int = 2, **options: Any) -> "S
     """Copy an object's data, and save it in the background.
 
     When this returns, the arrays may be changed: what is written is what they were. Saves are written one after the
-    other, in the order of the calls. When the program ends, it waits for those that are left.
+    other, in the order of the calls. When the program ends, it waits for those that are left. A function of
+    `atexit` runs after that: it has to ask for the `result()`.
 
     It needs as much memory again as the data, until they are written, and twice as much if the next save is asked for
     meanwhile; a third one waits until the first is written. The memory is kept for the next save, but the system may
@@ -160,7 +162,11 @@ def in_background(
             then()
 
     # In a list that is emptied: the frames that an exception remembers must not keep the future that keeps it.
-    background.executor().submit(_write, [future], work, snapshot)
+    box = [future]
+    try:
+        background.executor().submit(_write, box, work, snapshot)
+    except RuntimeError:  # from `atexit` on there is no thread any more: what is asked for then is written at once
+        _write(box, work, snapshot)
     return future
 
 
@@ -254,8 +260,10 @@ class _Background:
         self._executor: ThreadPoolExecutor | None = None
         self._kept: mmap.mmap | None = None
 
-    def executor(self) -> ThreadPoolExecutor:
+    def executor(self) -> "ThreadPoolExecutor":
         """Return the one thread; when the program ends, Python waits until it has done all that it was given."""
+        from concurrent.futures import ThreadPoolExecutor  # cannot even be imported any more once `atexit` runs
+
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, "weighlock-save")

@@ -24,6 +24,8 @@ _lock: Final = threading.Lock()
 _named: dict[str, list[Named]] = {}
 
 
+# The type of a method in C that is told its class is a class below BuiltinMethodType: of `Pattern.match`, and from
+# Python 3.12 on of `ZoneInfo._unpickle`.
 _BOUND: Final = (MethodType, BuiltinMethodType)
 
 
@@ -54,7 +56,7 @@ class UserGlobals:
 
     @cached_property
     def _methods(self) -> list[Any]:
-        return [value for value in self._by_name.values() if type(value) in _BOUND]
+        return [value for value in self._by_name.values() if issubclass(type(value), _BOUND)]
 
     @cached_property
     def _types(self) -> tuple[type, ...]:
@@ -73,7 +75,7 @@ class UserGlobals:
         """Whether this very object was named. A bound method is another object each time it is asked for."""
         if id(function) in self._identities:
             return True
-        return type(function) in _BOUND and any(function == method for method in self._methods)
+        return issubclass(type(function), _BOUND) and any(function == method for method in self._methods)
 
     def is_instance(self, value: Any) -> bool:
         """Whether the value was made by a class that was named."""

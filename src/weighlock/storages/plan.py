@@ -57,14 +57,29 @@ def run_in_order(tasks: Iterator[tuple[int, Task]], threads: int) -> None:
                 failed.append((-1, error))
                 return
 
-    others = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
+    others = _started(work, threads - 1)
     work()
     for thread in others:
         thread.join()
     if failed:
         raise min(failed, key=lambda failure: failure[0])[1]
+
+
+def _started(work: Task, count: int) -> list[threading.Thread]:
+    """Start up to so many threads, and return those that run.
+
+    Python 3.12 starts none any more when the program ends, where `atexit` still loads and saves; and a system can be
+    out of them.
+    """
+    threads: list[threading.Thread] = []
+    for _ in range(count):
+        thread = threading.Thread(target=work, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            break
+        threads.append(thread)
+    return threads
 
 
 def read_extents(source: ByteSource, wanted: Sequence[tuple[int, memoryview]]) -> None:
