@@ -248,8 +248,8 @@ def refuse_without_index(source: FolderSource, names: list[str]) -> None:
         )  # fmt: skip
     raise MissingFileError(
         "a distributed checkpoint without its .metadata, which PyTorch writes last", path=source.name,
-        expected=METADATA, got="none", hint="Its save did not end: take the checkpoint before it. Or .metadata was not copied: `cp folder/*` leaves out "
-        "files whose names begin with a dot.",
+        expected=METADATA, got="none", hint="Its save did not end: take the checkpoint before it. Or .metadata was not "
+        "copied: `cp folder/*` leaves out files whose names begin with a dot.",
     )  # fmt: skip
 
 

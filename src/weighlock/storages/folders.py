@@ -19,7 +19,7 @@ __all__ = ["Folder", "FolderSource", "LocalFolder", "PartSource", "SliceSource",
 
 # Files that are kept open at once, beside those that threads are reading from at the moment.
 _MOST_OPEN: Final = 8
-# No file is larger (ext4: 16 TiB, XFS: 8 EiB): a place beyond it was never written, and is no sign of a file that was cut.
+# No disk holds as much: a place beyond it was never written, and is no sign of a file that was cut.
 _LARGEST: Final = 1 << 60
 
 
