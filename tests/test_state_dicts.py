@@ -291,6 +291,9 @@ class TestAdvice:
         """Of a model of other classes, under a prefix too, it promised that all would match."""
         mapping = self.expected() | {"layer3.weight": np.zeros((5, 3))}
         assert self.advice(sd.add_prefix(mapping, "module.")).endswith("30 of 30 match, 1 of them with another shape")
+        assert self.advice({"epoch": 1, "state_dict": mapping}).endswith("30 of 30 match, 1 of them with another shape")
+        deep = self.advice({"epoch": 1, "state_dict": sd.add_prefix(mapping, "net.")})
+        assert deep.endswith("30 of 30 match, 1 of them with another shape")
         inner = sd.match(sd.add_prefix(mapping, "a."), sd.add_prefix(self.expected(), "net.a."))
         assert inner.advice[0].endswith("30 of 30 match, 1 of them with another shape")
 

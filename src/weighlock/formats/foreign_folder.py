@@ -70,6 +70,6 @@ def _describe(path: str, names: list[str]) -> tuple[str, str, str]:
     if below:
         listed = ", ".join(safe_text(name, limit=120) for name in below[:_SHOWN])
         listed += f" and {len(below) - _SHOWN} more" if len(below) > _SHOWN else ""
-        what = "this is a pipeline of diffusers, a folder" if "model_index.json" in known else "this is a folder of folders"
-        return "folder", what, f"Load what is inside: {listed}."
+        what = "a pipeline of diffusers, a folder" if "model_index.json" in known else "a folder of folders"
+        return "folder", f"this is {what}", f"Load what is inside: {listed}."
     return "folder", "this is a folder without a file that looks like a checkpoint", "Give the path of the file itself."

@@ -73,8 +73,8 @@ def _stripped(names: Mapping[str, Any], expected: Mapping[str, Any], matched: in
     reason = f": {_REASONS[text]}" if text in _REASONS else ""
     call = f"weighlock.state_dicts.strip_prefix(mapping, {text!r})"
     what = f"{_some(prefix.carrying, names)} keys carry the prefix {text!r}{reason}"
-    cut = ((name[len(text) :] if name.startswith(text) else name, value) for name, value in _texts(names))
-    return [(count, f"{what}; {call} makes {count} of {len(expected)} match{_unfit(cut, expected)}")]
+    unfit = _unfit(_cut(names, text), expected)
+    return [(count, f"{what}; {call} makes {count} of {len(expected)} match{unfit}")]
 
 
 def _lacking(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
@@ -115,8 +115,8 @@ def _nested(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int)
     """Find the weights deeper in a checkpoint, under the expected names or with a prefix before them."""
     inner = [place for place, _ in zip(candidates(names), range(_MOST_PLACES), strict=False) if place.path]
     found = [(*_fitting(place, names, expected), place) for place in inner]
-    fitting = [(count, call, place) for count, call, place in found if count > matched]
-    fitting.sort(key=lambda item: (-item[0], len(item[2].path)))
+    fitting = [one for one in found if one[0] > matched]
+    fitting.sort(key=lambda item: (-item[0], len(item[3].path)))
     if _is_optimizer(names):
         return [(0, "the mapping is the state of an optimizer (state, param_groups), and holds no weights")]
     if not fitting and inner and not weights_in(names):
@@ -124,23 +124,23 @@ def _nested(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int)
         listed = ", ".join(f"{_spelled(place)} ({len(place.names)} tensors)" for place in most)
         return [(0, f"the mapping is a checkpoint; under other names than the expected ones, weights lie in {listed}")]
     return [
-        (count, f"the weights lie under {_spelled(place)}: {call} makes {count} of {len(expected)} match")
-        for count, call, place in fitting[:_MOST_NESTED]
+        (count, f"the weights lie under {_spelled(place)}: {call} makes {count} of {len(expected)} match{unfit}")
+        for count, call, unfit, place in fitting[:_MOST_NESTED]
     ]
 
 
-def _fitting(place: Candidate, names: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[int, str]:
-    """Return how many names of a part would fit, and what takes it out."""
+def _fitting(place: Candidate, names: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Return how many names of a part would fit, what takes it out, and how many would have another shape."""
     steps = "".join(f"[{part!r}]" for part in place.path)
     call = f"mapping{steps}" if place.value is place.names else f"weighlock.state_dict(mapping{steps})"
     count = sum(1 for name in place.names if name in expected)
     prefix = _prefix(place.names, expected)
     if prefix is not None and prefix.fitting + prefix.others > count:
         call = f"weighlock.state_dicts.strip_prefix({call}, {prefix.text!r})"
-        return prefix.fitting + prefix.others, call
+        return prefix.fitting + prefix.others, call, _unfit(_cut(place.names, prefix.text), expected)
     if place.value is place.names and _is_found(place, names):
         call = f"{call}, or weighlock.state_dicts.find_state_dict(mapping),"
-    return count, call
+    return count, call, _unfit(_texts(place.names), expected)
 
 
 def _is_found(place: Candidate, names: Mapping[str, Any]) -> bool:
@@ -166,6 +166,10 @@ def _is_optimizer(names: Mapping[str, Any]) -> bool:
 
 def _texts(names: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return ((name, value) for name, value in names.items() if type(name) is str)
+
+
+def _cut(names: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    return ((name.removeprefix(prefix), value) for name, value in _texts(names))
 
 
 def _unfit(renamed: Iterable[tuple[str, Any]], expected: Mapping[str, Any]) -> str:
