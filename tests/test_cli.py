@@ -468,7 +468,7 @@ def test_the_defaults_of_the_functions_are_those_of_click(monkeypatch, verb):
         if name in own:
             assert default == own[name], name
         else:
-            assert name in arguments | {"as_json", "files_from", "null", "everything", "dtype"}
+            assert name in arguments | {"as_json", "files_from", "null", "everything", "dtype", "src"}
 
 
 def test_every_verb_is_a_command_with_help(call):

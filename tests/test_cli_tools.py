@@ -215,6 +215,64 @@ def test_files_from_a_list(call, model, other, tmp_path):
     assert done.stdout == call("ls", model).out
 
 
+def test_several_files_are_converted_into_a_folder(call, model, other, tmp_path):
+    folder, listing = tmp_path / "out", tmp_path / "names"
+    folder.mkdir()
+    listing.write_text(f"{tmp_path / 'none.pt'}\n{other}\n")
+    line = ("convert", model, folder, "--files-from", listing, "--to", "safetensors", "--exclude", "special")
+    done = call(*line)
+    assert done.code == 3, "one bad file stops no other"
+    assert "there is no such file" in done.err
+    assert done.out.count("read back and compared") == 2
+    names = [Path(path).with_suffix(".safetensors").name for path in (model, other)]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    for path in (model, other):
+        name = folder / Path(path).with_suffix(".safetensors").name
+        assert call("diff", path, name, "--exclude", "special").code == 0
+    assert call(*line).code == 2, "none is replaced without --force"
+    done = call(*line, "--force", "--format", "jsonl")
+    assert [entry.get("schema") for entry in lines(done)] == ["weighlock/convert", None, "weighlock/convert"]
+    assert not violations(lines(done)[0], schema("convert"))
+
+
+@pytest.mark.parametrize(("more", "word"), [
+    (["--to", "npz", "--json"], "jsonl"),
+    ([], "--to safetensors"),
+    (["same/a.pt", "--to", "npz"], "one name"),
+])  # fmt: skip
+def test_several_files_that_are_not_converted(call, tmp_path, more, word):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    done = call("convert", "a.pth.tar", "b.pt", *more, folder)
+    assert done.code == 2
+    assert word in done.out + done.err
+    assert not list(folder.iterdir())
+
+
+def test_several_files_and_no_folder(call, model, other, tmp_path):
+    done = call("convert", model, other, tmp_path / "none", "--to", "npz")
+    assert done.code == 2
+    assert "this is none" in done.err
+
+
+def test_inspect_counts_what_is_chosen(call, tmp_path):
+    path, weight = tmp_path / "m.pt", np.ones((4, 2), "f4")
+    tensors = {"head": weight, "layer": {"w": weight, "again": weight[:], "h": np.ones(3, "f2")}, "epoch": 3}
+    weighlock.save(tensors, path)
+    found = document(call("inspect", path, "--include", "layer.*", "-x", "**.h", "--json"), "inspect")["inputs"][0]
+    assert [row["key"] for row in found["tensors"]] == ["layer.w", "layer.again"]
+    assert found["totals"]["parameters"] == 8, "an alias of a tensor that is left out counts"
+    assert found["dtypes"] == [{"dtype": "float32", "tensors": 1, "parameters": 8, "bytes": 32}]
+    assert found["sharing"]["aliases"] == [[1, 2]]
+    assert [row["tensors"] for row in found["storages"]] == [[1, 2]]
+    text = call("inspect", path, "-i", "layer.again").out
+    assert "layer.again" in text
+    assert "layer.w" not in text
+    assert "epoch=3" in text, "what is no tensor is that of the whole file"
+    done = call("inspect", path, "--include", "nothing")
+    assert (done.code, "no key matches" in done.err) == (1, True)
+
+
 @pytest.mark.parametrize("verb", ["inspect", "ls", "tree", "stats", "digest", "layout"])
 def test_standard_input_is_a_file_too(model, verb):
     for piped in (True, False):

@@ -366,3 +366,16 @@ def test_memory_is_bounded_whatever_the_size(tmp_path):
         weighlock.save({"w": np.full(1 if path.name == "small.pt" else 32 << 20, value, "f4")}, path)
     done = subprocess.run([sys.executable, "-c", MEMORY, *paths], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 24 << 10
+
+
+def test_a_tied_weight_that_one_side_leaves_out(tmp_path):
+    """Files of transformers lack the second name of a tied weight: nothing is lost, and the difference says so."""
+    from weighlock.cli.comparing import diff_lines
+
+    weight = np.ones((3, 2), "f4")
+    weighlock.save({"embed": weight, "head": weight, "x": np.zeros(2)}, tmp_path / "a.pt")
+    weighlock.save({"embed": weight, "x": np.zeros(2)}, tmp_path / "b.pt")
+    found = weighlock.diff(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert [(row.name, row.a and row.a.alias_of) for row in found.changed] == [("head", "embed")]
+    lines = ["".join(piece if isinstance(piece, str) else piece[0] for piece in line) for line in diff_lines(found)]
+    assert lines[1] == "- head  float32 [3, 2]  = embed"

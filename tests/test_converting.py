@@ -881,3 +881,11 @@ class TestRanges:
         wl.convert(tmp_path / "a.pt", tmp_path / "b.pt")
         assert len(calls) == 3
         assert np.array_equal(wl.load(tmp_path / "b.pt")["a"], np.arange(500_000))
+
+
+def test_an_npz_file_of_nothing(tmp_path):
+    """It was written, and then called no checkpoint, under the name of the temporary file."""
+    wl.save({"epoch": 3}, tmp_path / "a.pt")
+    with pytest.raises(wl.errors.StateDictError, match="there is no tensor"):
+        wl.convert(tmp_path / "a.pt", tmp_path / "a.npz", take="tensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

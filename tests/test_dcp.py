@@ -25,7 +25,9 @@ from weighlock.errors import (
     LimitError,
     MissingFileError,
     PickleStreamError,
+    TruncatedError,
     UnsafeGlobalError,
+    UnsupportedError,
 )
 from weighlock.formats.dcp import _pieces
 from weighlock.formats.dcp_metadata import Chunk, check_cover
@@ -405,6 +407,49 @@ class TestMetadata:
         (folder / "__0_0.distcp").unlink()
         with pytest.raises(MissingFileError, match="not complete"):
             wl.load(folder)
+        assert [(problem.code, problem.expected) for problem in wl.verify(folder).problems] == [
+            ("WL605", "__0_0.distcp")
+        ]  # fmt: skip
+
+    def test_a_file_that_was_cut_is_no_hostile_one(self, writer, parts):
+        folder, places = parts
+        (folder / ".metadata").write_bytes(writer.dumps({"t": writer.tensor((8,), HALVES)}, places))
+        path = folder / "__0_0.distcp"
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(TruncatedError, match="cut while it was copied"):
+            wl.load(folder)
+        checks = {Path(check.name).name: check for check in wl.verify(folder).files}
+        problem = checks[path.name].problems[0]
+        assert (problem.code, problem.offset) == ("WL211", places["t", (4,)]["offset"])
+        assert [problem.code for problem in checks[folder.name].problems] == ["WL211"]
+
+    @pytest.mark.parametrize("index", [None, 0, 100])
+    def test_a_save_that_did_not_end(self, writer, parts, index):
+        folder, places = parts
+        if index is not None:
+            (folder / ".metadata").write_bytes(
+                writer.dumps({"t": writer.tensor((8,), HALVES)}, places)[:index]
+            )  # fmt: skip
+        with pytest.raises((MissingFileError, TruncatedError), match=r"ave did not end"):
+            wl.load(folder)
+        report = wl.verify(folder)
+        assert [check.verdict for check in report.files] == ["not fully checked", "problems"]
+        assert [problem.code for problem in report.problems] == ["WL605" if index is None else "WL301"]
+
+    def test_each_process_with_its_own_index(self, parts):
+        folder, _ = parts
+        (folder / "__0.metadata").write_bytes(b"")
+        with pytest.raises(UnsupportedError, match="one index per process"):
+            wl.load(folder)
+
+    def test_a_part_that_another_save_left(self, writer, parts):
+        folder, places = parts
+        (folder / ".metadata").write_bytes(writer.dumps({"t": writer.tensor((8,), HALVES)}, places))
+        shutil.copy(folder / "__0_0.distcp", folder / "__1_0.distcp")
+        assert wl.load(folder)["t"].tolist() == list(range(8))
+        checks = {Path(check.name).name: check for check in wl.verify(folder).files}
+        assert not any(check.problems for check in checks.values())
+        assert "another save has left it" in checks["__1_0.distcp"].gaps[0].message
 
     @pytest.mark.parametrize("planner", [
         {"t": ()}, {"t": ("a", "b" * 3, 0, 1)}, {"t": (0,)}, {"t": ("a",) * 1000}, {"t": ("a", 5)}, {"t": ("a", -1)},
@@ -484,6 +529,15 @@ class TestSafetensorsFiles:
         self.write(tmp_path, 1, {"a": np.zeros((2, 2))}, info)
         with pytest.raises(DamagedError):
             wl.load(tmp_path)
+
+    def test_verify_misses_a_file(self, tmp_path):
+        self.write(tmp_path, 1, {"a": np.zeros((2, 2))}, {"a": {"saved_offsets": [0, 0]}})
+        self.write(tmp_path, 2, {"a": np.zeros((2, 2))}, {"a": {"saved_offsets": [2, 0]}})
+        report = wl.verify(tmp_path)
+        assert report.sound
+        assert [check.format for check in report.files] == ["safetensors", "safetensors", "dcp"]
+        min(tmp_path.iterdir()).unlink()
+        assert [problem.message for problem in wl.verify(tmp_path).problems] == ["parts of a tensor are missing"]
 
     def test_overlap(self, tmp_path):
         self.write(tmp_path, 1, {"a": np.zeros((2, 2))}, {"a": {"saved_offsets": [0, 0]}})

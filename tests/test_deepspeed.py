@@ -125,6 +125,15 @@ class TestReading:
         made = wl.load(folder, framework="torch")
         assert all(np.array_equal(made[name].numpy(), value) for name, value in values.items())
 
+    def test_verify_misses_a_rank(self, written):
+        folder, _, world, _ = written
+        report = wl.verify(folder)
+        assert report.sound
+        assert report.files[-1].format == "deepspeed"
+        next(folder.glob(f"*/*zero_pp_rank_{abs(world) - 1}_mp_rank_00_optim_states.pt")).unlink()
+        if abs(world) > 1:
+            assert [problem.code for problem in wl.verify(folder).problems] == ["WL605"]
+
     def test_one_file(self, written):
         folder, stage, _, _ = written
         name = "zero_pp_rank_0_mp_rank_00_model_states.pt" if stage == 3 else "mp_rank_00_model_states.pt"

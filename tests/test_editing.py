@@ -336,3 +336,9 @@ class TestHostile:
         wl.save(obj, tmp_path / "a.pt")
         with pytest.raises(LimitError, match="proportion"):
             wl.edit(tmp_path / "a.pt", tmp_path / "b.pt", drop="nothing")
+
+
+def test_what_fits_no_name_is_quoted(tmp_path):
+    wl.save({"a": np.ones(2)}, tmp_path / "a.pt")
+    with pytest.raises(wl.errors.StateDictError, match=r"got 'nothing'.*weighlock ls"):
+        wl.edit(tmp_path / "a.pt", tmp_path / "b.pt", drop="nothing")

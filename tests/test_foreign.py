@@ -209,6 +209,9 @@ FOLDERS = {
     "transformers": (["config.json", "pytorch_model.bin"], "transformers-folder", ["pytorch_model.bin"]),
     "files": ([f"{n}.pt" for n in range(9)], "folder", ["0.pt, 1.pt", "and 5 more"]),
     "a name for a terminal": (["a\x1b[2J.pt"], "folder", ["a\\x1b[2J.pt"]),
+    "pipeline": (["model_index.json", "unet/a.safetensors", "vae/b.bin"], "folder",
+                 ["pipeline of diffusers", "unet/a.safetensors, vae/b.bin"]),
+    "steps": (["step1/.metadata", "step2/.metadata", "step2/__0_0.distcp"], "folder", ["inside: step1, step2."]),
     "other": (["README.md"], "folder", ["without a file that looks like a checkpoint"]),
     "empty": ([], "folder", ["path of the file"]),
 }  # fmt: skip

@@ -287,6 +287,34 @@ class TestAdvice:
         with pytest.raises(wl.ArgumentTypeError, match=r"weighlock.state_dict\(obj\)"):
             sd.match(module_stub({}), {"a": (1,)})
 
+    def test_another_shape_is_no_match(self):
+        """Of a model of other classes, under a prefix too, it promised that all would match."""
+        mapping = self.expected() | {"layer3.weight": np.zeros((5, 3))}
+        assert self.advice(sd.add_prefix(mapping, "module.")).endswith("30 of 30 match, 1 of them with another shape")
+        assert self.advice({"epoch": 1, "state_dict": mapping}).endswith("30 of 30 match, 1 of them with another shape")
+        deep = self.advice({"epoch": 1, "state_dict": sd.add_prefix(mapping, "net.")})
+        assert deep.endswith("30 of 30 match, 1 of them with another shape")
+        inner = sd.match(sd.add_prefix(mapping, "a."), sd.add_prefix(self.expected(), "net.a."))
+        assert inner.advice[0].endswith("30 of 30 match, 1 of them with another shape")
+
+    def test_an_optimizer(self):
+        state = {n: {"exp_avg": np.zeros(3)} for n in range(9)}
+        advice = self.advice({"state": state, "param_groups": [{"lr": 1}]})
+        assert advice == "the mapping is the state of an optimizer (state, param_groups), and holds no weights"
+
+    def test_a_lora_adapter(self):
+        factors = {f"base_model.model.layer{n}.lora_{x}.weight": np.zeros((2, 2)) for n in range(3) for x in "AB"}
+        assert "all 6 keys are factors of a LoRA adapter" in self.advice(factors)
+
+    def test_a_model_with_adapters(self):
+        mapping = {f"base_model.model.layer{n}.base_layer.weight": np.zeros((2, 3)) for n in range(20)}
+        mapping |= {f"base_model.model.layer{n}.weight": np.zeros((2, 3)) for n in range(20, 30)}
+        advice = self.advice(mapping)
+        assert "an adapter of peft" in advice
+        call = advice.partition("; ")[2].partition(" makes 30 of 30 match")[0]
+        mended = eval(call, {"weighlock": wl, "mapping": mapping, "re": re})  # the advice is code
+        assert sd.match(mended, self.expected()).ok
+
     def test_names_that_have_nothing_in_common(self):
         assert self.advice({"x": np.zeros(1)}) == ""
 

@@ -151,12 +151,14 @@ def _written(command: _F) -> _F:
 @application.command(short_help=VERBS["inspect"])
 @_files
 @_listed
+@_chosen
 @_form("text", "json", "jsonl")
 @_written
 def inspect(**options: Any) -> int:
     """Say what each FILE is, what is inside, and whether it can be loaded.
 
-    Reads the pickle and the directory, no tensor data; nothing in the file is run or imported.
+    Reads the pickle and the directory, no tensor data; nothing in the file is run or imported. With --include or
+    --exclude only the tensors that match are counted and drawn; the exit code is 1 where there are none.
     """
     from weighlock.cli.inspecting import inspect_files
 
@@ -302,14 +304,14 @@ def _rewritten(command: _F) -> _F:
         click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Of a safetensors file."),
         click.option("--no-verify", "verify", flag_value=False, default=True, help="Do not read it back and compare."),
         click.option("--durable", is_flag=True, help="Wait until it is on the disk."),
-        _form("text", "json"),
         _written,
     )  # fmt: skip
 
 
 @application.command(short_help=VERBS["convert"])
-@click.argument("src", metavar="SRC")
+@click.argument("sources", nargs=-1, metavar="SRC...")
 @click.argument("dst", metavar="DST")
+@_listed
 @_chosen
 @click.option(
     "--take", type=click.Choice(TAKEN), default="all", show_default=True,
@@ -317,22 +319,30 @@ def _rewritten(command: _F) -> _F:
 )  # fmt: skip
 @click.option("--dtype", metavar="NAME", help="Cast floating-point tensors.")
 @click.option("--max-shard-size", metavar="SIZE", help="Cut it into files of so much, with an index: 5GB.")
+@_form("text", "json", "jsonl")
 @_rewritten
-def convert(**options: Any) -> int:
+def convert(
+    sources: tuple[str, ...], dst: str, files_from: str | None, *, null: bool, **options: Any
+) -> int:  # fmt: skip
     r"""Write the checkpoint SRC in another format to DST, a piece at a time.
 
     \b
     weighlock convert model.pt model.safetensors
     weighlock convert model.safetensors model.pt
     weighlock convert checkpoint.pt small.safetensors --take state_dict --dtype bfloat16
+    weighlock convert *.pt folder --to safetensors
+    weighlock convert --files-from list.txt folder --to safetensors
 
     Names that end with .pt, .pth, .bin, .ckpt, .safetensors or .npz say the format. A safetensors file describes in its
     metadata what is no tensor, so that the way back restores it. The result is read back and compared before it gets
-    its name. The report goes to standard output, or to the FILE of -o; --force is for both files.
+    its name. The report goes to standard output, or to the FILE of -o; --force is for both files. Several files go into
+    the folder DST under their names, with the ending of the format; one that fails stops no other.
     """
-    from weighlock.cli.rewriting import convert_file
+    from weighlock.cli.rewriting import convert_file, convert_files
 
-    return convert_file(**options)
+    if files_from is None and len(sources) == 1:
+        return convert_file(src=sources[0], dst=dst, **options)
+    return convert_files(sources, dst, files_from=files_from, null=null, **options)
 
 
 @application.command(short_help=VERBS["edit"])
@@ -346,6 +356,7 @@ def convert(**options: Any) -> int:
 @click.option("--cast", multiple=True, metavar="DTYPE[:GLOB]", help="Another element type.")
 @click.option("--replace", multiple=True, metavar="KEY=FILE", help="The array in FILE.npy instead of a tensor.")
 @click.option("--within", default="", metavar="KEY", help="All names are meant inside of this one.")
+@_form("text", "json")
 @_rewritten
 def edit(**options: Any) -> int:
     r"""Change names, types or single tensors of the checkpoint SRC, and write it to DST.

@@ -261,6 +261,8 @@ def _facts(group: "Sequence[TensorDiff]", *, truncate: bool) -> Iterator[Piece]:
         side = a or b
         assert side is not None  # noqa: S101 - a row has at least one side
         yield f"{side.dtype or '?'} {wording.shape(side.shape)}", "type"
+        if side.alias_of is not None and len(group) == 1:  # transformers leaves tied weights out of a file
+            yield f"  = {_short(safe_text(side.alias_of), truncate=truncate)}", "note"
         return
     yield _both(a.dtype or "?", b.dtype or "?"), "type"
     yield f" {_both(wording.shape(a.shape), wording.shape(b.shape))}"

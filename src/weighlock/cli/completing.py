@@ -24,7 +24,7 @@ _FORM: Final = ("--format", "--json")
 _REWRITTEN: Final = ("--to", "--aliases", "--metadata", "--no-verify", "--durable", *_FORM, *_WRITTEN)
 
 OPTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "inspect": (*_LISTED, *_FORM, *_WRITTEN),
+    "inspect": (*_LISTED, *_CHOSEN, *_FORM, *_WRITTEN),
     "ls": (*_LISTED, *_CHOSEN, "--long", *_FORM, *_WRITTEN),
     "show": ("--all", "--dtype", *_FORM, *_WRITTEN),
     "tree": ("--depth", "--fold", "--no-fold", *_LISTED, *_CHOSEN, *_WRITTEN),
@@ -42,7 +42,7 @@ OPTIONS: Final[dict[str, tuple[str, ...]]] = {
              "--rename", "--all", *_FORM, *_WRITTEN),
     "view": ("--port", "--no-browser", "--idle-timeout", "--host", "--i-know-this-exposes-files", "--base-url",
              "--allow-host", "--log", "--encoding", "--color", "--help"),
-    "convert": (*_CHOSEN, "--take", "--dtype", "--max-shard-size", *_REWRITTEN),
+    "convert": (*_LISTED, *_CHOSEN, "--take", "--dtype", "--max-shard-size", *_REWRITTEN),
     "edit": ("--rename", "--drop", "--keep", "--strip-prefix", "--add-prefix", "--cast", "--replace", "--within",
              *_REWRITTEN),
 }  # fmt: skip
@@ -57,7 +57,7 @@ _SUBCOMMANDS: Final = {
 _FORMATS_OF: Final[dict[str, tuple[str, ...]]] = {
     "inspect": ("text", "json", "jsonl"),
     "show": ("text", "json", "csv", "tsv"),
-    "convert": ("text", "json"),
+    "convert": ("text", "json", "jsonl"),
     "edit": ("text", "json"),
     "scan": ("text", "json", "jsonl", "html", "sarif"),
     "verify": ("text", "json", "jsonl"),

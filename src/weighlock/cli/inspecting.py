@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from weighlock.cli import wording
-from weighlock.cli.common import chosen_files, taken, writing
+from weighlock.cli.common import Common, chosen_files, taken, writing
 from weighlock.cli.documents import document, failed_input, summary_document
 from weighlock.cli.drawing import drawn_tree
-from weighlock.cli.opening import exit_code, opened
+from weighlock.cli.opening import NO, exit_code, opened
 from weighlock.cli.output import Output, Piece
 from weighlock.errors import WeighlockError
+from weighlock.inspection.globs import chooser
 from weighlock.inspection.kinds import file_kind
 from weighlock.inspection.paths import part_text
 from weighlock.inspection.sharing import unused
-from weighlock.inspection.summary import Held, Summary, summarize
+from weighlock.inspection.summary import Held, Summary, narrowed, summarize
 
 __all__ = ["inspect_files"]
 
@@ -25,14 +26,25 @@ _TREE_LINES: Final = 40
 _NAME_LIMIT: Final = 60
 
 
+class Choice(NamedTuple):
+    """Globs over the keys of the tensors that are counted and drawn."""
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+
+
 def inspect_files(files: Sequence[str] = (), **options: Any) -> int:
-    """Say what each file is, what is inside, whether it can be loaded; return the exit code. Options: `Common`."""
+    """Say what each file is, what is inside, whether it can be loaded; return the exit code.
+
+    The options are those of `Choice` and `Common`.
+    """
     files = chosen_files(files, options.pop("files_from", None), null=options.pop("null", False))
-    common = taken(options)
+    common, choice = taken(options), Choice(**options)
     failures: list[WeighlockError] = []
     gaps: list[str] = []
     inputs: list[dict[str, Any]] = []
-    shown = 0
+    shown = matching = 0
+    wanted = chooser(*choice) if choice.include or choice.exclude else None
     with writing(common, files) as output:
         for name, found in opened(files, common.encoding, output, failures):
             if isinstance(found, WeighlockError):
@@ -40,14 +52,20 @@ def inspect_files(files: Sequence[str] = (), **options: Any) -> int:
                 continue
             summary = summarize(found)
             gaps += summary.gaps
+            if wanted is not None:
+                summary = narrowed(summary, wanted)
+                matching += len(summary.tensors)
             if output.json:
                 inputs.append(summary_document(summary))
                 continue
-            output.lines(([[]] if shown else []) + list(_page(summary, truncate=common.truncate)))
+            output.lines(([[]] if shown else []) + list(_page(summary, common, drawn=2 if wanted is None else 1)))
             shown += 1
             for gap in summary.gaps:
                 output.note(f"{name}: {gap}")
         _write_documents(inputs, common.form, output)
+        if wanted is not None and not matching and not failures and not gaps:
+            output.note("no key matches")
+            return NO
     return exit_code(files, failures, gaps)
 
 
@@ -59,16 +77,17 @@ def _write_documents(inputs: Sequence[dict[str, Any]], form: str, output: Output
             output.document(document("weighlock/inspect", inputs=[entry]))
 
 
-def _page(summary: Summary, *, truncate: bool) -> Iterator[Line]:
+def _page(summary: Summary, common: Common, *, drawn: int) -> Iterator[Line]:
+    """Yield the page; the tree where there are as many tensors as `drawn`."""
     kind = file_kind(summary.format, summary.metadata, summary.byteorder)
     yield [(summary.name, "name"), f"   {kind}   {wording.size(summary.size)}"]
     for label, text in _facts(summary):
         style = {"verdict": "bad" if summary.unknown or summary.opaque else "good"}.get(label)
         yield [(f"  {label:<9} ", "note"), (text, style) if style else text]
-    if len(summary.tensors) > 1:
+    if len(summary.tensors) >= drawn:
         yield []
-        limit = _TREE_LINES if truncate else None
-        yield from drawn_tree(summary.tensors, limit=limit, file=summary.name, truncate=truncate)
+        limit = _TREE_LINES if common.truncate else None
+        yield from drawn_tree(summary.tensors, limit=limit, file=summary.name, truncate=common.truncate)
 
 
 def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -141,7 +160,7 @@ def _held(item: Held) -> str:
 
 
 def _sharing(summary: Summary) -> Iterator[str]:
-    rows = summary.tensors
+    rows = {row.index: row for row in summary.tensors}
     if summary.aliases:
         first = summary.aliases[0]
         saved = sum(rows[index].leaf.nbytes for group in summary.aliases for index in group[1:])

@@ -1,15 +1,16 @@
 """``weighlock convert`` and ``weighlock edit``: a checkpoint written again, in another form or under other names."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from weighlock.cli import wording
-from weighlock.cli.common import Common, taken, writing
-from weighlock.cli.documents import document
-from weighlock.cli.opening import GOOD, open_checkpoint
-from weighlock.cli.output import Piece
+from weighlock.cli.common import STDIN, Common, chosen_files, taken, writing
+from weighlock.cli.documents import document, failed_input
+from weighlock.cli.opening import GOOD, exit_code, open_checkpoint
+from weighlock.cli.output import Output, Piece, complain
 from weighlock.cli.progress import Bar
-from weighlock.errors import ArgumentError
+from weighlock.errors import ArgumentError, WeighlockError
 from weighlock.inspection.kinds import file_kind
 from weighlock.text import safe_text
 
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from weighlock.converting.edits import EditReport
     from weighlock.converting.jobs import Job, Outcome, Target
 
-__all__ = ["convert_file", "edit_file"]
+__all__ = ["convert_file", "convert_files", "edit_file"]
 
 Line = Sequence[Piece]
 
 _SHOWN: Final = 8
 _KEY_WIDTH: Final = 72
 _INDENT: Final = 12
+_ENDING_OF: Final = {"torch-zip": ".pt", "torch-legacy": ".pt", "safetensors": ".safetensors", "npz": ".npz"}
+# The longest first: `.pth.tar` is one ending.
+_ENDINGS: Final = (
+    ".pth.tar", ".safetensors", ".index.json", ".ckpt", ".gguf", ".pth", ".bin", ".npz", ".npy", ".pkl", ".pt", ".th",
+)  # fmt: skip
 _TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 
@@ -56,22 +62,86 @@ class Choice(NamedTuple):
 
 def convert_file(src: str, dst: str, **options: Any) -> int:
     """Convert a file; return the exit code. The options are those of `Choice` and `Common`."""
+    common, choice = taken(options), Choice(**options)
+    with writing(common, (src, dst)) as output:
+        _convert(src, dst, common, choice, output)
+    return GOOD
+
+
+def convert_files(
+    sources: Sequence[str], folder: str, *, files_from: str | None = None, null: bool = False, **options: Any
+) -> int:
+    """Convert each of several files into a folder; return the exit code: one bad file stops no other.
+
+    Parameters
+    ----------
+    sources : sequence of str
+    folder : str
+        It has to be there; each file keeps its name, with the ending of its new format.
+    files_from, null
+        As in `chosen_files`.
+    **options
+        Those of `Choice` and `Common`.
+
+    Raises
+    ------
+    ArgumentError
+        If the format is not named, two files would get one name, or the folder is none. Nothing is written then.
+    """
+    files = chosen_files(sources, files_from, null=null)
+    common, choice = taken(options), Choice(**options)
+    if common.form == "json":
+        raise ArgumentError("one JSON document is of one file", hint="--format jsonl has one document a line.")
+    targets = _targets_in(folder, files, choice.to)
+    failures: list[WeighlockError] = []
+    with writing(common, [*files, *targets]) as output:
+        for src, dst in zip(files, targets, strict=True):
+            try:
+                _convert(src, dst, common, choice, output)
+            except WeighlockError as error:
+                failures.append(error)
+                if output.json:
+                    failed = failed_input(src, error)
+                    output.document({"uri": failed["uri"], "error": failed["error"]})
+                else:
+                    complain(error)
+    return exit_code(files, failures, ())
+
+
+def _targets_in(folder: str, files: Sequence[str], to: str | None) -> list[str]:
+    """Return the new file of each file."""
+    if to is None:
+        raise ArgumentError("the format of several new files is not named", hint="Name it: --to safetensors.")
+    if not os.path.isdir(folder):
+        raise ArgumentError(
+            "several files are written into a folder, and this is none", got=folder, hint="Make it first: mkdir."
+        )  # fmt: skip
+    made: dict[str, str] = {}
+    for file in files:
+        stem = "stdin" if file == STDIN else os.path.basename(file.partition("?")[0].rstrip("/"))
+        known = next((ending for ending in _ENDINGS if stem.lower().endswith(ending)), "")
+        target = os.path.join(folder, stem[: len(stem) - len(known)] + _ENDING_OF[to])
+        if target in made:
+            raise ArgumentError("two files would be written to one name", got=f"{made[target]}, {file}",
+                                hint="Convert one of them by itself.")  # fmt: skip
+        made[target] = file
+    return list(made)
+
+
+def _convert(src: str, dst: str, common: Common, choice: Choice, output: Output) -> None:
     from weighlock.converting.conversion import Part, converting
     from weighlock.converting.jobs import format_for
 
-    common, choice = taken(options), Choice(**options)
     wish = Wish(*(getattr(choice, name) for name in Wish._fields))
     part = Part(choice.take, tuple(choice.include), tuple(choice.exclude), choice.dtype)
-    with writing(common, (src, dst)) as output:
-        target = _target(dst, wish, common)._replace(max_shard_size=choice.max_shard_size)
-        target = target._replace(format=format_for(target.path, wish.to))
-        with converting(_opened(src, common), target, part) as made:
-            report = made.report(_run(made.job, common))
-        if common.form == "json":
-            output.document(_converted(report))
-        else:
-            output.lines(_conversion_lines(report, common))
-    return GOOD
+    target = _target(dst, wish, common)._replace(max_shard_size=choice.max_shard_size)
+    target = target._replace(format=format_for(target.path, wish.to))
+    with converting(_opened(src, common), target, part) as made:
+        report = made.report(_run(made.job, common))
+    if output.json:
+        output.document(_converted(report))
+    else:
+        output.lines(_conversion_lines(report, common))
 
 
 def edit_file(src: str, dst: str, **options: Any) -> int:

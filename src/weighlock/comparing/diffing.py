@@ -30,6 +30,8 @@ class TensorSide(NamedTuple):
     shape : tuple of int
     layout : str
     nbytes : int
+    alias_of : str or None
+        The key of the first tensor there that is the same view of the same bytes, if this is not the first.
     """
 
     key: str
@@ -38,6 +40,7 @@ class TensorSide(NamedTuple):
     shape: tuple[int, ...]
     layout: str
     nbytes: int
+    alias_of: str | None = None
 
 
 class TensorDiff(NamedTuple):
@@ -287,7 +290,9 @@ def _numbers(spec: Any) -> Any:
 def _side(tensor: LazyTensor | None) -> TensorSide | None:
     if tensor is None:
         return None
-    return TensorSide(tensor.key, tensor.path, tensor.dtype_name, tensor.shape, tensor.layout, tensor.nbytes)
+    return TensorSide(
+        tensor.key, tensor.path, tensor.dtype_name, tensor.shape, tensor.layout, tensor.nbytes, tensor.alias_of
+    )  # fmt: skip
 
 
 def plain_texts(ckpt: LazyCheckpoint) -> dict[str, str]:

@@ -136,7 +136,7 @@ def convert(
     Raises
     ------
     StateDictError
-        If a glob of `include` fits no key.
+        If a glob of `include` fits no key, or an npz file would hold nothing.
     UnsupportedTypeError
         If the format has no form for something in the object; the message says where.
     TargetError
@@ -195,6 +195,8 @@ class Conversion:
         self._cast = cast_floats(Tree(root, checkpoint.size), part.dtype) if part.dtype is not None else {}
         keeps = part.take == "all" and (target.format != "safetensors" or needs_description(checkpoint))
         self._tensors = count_tensors(checkpoint, root)
+        if target.format == "npz" and not self._tensors:
+            raise StateDictError("nothing is left that an npz file holds: there is no tensor", path=checkpoint.name)
         self.job = Job(checkpoint, root, with_metadata(target, checkpoint), structure=keeps)
 
     def _taken(self, tree: Tree, take: str) -> Any:

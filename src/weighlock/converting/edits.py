@@ -340,7 +340,8 @@ class Edit:
 
 def _all_used(unused: set[Any]) -> None:
     for pattern in sorted(map(str, unused)):
-        raise StateDictError("this fits no name in the file", got=safe_text(pattern, limit=120))
+        raise StateDictError("this fits no name in the file", got=repr(safe_text(pattern, limit=120)),
+                             hint="`weighlock ls` lists the names; * stops at dots, ** does not.")  # fmt: skip
 
 
 @contextmanager

@@ -12,7 +12,15 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from weighlock.dtypes import DType
-from weighlock.errors import DamagedError, LimitError, TensorBoundsError, UnsupportedError, WeighlockError
+from weighlock.errors import (
+    DamagedError,
+    LimitError,
+    MissingFileError,
+    TensorBoundsError,
+    TruncatedError,
+    UnsupportedError,
+    WeighlockError,
+)
 from weighlock.formats.dcp_metadata import Chunk, Place, check_cover, parse
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.storages.folders import FolderSource, SliceSource
@@ -23,9 +31,12 @@ from weighlock.tensors.layout import contiguous_stride, is_contiguous
 from weighlock.tensors.leaves import Leaves
 from weighlock.tensors.spec import TensorSpec
 
-__all__ = ["METADATA", "is_hub_form", "read", "read_hub_form"]
+__all__ = ["METADATA", "is_hub_form", "is_part", "read", "read_hub_form", "refuse_without_index"]
 
 METADATA: Final = ".metadata"
+_CUT_INDEX: Final = "The save did not end, or the file was cut while it was copied: take the checkpoint before it."
+_PART: Final = re.compile(r"__\d+_\d+\.distcp")
+_OWN_INDEX: Final = re.compile(r"__\d+\.metadata")
 _HUB_FILE: Final = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _HUB_KEY: Final = "DCP_SHARDING_INFO"
 
@@ -211,6 +222,37 @@ def _slice(source: FolderSource, place: Place) -> SliceSource:
     return SliceSource(part, place.offset, place.length, part.name)
 
 
+def is_part(name: str) -> bool:
+    """Whether a file is called as PyTorch calls those that hold the parts of tensors."""
+    return _PART.fullmatch(name) is not None
+
+
+def refuse_without_index(source: FolderSource, names: list[str]) -> None:
+    """Say of a folder of parts why it is no checkpoint; nothing of any other folder.
+
+    PyTorch writes ``.metadata`` when all parts are there: a save that was killed leaves parts alone.
+
+    Raises
+    ------
+    MissingFileError
+        If there are parts, and no index of them.
+    UnsupportedError
+        If each process has written an index of its own.
+    """
+    if not any(map(is_part, names)):
+        return
+    if any(map(_OWN_INDEX.fullmatch, names)):
+        raise UnsupportedError(
+            "a distributed checkpoint with one index per process, not one of all", path=source.name,
+            hint="Load it with torch.distributed.checkpoint as it was saved, and save it with use_collectives=True.",
+        )  # fmt: skip
+    raise MissingFileError(
+        "a distributed checkpoint without its .metadata, which PyTorch writes last", path=source.name,
+        expected=METADATA, got="none", hint="Its save did not end: take the checkpoint before it. Or .metadata was not "
+        "copied: `cp folder/*` leaves out files whose names begin with a dot.",
+    )  # fmt: skip
+
+
 def read(source: FolderSource, reading: Reading) -> Contents:
     """Read a folder with a ``.metadata``: its state_dict, nested as it was saved.
 
@@ -224,7 +266,10 @@ def read(source: FolderSource, reading: Reading) -> Contents:
     metadata = source.part(METADATA)
     if metadata.size > reading.limits.max_pickle_bytes:
         raise LimitError("the .metadata is larger than Limits.max_pickle_bytes", got=f"{metadata.size} bytes")
-    found = parse(metadata.read_at(0, metadata.size), reading)
+    try:
+        found = parse(metadata.read_at(0, metadata.size), reading)
+    except TruncatedError as error:
+        raise error.locate(hint=_CUT_INDEX) from error.__cause__
     inner = _inner(reading)
 
     def open_part(place: Place) -> TensorSpec:

@@ -146,6 +146,7 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
         return deepspeed.read(source, [] if inside is None else inside.names(), f"{tag}/", reading)
     if deepspeed.is_zero(names):
         return deepspeed.read(source, names, "", reading)
+    dcp.refuse_without_index(source, names)
     from weighlock.formats.foreign import describe_folder
 
     raise describe_folder(source.name)

@@ -9,6 +9,7 @@ from weighlock.text import safe_text
 __all__ = ["describe_folder"]
 
 _MOST_ENTRIES: Final = 10_000
+_MOST_FOLDERS: Final = 100
 _SHOWN: Final = 4
 _ENDINGS: Final = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".th", ".pkl")
 
@@ -34,6 +35,18 @@ def _names(path: str) -> list[str]:
     return sorted(found)
 
 
+def _checkpoints_below(path: str, names: list[str]) -> list[str]:
+    """Return what may be loaded in the folders inside: the folder where it is a set of files, else its files."""
+    found = []
+    for name in names[:_MOST_FOLDERS]:
+        inside = _names(os.path.join(path, name))
+        if any(one == ".metadata" or one.endswith(".index.json") for one in inside):
+            found.append(name)
+        else:
+            found += [f"{name}/{one}" for one in inside if one.lower().endswith(_ENDINGS)]
+    return found
+
+
 def _describe(path: str, names: list[str]) -> tuple[str, str, str]:
     known = frozenset(names)
     checkpoints = [name for name in names if name.lower().endswith(_ENDINGS)]
@@ -53,4 +66,10 @@ def _describe(path: str, names: list[str]) -> tuple[str, str, str]:
     if inner:
         hint = f"Pack it again, uncompressed, from inside this folder: zip -0 -r model.pt {safe_text(inner[0])}"
         return "unzipped-folder", "this is a folder with the content of a checkpoint that was unpacked", hint
+    below = _checkpoints_below(path, names)
+    if below:
+        listed = ", ".join(safe_text(name, limit=120) for name in below[:_SHOWN])
+        listed += f" and {len(below) - _SHOWN} more" if len(below) > _SHOWN else ""
+        what = "a pipeline of diffusers, a folder" if "model_index.json" in known else "a folder of folders"
+        return "folder", f"this is {what}", f"Load what is inside: {listed}."
     return "folder", "this is a folder without a file that looks like a checkpoint", "Give the path of the file itself."

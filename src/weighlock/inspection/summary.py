@@ -1,7 +1,7 @@
 """What a checkpoint is and holds, on one page: the facts behind ``weighlock inspect``."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +15,7 @@ from weighlock.objects import children
 from weighlock.pickling.inert import Stub
 from weighlock.tensors.spec import NumpyArraySpec
 
-__all__ = ["DtypeShare", "GlobalRow", "Held", "Summary", "Totals", "summarize"]
+__all__ = ["DtypeShare", "GlobalRow", "Held", "Summary", "Totals", "narrowed", "summarize"]
 
 
 class Totals(NamedTuple):
@@ -194,8 +194,40 @@ def summarize(checkpoint: Checkpoint, inventory: Inventory | None = None) -> Sum
     )
 
 
+def narrowed(summary: Summary, wanted: Callable[[str], bool]) -> Summary:
+    """Return a summary of the tensors whose keys are wanted; what is no tensor is that of the whole file.
+
+    Indices stay those of the file. Of a storage, what any tensor uses counts as used.
+    """
+    rows = [row for row in summary.tensors if wanted(row.key)]
+    kept = {row.index for row in rows}
+    storages = [
+        one._replace(
+            tensors=tuple(index for index in one.tensors if index in kept),
+            overlapping=tuple(index for index in one.overlapping if index in kept),
+        )
+        for one in summary.storages
+    ]
+    storages = [one for one in storages if one.tensors]
+    groups = [[index for index in group if index in kept] for group in summary.aliases]
+    return summary._replace(
+        tensors=rows, storages=storages, totals=_totals(rows, storages), dtypes=_shares(rows),
+        aliases=[group for group in groups if len(group) > 1],
+    )  # fmt: skip
+
+
+def _firsts(rows: list[TensorRow]) -> Iterator[TensorRow]:
+    """Yield the first row of each view; the one that another is an alias of may not be among the rows."""
+    seen = set()
+    for row in rows:
+        view = row.index if row.alias_of is None else row.alias_of
+        if view not in seen and row.leaf.layout != "numpy":
+            seen.add(view)
+            yield row
+
+
 def _totals(rows: list[TensorRow], storages: list[StorageRow]) -> Totals:
-    own = [row.leaf for row in rows if row.alias_of is None and row.leaf.layout != "numpy"]
+    own = [row.leaf for row in _firsts(rows)]
     arrays = sum(row.leaf.layout == "numpy" for row in rows)
     return Totals(
         tensors=len(rows) - arrays,
@@ -210,12 +242,11 @@ def _totals(rows: list[TensorRow], storages: list[StorageRow]) -> Totals:
 
 def _shares(rows: list[TensorRow]) -> tuple[DtypeShare, ...]:
     counts: dict[str, list[int]] = {}
-    for row in rows:
-        if row.alias_of is None and row.leaf.layout != "numpy":
-            count = counts.setdefault(row.leaf.dtype or "none", [0, 0, 0])
-            count[0] += 1
-            count[1] += row.leaf.numel
-            count[2] += row.leaf.nbytes
+    for row in _firsts(rows):
+        count = counts.setdefault(row.leaf.dtype or "none", [0, 0, 0])
+        count[0] += 1
+        count[1] += row.leaf.numel
+        count[2] += row.leaf.nbytes
     made = (DtypeShare(dtype, *count) for dtype, count in counts.items())
     return tuple(sorted(made, key=lambda share: (-share.nbytes, share.dtype)))
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from weighlock.errors import WeighlockError
+from weighlock.formats.dcp import is_part
 from weighlock.formats.detect import read_any
 from weighlock.limits import Limits
 from weighlock.pickling.inert import Stub
 from weighlock.scanning.tracing import ScanReading
 from weighlock.storages.source import open_source
 
-__all__ = ["faults_of_index", "parts_of"]
+__all__ = ["faults_of_index", "parts_of", "why_unplaced"]
 
 # Of all processes, or of one where they do not speak to each other.
 _INDEX: Final = re.compile(r"(?:__\d+)?\.metadata\Z")
@@ -38,6 +39,19 @@ def parts_of(path: Any, limits: Limits) -> list[tuple[int, int]] | None:
     for index in _indexes(folder, name):
         found |= _places(_read(os.path.join(folder, index), limits), name)
     return sorted(found) or None
+
+
+def why_unplaced(path: Any, limits: Limits) -> str | None:
+    """Say why `parts_of` finds nothing for a file that is called like one of parts; None for any other file."""
+    if not isinstance(path, str | os.PathLike) or not is_part(os.path.basename(os.fsdecode(path))):
+        return None
+    folder, name = os.path.split(os.fsdecode(path))
+    indexes = _indexes(folder, name)
+    if not indexes:
+        return "the .metadata that says what lies in this file is missing"
+    if all(_read(os.path.join(folder, index), limits) is None for index in indexes):
+        return "the .metadata that says what lies in this file cannot be read"
+    return "nothing of the checkpoint lies in this file: another save has left it"
 
 
 def _indexes(folder: str, name: str) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from weighlock.errors import StateDictError
 from weighlock.state_dicts.finding import Candidate, candidates, find_state_dict, weights_in
+from weighlock.state_dicts.trees import is_tensor, shape_of
 
-__all__ = ["advise", "advise_on_shape"]
+__all__ = ["advise", "advise_on_shape", "shapes_differ", "stated_shape"]
 
 _REASONS: Final = {
     "module.": "saved from DataParallel or DistributedDataParallel",
@@ -20,8 +21,9 @@ _REASONS: Final = {
 # These stand in the middle of a name too, where a part of the model was wrapped.
 _WRAPPERS: Final = {
     "_orig_mod": "torch.compile", "_fsdp_wrapped_module": "FullyShardedDataParallel",
-    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_checkpoint_wrapped_module": "activation checkpointing", "base_layer": "an adapter of peft",
 }  # fmt: skip
+_LEADING: Final = ("module.", "base_model.model.")
 _TRIED: Final = 64
 _MOST_PLACES: Final = 200
 _MOST_NESTED: Final = 3
@@ -57,6 +59,7 @@ def advise(names: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
         *_lacking(names, expected, matched),
         *_unwrapped(names, expected, matched),
         *_nested(names, expected, matched),
+        *_adapter(names),
     ]
     most = max((count for count, _ in found), default=0)
     return [sentence for count, sentence in found if count == most]
@@ -70,7 +73,8 @@ def _stripped(names: Mapping[str, Any], expected: Mapping[str, Any], matched: in
     reason = f": {_REASONS[text]}" if text in _REASONS else ""
     call = f"weighlock.state_dicts.strip_prefix(mapping, {text!r})"
     what = f"{_some(prefix.carrying, names)} keys carry the prefix {text!r}{reason}"
-    return [(count, f"{what}; {call} makes {count} of {len(expected)} match")]
+    unfit = _unfit(_cut(names, text), expected)
+    return [(count, f"{what}; {call} makes {count} of {len(expected)} match{unfit}")]
 
 
 def _lacking(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
@@ -81,7 +85,9 @@ def _lacking(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int
     what = (
         f"{_some(prefix.carrying, expected)} expected keys carry the prefix {prefix.text!r}, which the mapping's lack"
     )
-    return [(prefix.fitting, f"{what}; {call} makes {prefix.fitting} of {len(expected)} match")]
+    grown = ((prefix.text + name, value) for name, value in _texts(names))
+    makes = f"{call} makes {prefix.fitting} of {len(expected)} match{_unfit(grown, expected)}"
+    return [(prefix.fitting, f"{what}; {makes}")]
 
 
 def _unwrapped(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int) -> list[tuple[int, str]]:
@@ -90,7 +96,8 @@ def _unwrapped(names: Mapping[str, Any], expected: Mapping[str, Any], matched: i
     held = [wrapper for wrapper in _WRAPPERS if any(f"{wrapper}." in text for text in texts)]
     if not held:
         return []
-    leading = r"^module\.|" if any(text.startswith("module.") for text in texts) else ""
+    outer = [start for start in _LEADING if any(text.startswith(start) for text in texts)]
+    leading = "".join(f"^{start}|".replace(".", r"\.") for start in outer)
     expression = rf"{leading}\b({'|'.join(held)})\."
     pattern = re.compile(expression)
     count = sum(1 for text in texts if pattern.sub("", text) in expected)
@@ -108,30 +115,32 @@ def _nested(names: Mapping[str, Any], expected: Mapping[str, Any], matched: int)
     """Find the weights deeper in a checkpoint, under the expected names or with a prefix before them."""
     inner = [place for place, _ in zip(candidates(names), range(_MOST_PLACES), strict=False) if place.path]
     found = [(*_fitting(place, names, expected), place) for place in inner]
-    fitting = [(count, call, place) for count, call, place in found if count > matched]
-    fitting.sort(key=lambda item: (-item[0], len(item[2].path)))
+    fitting = [one for one in found if one[0] > matched]
+    fitting.sort(key=lambda item: (-item[0], len(item[3].path)))
+    if _is_optimizer(names):
+        return [(0, "the mapping is the state of an optimizer (state, param_groups), and holds no weights")]
     if not fitting and inner and not weights_in(names):
         most = sorted(inner, key=lambda place: -len(place.names))[:_MOST_NESTED]
         listed = ", ".join(f"{_spelled(place)} ({len(place.names)} tensors)" for place in most)
         return [(0, f"the mapping is a checkpoint; under other names than the expected ones, weights lie in {listed}")]
     return [
-        (count, f"the weights lie under {_spelled(place)}: {call} makes {count} of {len(expected)} match")
-        for count, call, place in fitting[:_MOST_NESTED]
+        (count, f"the weights lie under {_spelled(place)}: {call} makes {count} of {len(expected)} match{unfit}")
+        for count, call, unfit, place in fitting[:_MOST_NESTED]
     ]
 
 
-def _fitting(place: Candidate, names: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[int, str]:
-    """Return how many names of a part would fit, and what takes it out."""
+def _fitting(place: Candidate, names: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Return how many names of a part would fit, what takes it out, and how many would have another shape."""
     steps = "".join(f"[{part!r}]" for part in place.path)
     call = f"mapping{steps}" if place.value is place.names else f"weighlock.state_dict(mapping{steps})"
     count = sum(1 for name in place.names if name in expected)
     prefix = _prefix(place.names, expected)
     if prefix is not None and prefix.fitting + prefix.others > count:
         call = f"weighlock.state_dicts.strip_prefix({call}, {prefix.text!r})"
-        return prefix.fitting + prefix.others, call
+        return prefix.fitting + prefix.others, call, _unfit(_cut(place.names, prefix.text), expected)
     if place.value is place.names and _is_found(place, names):
         call = f"{call}, or weighlock.state_dicts.find_state_dict(mapping),"
-    return count, call
+    return count, call, _unfit(_texts(place.names), expected)
 
 
 def _is_found(place: Candidate, names: Mapping[str, Any]) -> bool:
@@ -139,6 +148,34 @@ def _is_found(place: Candidate, names: Mapping[str, Any]) -> bool:
         return find_state_dict(names) is place.value
     except StateDictError:
         return False
+
+
+def _adapter(names: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Explain the factors of a LoRA adapter that is loaded in place of weights."""
+    texts = [name for name, _ in _texts(names)]
+    factors = sum(1 for text in texts if ".lora_A." in text or ".lora_B." in text)
+    if not factors or factors * 2 < len(texts):
+        return []
+    what = f"{_some(factors, names)} keys are factors of a LoRA adapter, and no weights"
+    return [(0, f"{what}: the weight of each layer of the base model gets lora_alpha / r * lora_B @ lora_A added")]
+
+
+def _is_optimizer(names: Mapping[str, Any]) -> bool:
+    return set(names) == {"state", "param_groups"} and isinstance(names["state"], Mapping)
+
+
+def _texts(names: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return ((name, value) for name, value in names.items() if type(name) is str)
+
+
+def _cut(names: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    return ((name.removeprefix(prefix), value) for name, value in _texts(names))
+
+
+def _unfit(renamed: Iterable[tuple[str, Any]], expected: Mapping[str, Any]) -> str:
+    """Say how many entries would have the right name, and another shape."""
+    count = sum(1 for name, value in renamed if name in expected and shapes_differ(expected[name], value))
+    return f", {count} of them with another shape" if count else ""
 
 
 def _spelled(place: Candidate) -> str:
@@ -170,6 +207,20 @@ def _candidates(names: Iterable[str], shorter: Mapping[str, Any]) -> Iterable[st
             if name[place + 1 :] in shorter:
                 yield name[: place + 1]
             place = name.find(".", place + 1)
+
+
+def shapes_differ(expected: Any, found: Any) -> bool:
+    """Whether two tensors, or shapes, are of different shapes; of what has none nothing is said."""
+    shapes = stated_shape(expected), stated_shape(found)
+    # PyTorch takes a single element for a number without dimensions: files of before 0.4 have no others.
+    return None not in shapes and shapes[0] != shapes[1] and shapes != ((), (1,))
+
+
+def stated_shape(value: Any) -> tuple[int, ...] | None:
+    """Return the shape of a tensor, or the shape that stands in its place."""
+    if isinstance(value, tuple | list):
+        return tuple(value) if all(type(length) is int for length in value) else None
+    return shape_of(value) if is_tensor(value) else None
 
 
 def advise_on_shape(expected: tuple[int, ...], found: tuple[int, ...]) -> str | None:

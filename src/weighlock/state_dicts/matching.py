@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from weighlock.state_dicts.advice import advise, advise_on_shape
+from weighlock.state_dicts.advice import advise, advise_on_shape, shapes_differ, stated_shape
 from weighlock.state_dicts.editing import check_mapping
-from weighlock.state_dicts.trees import dtype_name, has_own, is_tensor, shape_of
+from weighlock.state_dicts.trees import dtype_name, has_own, is_tensor
 from weighlock.text import safe_text
 
 __all__ = ["Match", "Mismatch", "match"]
@@ -70,12 +70,12 @@ class Match:
         self.advice = advise(mapping, expected) if self.missing else []
 
     def _compare(self, key: str, wanted: Any, found: Any) -> None:
-        shapes = _shape(wanted), _shape(found)
-        if None in shapes or not _differ(*shapes):
+        shapes, differ = (stated_shape(wanted), stated_shape(found)), shapes_differ(wanted, found)
+        if not differ:
             self.matched.append(key)
         types = _dtype(wanted), _dtype(found)
         entry = Mismatch(key, shapes[0] or (), types[0], shapes[1] or (), types[1])
-        if None not in shapes and _differ(*shapes):
+        if differ:
             self.mismatched.append(entry)
         elif "" not in types and types[0] != types[1] and None not in shapes:
             self.retyped.append(entry)
@@ -106,17 +106,6 @@ class Match:
             f"<Match: {len(self.matched)} of {self.expected_count}, {len(self.missing)} missing, "
             f"{len(self.unexpected)} unexpected, {len(self.mismatched)} mismatched>"
         )
-
-
-def _differ(expected: Any, found: Any) -> bool:
-    # PyTorch takes a single element for a number without dimensions: files of before 0.4 have no others.
-    return bool(expected != found) and not (expected == () and found == (1,))
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    if isinstance(value, tuple | list):
-        return tuple(value) if all(type(length) is int for length in value) else None
-    return shape_of(value) if is_tensor(value) else None
 
 
 def _dtype(value: Any) -> str:

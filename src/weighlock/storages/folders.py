@@ -19,6 +19,8 @@ __all__ = ["Folder", "FolderSource", "LocalFolder", "PartSource", "SliceSource",
 
 # Files that are kept open at once, beside those that threads are reading from at the moment.
 _MOST_OPEN: Final = 8
+# No disk holds as much: a place beyond it was never written, and is no sign of a file that was cut.
+_LARGEST: Final = 1 << 60
 
 
 def check_name(name: Any) -> str:
@@ -140,7 +142,9 @@ class FolderSource:
         try:
             return self.folder.open(name) if self.folder.remote else PartSource(self, name)
         except MissingFileError as error:
-            raise error.locate(hint="The checkpoint is not complete: get the file again.") from error.__cause__
+            raise error.locate(
+                hint="The checkpoint is not complete: get the file again.", expected=name, got="none"
+            ) from error.__cause__  # fmt: skip
 
     def _take(self, name: str, part: ByteSource) -> None:
         self._parts[name] = part
@@ -298,6 +302,8 @@ class SliceSource:
     """A stretch of another source, as a source of its own."""
 
     def __init__(self, source: ByteSource, offset: int, size: int, name: str) -> None:
+        if 0 <= offset <= _LARGEST and 0 <= size <= _LARGEST and offset + size > source.size:
+            raise truncated(source.name, offset, size, max(source.size - offset, 0))
         if offset < 0 or size < 0 or offset + size > source.size:
             raise DamagedError(
                 "a part of a checkpoint reaches outside of its file", path=source.name,

@@ -22,7 +22,7 @@ from weighlock.formats.zip_survey import archive_within
 from weighlock.inspection.inventory import take_inventory
 from weighlock.limits import DEFAULT_LIMITS, Limits
 from weighlock.salvaging.translated import is_translated
-from weighlock.scanning.dcp_parts import parts_of
+from weighlock.scanning.dcp_parts import parts_of, why_unplaced
 from weighlock.scanning.examining import examine
 from weighlock.scanning.rules import rank
 from weighlock.storages.folders import FolderSource, SliceSource
@@ -82,7 +82,11 @@ def check_file(
         options = Options(limits=bounds, encoding=encoding, verify=False, stubs_allowed=True)
         with collector_paused():
             parts = parts_of(f, bounds)
-            if parts is None:
+            unplaced = why_unplaced(f, bounds) if parts is None else None
+            if unplaced is not None:
+                kind = None
+                notes.gap("WL903", unplaced)
+            elif parts is None:
                 kind = _checked(source, options, notes, progress)
             else:
                 kind = _checked_parts(source, parts, options, notes, progress)
@@ -131,6 +135,10 @@ def _checked_parts(
         own = Notebook()
         try:
             part = SliceSource(source, offset, length, source.name)
+        except WeighlockError as error:
+            notes.error(error, salvage=False)
+            continue
+        try:
             _checked(part, options, own, progress)
         except WeighlockError as error:
             own.error(error, salvage=False)
@@ -158,7 +166,8 @@ def _failed(error: WeighlockError, source: ByteSource, notes: Notebook, *, archi
     if isinstance(error, TruncatedError) and 0 < source.size < _SHORTEST and not _begins_like_one(source):
         notes.gap("WL902", error.what)
         return
-    if isinstance(error, PickleStreamError) and not archived and not _is_malformed(source):
+    folder = isinstance(source, FolderSource)
+    if isinstance(error, PickleStreamError) and not archived and not folder and not _is_malformed(source):
         notes.gap("WL903", f"this pickle cannot be read as a checkpoint: {error.what}")
         return
     if not archived or not any(problem.message == error.what for problem in notes.problems):

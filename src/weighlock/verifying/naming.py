@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from weighlock.errors import ArgumentError, WeighlockError
-from weighlock.formats import dcp
+from weighlock.formats import dcp, deepspeed
 from weighlock.formats.sharded import find_index, looks_like_index
 from weighlock.storages.addresses import is_address
 from weighlock.storages.source import open_source
@@ -85,7 +85,7 @@ def sets_in(files: Sequence[Named]) -> dict[str, str]:
             folder, name = os.path.split(named.file)
             by_folder.setdefault(folder, []).append(name)
     for folder, names in by_folder.items():
-        if dcp.METADATA in names:
+        if dcp.METADATA in names or any(map(dcp.is_part, names)):
             found[folder] = folder
             continue
         try:
@@ -94,6 +94,8 @@ def sets_in(files: Sequence[Named]) -> dict[str, str]:
             continue  # several sets: each index is looked at by itself
         if index is not None and is_index(os.path.join(folder, index)):
             found[folder] = os.path.join(folder, index)
+        elif index is None and (dcp.is_hub_form(names) or deepspeed.is_zero(names)):
+            found[folder] = folder
     return found
 
 

@@ -201,7 +201,7 @@ class Notebook:
             Whether a salvage may help.
         """
         if isinstance(error, MissingFileError) and error.got:
-            self.add("WL605", error.what, got=error.got, hint=error.hint)
+            self.add("WL605", error.what, expected=error.expected, got=error.got, hint=error.hint)
         elif isinstance(error, SourceError):
             self.gap("WL901", error.what)
         elif isinstance(error, NotACheckpointError):
