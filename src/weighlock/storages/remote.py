@@ -22,7 +22,7 @@ from weighlock.errors import (
     UnsupportedError,
     WeighlockError,
 )
-from weighlock.storages.connections import Answer, Connections, basic_authorization, netrc_authorization
+from weighlock.storages.connections import Advice, Answer, Connections, basic_authorization, netrc_authorization
 from weighlock.storages.ranges import HEAD, RangedSource, Stretch
 from weighlock.storages.source import ByteSource, FileObjectSource
 from weighlock.storages.urls import shown, without_user
@@ -227,6 +227,8 @@ class _Remote:
             netrc_authorization(url) if parts.username is None
             else basic_authorization(unquote(parts.username), unquote(parts.password or ""))
         )  # fmt: skip
+        where = "~/.netrc" if parts.username is None else "the address"
+        self._sent = None if self._authorization is None else f"The name and password in {where} were"
         self._final: str | None = None
         self._etag: str | None = None
         self._modified: str | None = None
@@ -255,10 +257,20 @@ class _Remote:
             self._final = None
         answer = self.connections.followed("GET", self.url, headers, None, self._authorization, self.options.headers)
         if answer.status >= 400 and answer.status != 416:
-            raise self.connections.failed(answer)
+            raise self.connections.failed(answer, self._advice())
         if answer.hops:
             self._final = answer.url
         return answer
+
+    def _advice(self) -> Advice:
+        if self._sent is not None:
+            return Advice(f"{self._sent} refused: check them.")
+        if any(name.lower() == "authorization" for name in self.options.headers):
+            return Advice("The Authorization in storage_options['headers'] was refused: check it.")
+        return Advice(
+            "If it is private: give https://USER:PASSWORD@host/..., an entry in ~/.netrc, or storage_options="
+            "{'headers': {'Authorization': ...}}."
+        )  # fmt: skip
 
     def note(self, answer: Answer) -> None:
         """Take the first answer for the file that is meant."""
