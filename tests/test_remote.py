@@ -585,8 +585,105 @@ class TestS3:
 
     def test_a_missing_object(self, bucket):
         _, options, _ = bucket
-        with pytest.raises(wl.MissingFileError):
+        with pytest.raises(wl.MissingFileError, match="no such file"):
             wl.open_checkpoint("s3://bucket/nothing.pt", storage_options=options)
+
+    def test_a_missing_bucket(self, bucket):
+        with pytest.raises(wl.MissingFileError, match="no such bucket"):
+            wl.open_checkpoint("s3://nowhere/model.pt", storage_options=bucket.options)
+
+    @pytest.mark.parametrize(("data", "text"), [(b"x", "too short"), (b"", "is empty")])
+    def test_objects_that_are_too_small(self, bucket, data, text):
+        bucket.system.pipe("bucket/small.pt", data)
+        with pytest.raises(wl.TruncatedError, match=text):
+            wl.load("s3://bucket/small.pt", storage_options=bucket.options)
+
+    @pytest.mark.parametrize("key", ["a b/m\u00f6del #1?x+y%20.pt", "\u6a21\u578b.pt"])
+    def test_any_key(self, bucket, key):
+        """What means something in a URL means nothing in a key."""
+        bucket.system.pipe(f"bucket/keys/{key}", SMALL)
+        address = f"s3://bucket/keys/{key}"
+        with wl.open_checkpoint(address, storage_options=bucket.options) as ckpt:
+            assert ckpt.name == address
+            assert ckpt["w"].read().sum() == 45
+
+    def test_credentials_that_are_refused(self, bucket):
+        """Nobody may list, or read, without a name."""
+        options = {**bucket.options, "anon": True}
+        with pytest.raises(wl.SourceError, match=r"Forbidden.*AWS_ACCESS_KEY_ID"):
+            wl.load("s3://bucket/model.pt", storage_options=options)
+
+    def test_no_credentials(self, bucket, monkeypatch, tmp_path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        options = {"endpoint_url": bucket.options["endpoint_url"], "use_listings_cache": False}
+        with pytest.raises(wl.SourceError, match=r"NoCredentials.*'anon': True"):
+            wl.load("s3://bucket/model.pt", storage_options=options)
+
+    def test_an_option_that_there_is_not(self, bucket):
+        with pytest.raises(wl.ArgumentTypeError, match="storage_options do not fit s3://"):
+            wl.load("s3://bucket/model.pt", storage_options={**bucket.options, "speed": 1})
+
+    @pytest.mark.parametrize("name", ["lonely", "bucket/nothing/"])
+    def test_a_bucket_without_a_checkpoint(self, bucket, name):
+        bucket.system.mkdir("lonely")
+        with pytest.raises((wl.NotACheckpointError, wl.MissingFileError)):
+            wl.load(f"s3://{name}", storage_options=bucket.options)
+        bucket.system.rmdir("lonely")
+
+
+@pytest.mark.requires_s3
+class TestS3Commands:
+    """Every command that reads, on a file and on a set in a bucket whose folder has a space in its name."""
+
+    @pytest.fixture
+    def bucket(self, s3_by_environment, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        state = {f"l{number}.w": np.full((100, 30), number, "f4") for number in range(4)}
+        wl.save(state, "m.pt")
+        (tmp_path / "set").mkdir()
+        wl.save(state, "set", max_shard_size="13KB", format="safetensors")
+        system = s3_by_environment.system
+        system.put("m.pt", "bucket/a b/m.pt")
+        for path in (tmp_path / "set").iterdir():
+            system.pipe(f"bucket/a set/{path.name}", path.read_bytes())
+        system.pipe("bucket/a set/below/evil.pkl", b"cos\nsystem\n(S'true'\ntR.")
+        yield state
+        system.rm("bucket/a set", recursive=True)
+        system.rm("bucket/a b", recursive=True)
+
+    @pytest.mark.parametrize("command", ["ls", "inspect", "digest", "verify", "layout", "stats", "tree"])
+    def test_reading(self, bucket, command, capfd):
+        for name in ("a b/m.pt", "a set", "a set/", "a set/model.safetensors.index.json"):
+            assert run([command, f"s3://bucket/{name}"]) == 0, name
+            assert capfd.readouterr().out
+
+    def test_diff_convert_and_show(self, bucket, capfd):
+        assert run(["diff", "s3://bucket/a b/m.pt", "s3://bucket/a set/"]) == 0
+        assert run(["convert", "s3://bucket/a set", "out.pt"]) == 0
+        assert run(["show", "s3://bucket/a set", "l1.w[0,:2]"]) == 0
+        assert "[1.0, 1.0]" in capfd.readouterr().out
+        found = wl.load("out.pt")
+        assert all(np.array_equal(found[key], value) for key, value in bucket.items())
+        assert run(["salvage", "s3://bucket/a b/m.pt", "saved.pt"]) == 0
+
+    def test_a_scan_looks_at_every_file_of_a_folder(self, bucket, capfd):
+        """The address of a folder was said to be none of a file, and nothing was examined."""
+        report = wl.scan("s3://bucket/a set")
+        assert [file.verdict for file in report.files].count("findings") == 1
+        assert len(report.files) == 6
+        assert run(["scan", "s3://bucket/a set/"]) == 1
+        assert "s3://bucket/a set/below/evil.pkl" in capfd.readouterr().out
+        assert wl.scan("s3://bucket/a set", exclude=["*.pkl"]).verdict == "clean"
+
+    def test_exit_codes(self, bucket, capfd):
+        assert run(["ls", "s3://nowhere/x.pt"]) == 2
+        assert "no such bucket" in capfd.readouterr().err
+        for command in ("verify", "scan", "digest"):
+            assert run([command, "s3://bucket/nothing.pt"]) == 2
 
 
 def test_threads_share_one_checkpoint(server, url):

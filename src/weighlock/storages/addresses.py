@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from weighlock.errors import ArgumentError, ArgumentTypeError, SourceError
+from weighlock.errors import ArgumentError, ArgumentTypeError, SourceError, UnsupportedError
 from weighlock.storages.folders import Folder
 from weighlock.storages.source import ByteSource, open_source
 from weighlock.storages.urls import is_address, is_web, links, shown
 
-__all__ = ["find_folder", "folder_at", "is_address", "local_path", "open_anywhere"]
+__all__ = ["files_below", "find_folder", "folder_at", "is_address", "local_path", "open_anywhere"]
 
 def open_anywhere(f: Any, options: Mapping[str, Any] | None = None) -> ByteSource:
     """Return the source for what a caller passed as `f`: a path, an address, bytes-like, or a file object.
@@ -144,3 +144,23 @@ def find_folder(address: str, options: Mapping[str, Any] | None = None) -> Folde
     """
     folder: Any = folder_at(address, options)
     return folder if folder.is_there() else None
+
+
+def files_below(address: str) -> dict[str, str] | None:
+    """Return the addresses of the files in a folder and below, by path in it; None where there is no folder, or no list.
+
+    Raises
+    ------
+    SourceError, MissingDependencyError
+        If that cannot be told.
+    """
+    if is_web(address):
+        return None
+    folder: Any = find_folder(address)
+    if folder is None:
+        return None
+    try:
+        found: dict[str, str] = folder.files()
+    except UnsupportedError:
+        return None
+    return found

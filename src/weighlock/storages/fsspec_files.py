@@ -67,7 +67,7 @@ def find_system(address: str, options: Mapping[str, Any] | None = None) -> tuple
         raise MissingDependencyError(
             f"the package that reads {scheme}:// addresses is not installed: {error}", hint=_ADVICE.get(scheme)
         ) from error
-    except TypeError as error:
+    except TypeError as error:  # also what a file system takes, and hands on to the package below
         raise _unfit(error, address, options) from error
     except Exception as error:  # of whatever kind: the file system may have connected already
         raise failed(error, address) from error
@@ -220,9 +220,12 @@ def failed(error: Exception, address: str, what: str = "reading failed") -> Weig
     """Return the error for what a file system has raised."""
     if isinstance(error, WeighlockError):
         return error
+    kind, text = type(error).__name__, " ".join(str(error).split())[:200]
     if isinstance(error, FileNotFoundError):
-        return MissingFileError("there is no such file", path=shown(address))
-    kind, text = type(error).__name__, str(error).splitlines()[0][:200] if str(error) else ""
+        place = "bucket" if "bucket does not exist" in text.lower() else "file"
+        return MissingFileError(f"there is no such {place}", path=shown(address))
+    if isinstance(error, TypeError) and "unexpected keyword argument" in text:
+        return ArgumentTypeError(f"storage_options do not fit {address.partition(':')[0]}://", got=text)
     hint = None
     if _REFUSED.search(f"{kind} {text}"):
         hint = _CREDENTIALS.get(links(address)[-1].partition(":")[0].lower(), "Pass the credentials in storage_options.")

@@ -161,6 +161,18 @@ class FsspecFolder:
         names = {str(path).rstrip("/").rpartition("/")[2] for path in found if str(path).rstrip("/") != self._path}
         return sorted(name for name in names if name)
 
+    def files(self) -> dict[str, str]:
+        """Return the addresses of all files in it and in the folders below, by path; the errors are those of `names`."""
+        if is_web(self._path):
+            raise _no_list(self.name)
+        try:
+            found = [str(path) for path in self._system.find(self._path)]
+        except Exception as error:
+            raise failed(error, self.name, "the folder cannot be listed") from error
+        above = self._path.strip("/")
+        inside = [path.lstrip("/").removeprefix(f"{above}/" if above else "") for path in sorted(found)]
+        return {name: _below(self._address, name) for name in inside if name}
+
     def open(self, name: str) -> ByteSource:
         return FsspecSource(self._system, self._place(name), _below(self._address, name))
 
