@@ -13,6 +13,7 @@ import pytest
 
 import weighlock as wl
 from tests.hub_nginx import Nginx
+from tests.hub_proxy import Proxy
 from tests.range_server import Held, RangeServer, changed, fine, hang, status
 from weighlock.cli import run
 from weighlock.storages.addresses import is_address
@@ -199,6 +200,29 @@ class TestFaults:
         assert second[0] == first[0] + 1_000_000
         assert third[0] == second[0] + 70_000
 
+    @pytest.mark.parametrize("keep", [0, 1, 60_000])
+    @pytest.mark.parametrize("number", range(5))
+    def test_any_answer_may_break_off(self, server, url, number, keep):
+        """The beginning with the pickle, the directory, the data: what is missing is asked for, and hardly more."""
+        server.faults = [fine] * number + [changed(keep=keep)]
+        found = wl.load(url)
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+        assert not server.faults
+        assert server.sent <= len(DATA) + 500_000
+
+    def test_the_first_answer_always_breaks_off(self, server):
+        server.faults = [changed(keep=10)] + [changed(keep=0)] * 20
+        with pytest.raises(wl.NetworkError, match="broke off"):
+            open_small(server)
+        assert len(server.requests) == 4, "the first, and one with two more attempts"
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_503_twice_and_then_an_answer(self, server, url, number, no_waiting):
+        server.faults = [fine] * number + [status(503), status(429, Retry_After="3")]
+        found = wl.load(url, storage_options={"connections": 1})
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+        assert no_waiting == [None, 3.0]
+
     def test_an_answer_that_always_breaks_off(self, server, url):
         with wl.open_checkpoint(url, storage_options={"retries": 2}) as ckpt:
             server.forget()
@@ -375,9 +399,17 @@ class TestWithoutRanges:
 
     def test_a_download_that_breaks_off(self, server):
         server.ranges = False
-        server.faults = [changed(keep=100)]
+        server.faults = [changed(keep=100)] * 9
         with pytest.raises(wl.NetworkError, match="broke off"):
             open_small(server)
+        assert len(server.requests) == 3
+
+    def test_a_download_that_breaks_off_once_is_begun_again(self, server, url):
+        server.ranges = False
+        server.faults = [changed(keep=1_000_000), changed(keep=0)]
+        found = wl.load(url)
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+        assert len(server.requests) == 3
 
     def test_a_length_that_is_not_known(self, server, url):
         """Content-Range may leave the length out; then nothing can be found from the end."""
@@ -391,6 +423,83 @@ class TestWithoutRanges:
             server.ranges = False
             with pytest.raises(wl.DownloadError, match="stopped sending ranges"):
                 ckpt["large"].read()
+
+
+    @pytest.mark.parametrize(
+        "said", [{"etag": '"one"'}, {"etag": None, "modified": "Mon, 02 Nov 2026 10:00:00 GMT"}, {"etag": 'W/"one"'}]
+    )
+    def test_it_is_still_the_same_file(self, said):
+        """It was said to have changed, although the answer says that it has not."""
+        with RangeServer(model=Held(DATA, **said)) as server, wl.open_checkpoint(f"{server.url}/model") as ckpt:
+            server.ranges = False
+            with pytest.raises(wl.DownloadError, match=r"stopped sending ranges.*Download the file first"):
+                ckpt["large"].read()
+
+
+class TestRefusals:
+    """What to do about a refusal depends on what was sent; the hub's tokens are for the hub's hosts."""
+
+    @pytest.mark.parametrize("code", [401, 403])
+    @pytest.mark.parametrize(
+        ("user", "options", "text"),
+        [
+            ("me:secret@", {}, "The name and password in the address were refused"),
+            ("", {"headers": {"authorization": "Bearer secret"}}, r"Authorization in storage_options.* was refused"),
+            ("", {}, r"https://USER:PASSWORD@host.*netrc.*storage_options"),
+        ],
+    )
+    def test_the_advice(self, server, code, user, options, text):
+        server.faults = [status(code)]
+        with pytest.raises(wl.AuthenticationError, match=text) as caught:
+            wl.load(server.url.replace("//", f"//{user}") + "/small", storage_options=options)
+        assert "TOKEN" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+    def test_of_netrc(self, server, monkeypatch, tmp_path):
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        server.faults = [status(401)]
+        with pytest.raises(wl.AuthenticationError, match=r"name and password in ~/\.netrc were refused"):
+            open_small(server)
+
+    def test_others(self, server):
+        for code, kind in ((404, wl.StatusError), (429, wl.RateLimitError)):
+            server.faults = [status(code, Retry_After="9999")]
+            with pytest.raises(kind) as caught:
+                open_small(server)
+            assert "TOKEN" not in str(caught.value)
+            assert "token" not in str(caught.value)
+
+
+class TestProxies:
+    """The proxy of the environment, as curl and pip have it."""
+
+    @pytest.fixture
+    def proxy(self, monkeypatch):
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with Proxy("me:secret") as running:
+            yield running
+
+    @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+    def test_it_is_asked(self, server, url, proxy, monkeypatch, variable):
+        monkeypatch.setenv(variable, f"http://me:secret@{proxy.address}")
+        with wl.open_checkpoint(url) as ckpt:
+            assert np.array_equal(ckpt["large"][::500], MODEL["large"][::500])
+        assert len(proxy.log) == len(server.requests) >= 3
+        assert not any("Proxy-Authorization" in request.headers for request in server.requests)
+
+    def test_it_is_passed_by(self, url, proxy, monkeypatch):
+        monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        wl.open_checkpoint(url).close()
+        assert proxy.log == []
+
+    def test_it_asks_who_that_is(self, url, proxy, monkeypatch):
+        monkeypatch.setenv("http_proxy", f"http://me:wrong@{proxy.address}")
+        with pytest.raises(wl.AuthenticationError, match=r"proxy asks who you are.*USER:PASSWORD") as caught:
+            wl.open_checkpoint(url)
+        assert "wrong" not in str(caught.value)
 
 
 class TestRedirects:

@@ -128,10 +128,15 @@ def _opened(remote: "_Remote", answer: Answer) -> ByteSource:
 
 
 def _body(answer: Answer, count: int) -> bytes:
+    """Return the bytes of an answer, or those that came before it broke off: the others are asked for like all later."""
     data = bytearray()
-    while len(data) < count and (more := answer.read(count - len(data))):
-        data += more
-    answer.done()
+    try:
+        while len(data) < count and (more := answer.read(count - len(data))):
+            data += more
+    except NetworkError:
+        answer.close()
+    else:
+        answer.done()
     return bytes(data)
 
 
@@ -161,7 +166,21 @@ class _Downloaded(FileObjectSource):
 
 
 def _download(remote: "_Remote", answer: Answer) -> ByteSource:
-    """Take the whole body of an answer."""
+    """Take the whole body of an answer; of one that breaks off nothing is kept, since the next may be another file."""
+    attempt = 0
+    while True:
+        try:
+            return _downloaded(remote, answer)
+        except NetworkError:
+            answer.close()
+            if attempt >= remote.options.retries:
+                raise
+        remote.connections.wait(attempt)
+        attempt += 1
+        answer = remote.ask(None, None)
+
+
+def _downloaded(remote: "_Remote", answer: Answer) -> ByteSource:
     import tempfile
 
     most, length = remote.options.max_download, answer.length
@@ -299,10 +318,12 @@ class _Remote:
                 f"length {self._length}, {self._etag or self._modified}", f"{total}, {etag or modified}"
             )
         if answer.status != 206:
-            if self.validator is None and answer.length == self._length:
+            told = self._etag is None or etag is not None, self._modified is None or modified is not None
+            if answer.length == self._length and (self.validator is None or all(told)):
                 raise DownloadError(
-                    "the server has stopped sending ranges", got=f"HTTP status {answer.status}", url=self.name
-                )
+                    "the server has stopped sending ranges", got=f"HTTP status {answer.status}", url=self.name,
+                    hint="Download the file first.",
+                )  # fmt: skip
             raise self._changed("a range of the same file", f"HTTP status {answer.status}")
         if start != offset or end is None:
             raise _other_bytes(self.name, answer, offset)
