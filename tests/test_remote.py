@@ -424,7 +424,6 @@ class TestWithoutRanges:
             with pytest.raises(wl.DownloadError, match="stopped sending ranges"):
                 ckpt["large"].read()
 
-
     @pytest.mark.parametrize(
         "said", [{"etag": '"one"'}, {"etag": None, "modified": "Mon, 02 Nov 2026 10:00:00 GMT"}, {"etag": 'W/"one"'}]
     )

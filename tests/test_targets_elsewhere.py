@@ -33,9 +33,9 @@ def check(data: bytes) -> None:
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     line = [sys.executable, "-m", "weighlock", *arguments]
-    return subprocess.run(line, check=False, timeout=60, **options)
+    stdout = options.get("stdout", subprocess.PIPE)
+    return subprocess.run(line, check=False, timeout=60, stdout=stdout, stderr=subprocess.PIPE)
 
 
 class TestAddresses:

@@ -10,6 +10,7 @@ from weighlock.storages.urls import is_address, is_web, links, shown
 
 __all__ = ["files_below", "find_folder", "folder_at", "is_address", "local_path", "open_anywhere"]
 
+
 def open_anywhere(f: Any, options: Mapping[str, Any] | None = None) -> ByteSource:
     """Return the source for what a caller passed as `f`: a path, an address, bytes-like, or a file object.
 
@@ -147,7 +148,7 @@ def find_folder(address: str, options: Mapping[str, Any] | None = None) -> Folde
 
 
 def files_below(address: str) -> dict[str, str] | None:
-    """Return the addresses of the files in a folder and below, by path in it; None where there is no folder, or no list.
+    """Return the addresses of the files in a folder and below, by path in it; None where there is no folder or no list.
 
     Raises
     ------

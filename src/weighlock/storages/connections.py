@@ -371,13 +371,15 @@ def is_limited(answer: Answer) -> bool:
     return answer.status == 429 or answer.header("X-RateLimit-Remaining") == "0" or bool(answer.header("Retry-After"))
 
 
+_PROXY_ADVICE: Final = "The proxy's address in the environment may hold it: http://USER:PASSWORD@host:port."
+
+
 def _status_error(answer: Answer, text: str, advice: Advice) -> StatusError:
     status, url = answer.status, answer.url
     if status in (403, 429) and (is_limited(answer) or "rate limit" in text.lower()):
         return _rate_limit(answer, advice)
     if status == 407:
-        hint = "The proxy's address in the environment may hold them: http://USER:PASSWORD@host:port."
-        return AuthenticationError("the proxy asks who you are", url=url, status=status, hint=hint)
+        return AuthenticationError("the proxy asks who you are", url=url, status=status, hint=_PROXY_ADVICE)
     if status in (401, 403):
         what = f"the server refuses (HTTP Error {status})"
         return AuthenticationError(what, url=url, status=status, hint=advice.denied)

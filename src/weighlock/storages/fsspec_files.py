@@ -228,7 +228,8 @@ def failed(error: Exception, address: str, what: str = "reading failed") -> Weig
         return ArgumentTypeError(f"storage_options do not fit {address.partition(':')[0]}://", got=text)
     hint = None
     if _REFUSED.search(f"{kind} {text}"):
-        hint = _CREDENTIALS.get(links(address)[-1].partition(":")[0].lower(), "Pass the credentials in storage_options.")
+        scheme = links(address)[-1].partition(":")[0].lower()
+        hint = _CREDENTIALS.get(scheme, "Pass the credentials in storage_options.")
     return SourceError(f"{what}: {kind}: {text}", path=shown(address), hint=hint)
 
 

@@ -128,7 +128,7 @@ def _opened(remote: "_Remote", answer: Answer) -> ByteSource:
 
 
 def _body(answer: Answer, count: int) -> bytes:
-    """Return the bytes of an answer, or those that came before it broke off: the others are asked for like all later."""
+    """Return the bytes of an answer, or those that came before it broke off: the rest is asked for later."""
     data = bytearray()
     try:
         while len(data) < count and (more := answer.read(count - len(data))):

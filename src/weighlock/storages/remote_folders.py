@@ -162,7 +162,7 @@ class FsspecFolder:
         return sorted(name for name in names if name)
 
     def files(self) -> dict[str, str]:
-        """Return the addresses of all files in it and in the folders below, by path; the errors are those of `names`."""
+        """Return the addresses of all files in it and below, by path; the errors are those of `names`."""
         if is_web(self._path):
             raise _no_list(self.name)
         try:
