@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,13 @@ class TestNoAddresses:
     def test_an_unknown_scheme(self, address):
         with pytest.raises(wl.SourceError, match=r"nosuch://: expected http, https, file, .*pathlib\.Path"):
             wl.load(address)
+
+    @pytest.mark.requires_fsspec
+    def test_a_missing_driver(self, monkeypatch):
+        """It is that of the last link, which is where the bytes are."""
+        monkeypatch.setitem(sys.modules, "gcsfs", None)
+        with pytest.raises(wl.MissingDependencyError, match=r"reads gs:// addresses.*pip install gcsfs"):
+            wl.load("simplecache::gs://bucket/model.pt")
 
     @pytest.mark.requires_fsspec
     def test_one_that_needs_options(self):

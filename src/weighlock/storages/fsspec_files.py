@@ -64,8 +64,10 @@ def find_system(address: str, options: Mapping[str, Any] | None = None) -> tuple
     try:
         system, path = fsspec.core.url_to_fs(address, **dict(options or {}))
     except ImportError as error:
+        kinds = [kind for kind in map(_scheme_of, reversed(links(address))) if kind]
+        hint = next((_ADVICE[kind] for kind in kinds if kind in _ADVICE), None)
         raise MissingDependencyError(
-            f"the package that reads {scheme}:// addresses is not installed: {error}", hint=_ADVICE.get(scheme)
+            f"the package that reads {kinds[0]}:// addresses is not installed: {error}", hint=hint
         ) from error
     except TypeError as error:  # also what a file system takes, and hands on to the package below
         raise _unfit(error, address, options) from error
@@ -81,7 +83,7 @@ def _is_known(fsspec: Any, scheme: str) -> bool:
 def _scheme_of(link: str) -> str | None:
     """Return the scheme of one link of a chain; None where the last one is a path."""
     scheme, found, _ = link.partition("://")
-    return scheme if found or link.isalnum() else None
+    return scheme if found or (link.isalpha() and link.islower()) else None  # as fsspec tells them apart
 
 
 def _unfit(error: TypeError, address: str, options: Mapping[str, Any] | None) -> WeighlockError:
@@ -122,6 +124,7 @@ def _keeps_copies(system: Any) -> bool:
 
 
 _ADVICE: Final = {
+    "http": "pip install aiohttp", "https": "pip install aiohttp",
     "s3": "pip install s3fs", "s3a": "pip install s3fs", "gs": "pip install gcsfs", "gcs": "pip install gcsfs",
     "az": "pip install adlfs", "abfs": "pip install adlfs", "hf": "pip install huggingface_hub",
     "sftp": "pip install paramiko", "ssh": "pip install paramiko", "smb": "pip install smbprotocol",
