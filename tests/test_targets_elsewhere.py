@@ -169,9 +169,12 @@ class TestSpecialFiles:
     def test_a_named_pipe(self, model):
         os.mkfifo("pipe")
         with subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE) as reader:
-            assert run(["convert", "model.pt", "pipe", "--to", "safetensors", "-q"]) == 0
-            assert reader.stdout is not None
-            check(reader.stdout.read())
+            try:
+                assert run(["convert", "model.pt", "pipe", "--to", "safetensors", "-q"]) == 0
+                assert reader.stdout is not None
+                check(reader.stdout.read())
+            finally:
+                reader.kill()
 
     def test_a_descriptor_is_written_from_where_it_stands(self, tmp_path):
         with open(tmp_path / "out", "wb", buffering=0) as out:
