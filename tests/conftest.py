@@ -29,6 +29,7 @@ HAS_ISAL: Final = importlib.util.find_spec("isal") is not None
 HAS_SILERO_VAD: Final = importlib.util.find_spec("silero_vad") is not None
 HAS_ESPEAK: Final = shutil.which("espeak-ng") is not None
 HAS_FSSPEC: Final = importlib.util.find_spec("fsspec") is not None
+HAS_AIOHTTP: Final = HAS_FSSPEC and importlib.util.find_spec("aiohttp") is not None
 HAS_CHROMIUM: Final = shutil.which("chromium") is not None and importlib.util.find_spec("playwright") is not None
 HAS_S3: Final = all(importlib.util.find_spec(name) is not None for name in ("s3fs", "moto", "flask_cors"))
 
@@ -41,6 +42,7 @@ CAPABILITIES: Final = {
     "requires_openssl": (shutil.which("openssl") is not None, "the command openssl is not installed"),
     "requires_silero_vad": (HAS_SILERO_VAD, "the package silero-vad is not installed"),
     "requires_fsspec": (HAS_FSSPEC, "fsspec is not installed"),
+    "requires_aiohttp": (HAS_AIOHTTP, "fsspec and aiohttp are not installed"),
     "requires_s3": (HAS_S3, "s3fs and moto are not installed"),
     "requires_chromium": (HAS_CHROMIUM, "chromium or playwright is not installed (apt-get install chromium)"),
     "requires_espeak": (HAS_ESPEAK, "the program espeak-ng is not installed"),

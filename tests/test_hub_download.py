@@ -213,12 +213,12 @@ class TestWhole:
     @pytest.mark.parametrize(
         ("code", "headers", "body", "kind", "text"),
         [
-            (401, {}, b"", wl.AuthenticationError, "the server refuses .*401.*token is missing"),
+            (401, {}, b"", wl.AuthenticationError, r"the server refuses .*401.*USER:PASSWORD@host.*netrc"),
             (403, {}, b"", wl.AuthenticationError, "the server refuses .*403"),
             (403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "4102444800"}, b"", wl.RateLimitError,
              "403: rate limit exceeded until 2100-01-01"),
             (403, {}, b"You have exceeded a secondary rate limit", wl.RateLimitError, "rate limit exceeded"),
-            (404, {}, b"", wl.StatusError, "HTTP Error 404: Not Found.*private one answers like this"),
+            (404, {}, b"", wl.StatusError, "HTTP Error 404: Not Found"),
             (407, {}, b"", wl.AuthenticationError, "the proxy asks who you are"),
             (410, {}, b"", wl.StatusError, "HTTP Error 410"),
             (429, {"Retry-After": "9999"}, b"", wl.RateLimitError, "429: rate limit exceeded until"),

@@ -13,6 +13,7 @@ import pytest
 
 import weighlock as wl
 from tests.hub_nginx import Nginx
+from tests.hub_proxy import Proxy
 from tests.range_server import Held, RangeServer, changed, fine, hang, status
 from weighlock.cli import run
 from weighlock.storages.addresses import is_address
@@ -199,6 +200,29 @@ class TestFaults:
         assert second[0] == first[0] + 1_000_000
         assert third[0] == second[0] + 70_000
 
+    @pytest.mark.parametrize("keep", [0, 1, 60_000])
+    @pytest.mark.parametrize("number", range(5))
+    def test_any_answer_may_break_off(self, server, url, number, keep):
+        """The beginning with the pickle, the directory, the data: what is missing is asked for, and hardly more."""
+        server.faults = [fine] * number + [changed(keep=keep)]
+        found = wl.load(url)
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+        assert not server.faults
+        assert server.sent <= len(DATA) + 500_000
+
+    def test_the_first_answer_always_breaks_off(self, server):
+        server.faults = [changed(keep=10)] + [changed(keep=0)] * 20
+        with pytest.raises(wl.NetworkError, match="broke off"):
+            open_small(server)
+        assert len(server.requests) == 4, "the first, and one with two more attempts"
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_503_twice_and_then_an_answer(self, server, url, number, no_waiting):
+        server.faults = [fine] * number + [status(503), status(429, Retry_After="3")]
+        found = wl.load(url, storage_options={"connections": 1})
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+        assert no_waiting == [None, 3.0]
+
     def test_an_answer_that_always_breaks_off(self, server, url):
         with wl.open_checkpoint(url, storage_options={"retries": 2}) as ckpt:
             server.forget()
@@ -375,9 +399,17 @@ class TestWithoutRanges:
 
     def test_a_download_that_breaks_off(self, server):
         server.ranges = False
-        server.faults = [changed(keep=100)]
+        server.faults = [changed(keep=100)] * 9
         with pytest.raises(wl.NetworkError, match="broke off"):
             open_small(server)
+        assert len(server.requests) == 3
+
+    def test_a_download_that_breaks_off_once_is_begun_again(self, server, url):
+        server.ranges = False
+        server.faults = [changed(keep=1_000_000), changed(keep=0)]
+        found = wl.load(url)
+        assert all(np.array_equal(found[key], MODEL[key]) for key in MODEL)
+        assert len(server.requests) == 3
 
     def test_a_length_that_is_not_known(self, server, url):
         """Content-Range may leave the length out; then nothing can be found from the end."""
@@ -391,6 +423,82 @@ class TestWithoutRanges:
             server.ranges = False
             with pytest.raises(wl.DownloadError, match="stopped sending ranges"):
                 ckpt["large"].read()
+
+    @pytest.mark.parametrize(
+        "said", [{"etag": '"one"'}, {"etag": None, "modified": "Mon, 02 Nov 2026 10:00:00 GMT"}, {"etag": 'W/"one"'}]
+    )
+    def test_it_is_still_the_same_file(self, said):
+        """It was said to have changed, although the answer says that it has not."""
+        with RangeServer(model=Held(DATA, **said)) as server, wl.open_checkpoint(f"{server.url}/model") as ckpt:
+            server.ranges = False
+            with pytest.raises(wl.DownloadError, match=r"stopped sending ranges.*Download the file first"):
+                ckpt["large"].read()
+
+
+class TestRefusals:
+    """What to do about a refusal depends on what was sent; the hub's tokens are for the hub's hosts."""
+
+    @pytest.mark.parametrize("code", [401, 403])
+    @pytest.mark.parametrize(
+        ("user", "options", "text"),
+        [
+            ("me:secret@", {}, "The name and password in the address were refused"),
+            ("", {"headers": {"authorization": "Bearer secret"}}, r"Authorization in storage_options.* was refused"),
+            ("", {}, r"https://USER:PASSWORD@host.*netrc.*storage_options"),
+        ],
+    )
+    def test_the_advice(self, server, code, user, options, text):
+        server.faults = [status(code)]
+        with pytest.raises(wl.AuthenticationError, match=text) as caught:
+            wl.load(server.url.replace("//", f"//{user}") + "/small", storage_options=options)
+        assert "TOKEN" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+    def test_of_netrc(self, server, monkeypatch, tmp_path):
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        server.faults = [status(401)]
+        with pytest.raises(wl.AuthenticationError, match=r"name and password in ~/\.netrc were refused"):
+            open_small(server)
+
+    def test_others(self, server):
+        for code, kind in ((404, wl.StatusError), (429, wl.RateLimitError)):
+            server.faults = [status(code, Retry_After="9999")]
+            with pytest.raises(kind) as caught:
+                open_small(server)
+            assert "TOKEN" not in str(caught.value)
+            assert "token" not in str(caught.value)
+
+
+class TestProxies:
+    """The proxy of the environment, as curl and pip have it."""
+
+    @pytest.fixture
+    def proxy(self, monkeypatch):
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        with Proxy("me:secret") as running:
+            yield running
+
+    @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+    def test_it_is_asked(self, server, url, proxy, monkeypatch, variable):
+        monkeypatch.setenv(variable, f"http://me:secret@{proxy.address}")
+        with wl.open_checkpoint(url) as ckpt:
+            assert np.array_equal(ckpt["large"][::500], MODEL["large"][::500])
+        assert len(proxy.log) == len(server.requests) >= 3
+        assert not any("Proxy-Authorization" in request.headers for request in server.requests)
+
+    def test_it_is_passed_by(self, url, proxy, monkeypatch):
+        monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        wl.open_checkpoint(url).close()
+        assert proxy.log == []
+
+    def test_it_asks_who_that_is(self, url, proxy, monkeypatch):
+        monkeypatch.setenv("http_proxy", f"http://me:wrong@{proxy.address}")
+        with pytest.raises(wl.AuthenticationError, match=r"proxy asks who you are.*USER:PASSWORD") as caught:
+            wl.open_checkpoint(url)
+        assert "wrong" not in str(caught.value)
 
 
 class TestRedirects:
@@ -585,8 +693,105 @@ class TestS3:
 
     def test_a_missing_object(self, bucket):
         _, options, _ = bucket
-        with pytest.raises(wl.MissingFileError):
+        with pytest.raises(wl.MissingFileError, match="no such file"):
             wl.open_checkpoint("s3://bucket/nothing.pt", storage_options=options)
+
+    def test_a_missing_bucket(self, bucket):
+        with pytest.raises(wl.MissingFileError, match="no such bucket"):
+            wl.open_checkpoint("s3://nowhere/model.pt", storage_options=bucket.options)
+
+    @pytest.mark.parametrize(("data", "text"), [(b"x", "too short"), (b"", "is empty")])
+    def test_objects_that_are_too_small(self, bucket, data, text):
+        bucket.system.pipe("bucket/small.pt", data)
+        with pytest.raises(wl.TruncatedError, match=text):
+            wl.load("s3://bucket/small.pt", storage_options=bucket.options)
+
+    @pytest.mark.parametrize("key", ["a b/m\u00f6del #1?x+y%20.pt", "\u6a21\u578b.pt"])
+    def test_any_key(self, bucket, key):
+        """What means something in a URL means nothing in a key."""
+        bucket.system.pipe(f"bucket/keys/{key}", SMALL)
+        address = f"s3://bucket/keys/{key}"
+        with wl.open_checkpoint(address, storage_options=bucket.options) as ckpt:
+            assert ckpt.name == address
+            assert ckpt["w"].read().sum() == 45
+
+    def test_credentials_that_are_refused(self, bucket):
+        """Nobody may list, or read, without a name."""
+        options = {**bucket.options, "anon": True}
+        with pytest.raises(wl.SourceError, match=r"Forbidden.*AWS_ACCESS_KEY_ID"):
+            wl.load("s3://bucket/model.pt", storage_options=options)
+
+    def test_no_credentials(self, bucket, monkeypatch, tmp_path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        options = {"endpoint_url": bucket.options["endpoint_url"], "use_listings_cache": False}
+        with pytest.raises(wl.SourceError, match=r"NoCredentials.*'anon': True"):
+            wl.load("s3://bucket/model.pt", storage_options=options)
+
+    def test_an_option_that_there_is_not(self, bucket):
+        with pytest.raises(wl.ArgumentTypeError, match="storage_options do not fit s3://"):
+            wl.load("s3://bucket/model.pt", storage_options={**bucket.options, "speed": 1})
+
+    @pytest.mark.parametrize("name", ["lonely", "bucket/nothing/"])
+    def test_a_bucket_without_a_checkpoint(self, bucket, name):
+        bucket.system.mkdir("lonely")
+        with pytest.raises((wl.NotACheckpointError, wl.MissingFileError)):
+            wl.load(f"s3://{name}", storage_options=bucket.options)
+        bucket.system.rmdir("lonely")
+
+
+@pytest.mark.requires_s3
+class TestS3Commands:
+    """Every command that reads, on a file and on a set in a bucket whose folder has a space in its name."""
+
+    @pytest.fixture
+    def bucket(self, s3_by_environment, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        state = {f"l{number}.w": np.full((100, 30), number, "f4") for number in range(4)}
+        wl.save(state, "m.pt")
+        (tmp_path / "set").mkdir()
+        wl.save(state, "set", max_shard_size="13KB", format="safetensors")
+        system = s3_by_environment.system
+        system.put("m.pt", "bucket/a b/m.pt")
+        for path in (tmp_path / "set").iterdir():
+            system.pipe(f"bucket/a set/{path.name}", path.read_bytes())
+        system.pipe("bucket/a set/below/evil.pkl", b"cos\nsystem\n(S'true'\ntR.")
+        yield state
+        system.rm("bucket/a set", recursive=True)
+        system.rm("bucket/a b", recursive=True)
+
+    @pytest.mark.parametrize("command", ["ls", "inspect", "digest", "verify", "layout", "stats", "tree"])
+    def test_reading(self, bucket, command, capfd):
+        for name in ("a b/m.pt", "a set", "a set/", "a set/model.safetensors.index.json"):
+            assert run([command, f"s3://bucket/{name}"]) == 0, name
+            assert capfd.readouterr().out
+
+    def test_diff_convert_and_show(self, bucket, capfd):
+        assert run(["diff", "s3://bucket/a b/m.pt", "s3://bucket/a set/"]) == 0
+        assert run(["convert", "s3://bucket/a set", "out.pt"]) == 0
+        assert run(["show", "s3://bucket/a set", "l1.w[0,:2]"]) == 0
+        assert "[1.0, 1.0]" in capfd.readouterr().out
+        found = wl.load("out.pt")
+        assert all(np.array_equal(found[key], value) for key, value in bucket.items())
+        assert run(["salvage", "s3://bucket/a b/m.pt", "saved.pt"]) == 0
+
+    def test_a_scan_looks_at_every_file_of_a_folder(self, bucket, capfd):
+        """The address of a folder was said to be none of a file, and nothing was examined."""
+        report = wl.scan("s3://bucket/a set")
+        assert [file.verdict for file in report.files].count("findings") == 1
+        assert len(report.files) == 6
+        assert run(["scan", "s3://bucket/a set/"]) == 1
+        assert "s3://bucket/a set/below/evil.pkl" in capfd.readouterr().out
+        assert wl.scan("s3://bucket/a set", exclude=["*.pkl"]).verdict == "clean"
+
+    def test_exit_codes(self, bucket, capfd):
+        assert run(["ls", "s3://nowhere/x.pt"]) == 2
+        assert "no such bucket" in capfd.readouterr().err
+        for command in ("verify", "scan", "digest"):
+            assert run([command, "s3://bucket/nothing.pt"]) == 2
 
 
 def test_threads_share_one_checkpoint(server, url):

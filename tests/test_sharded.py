@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import weighlock as wl
+from tests.range_server import RangeServer
+from tests.test_deepspeed import write_stage_2
 from weighlock.backends.numpy_flat import flat_leaf
+from weighlock.cli import run
 from weighlock.errors import (
     ArgumentError,
     CheckpointError,
@@ -380,3 +383,80 @@ class TestDamage:
         with pytest.raises(CheckpointError) as caught:
             wl.load(folder)
         assert name in str(caught.value)
+
+
+class TestWholeFiles:
+    """A whole state_dict in a folder: transformers asks for it before it asks for an index of the same name."""
+
+    ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Each of the four, and a tensor that says which one it came from."""
+        for name, form in (("model.safetensors", "safetensors"), ("pytorch_model.bin", "torch-zip")):
+            wl.save({"origin": np.array([self.ORDER.index(name)])}, tmp_path / name, format=form)
+            part, index = f"part-of-{name}", f"{name}.index.json"
+            wl.save({"origin": np.array([self.ORDER.index(index)])}, tmp_path / part, format=form)
+            (tmp_path / index).write_text(json.dumps({"weight_map": {"origin": part}}))
+        return tmp_path
+
+    def test_the_order(self, folder):
+        for number, name in enumerate(self.ORDER):
+            assert wl.load(folder)["origin"].tolist() == [number]
+            with wl.open_checkpoint(folder) as ckpt:
+                assert ckpt["origin"][:1].tolist() == [number]
+            (folder / name).unlink()
+
+    def test_the_index_by_its_name(self, folder):
+        assert wl.load(folder / self.ORDER[1])["origin"].tolist() == [1]
+
+    def test_the_order_on_a_web_server(self, folder):
+        held = {f"m/{path.name}": path.read_bytes() for path in folder.iterdir()}
+        with RangeServer(**held) as server:
+            for number, name in enumerate(self.ORDER):
+                server.forget()
+                assert wl.load(f"{server.url}/m/")["origin"].tolist() == [number]
+                asked = [request.path for request in server.requests]
+                assert len(asked) == len(set(asked))
+                del server.files[f"/m/{name}"]
+            with pytest.raises(wl.UnsupportedError, match="no list of the files"):
+                wl.load(f"{server.url}/m/")
+
+    def test_all_that_can_be_asked_of_it(self, tmp_path, capfd):
+        folder = tmp_path / "model"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        weights = {"w": np.arange(10_000.0), "v": np.ones((3, 4), "f4")}
+        wl.save(weights, folder / "model.safetensors", format="safetensors")
+        assert np.array_equal(wl.load(folder, mmap=True)["w"], weights["w"])
+        with wl.open_checkpoint(folder) as ckpt:
+            assert ckpt.format == "safetensors"
+            assert sum(row.nbytes for row in ckpt.layout) == ckpt.size
+        for line in (["ls"], ["inspect"], ["layout"], ["digest"], ["stats"], ["verify"], ["scan"]):
+            assert run([*line, str(folder)]) == 0, line
+        assert run(["show", str(folder), "v[0]"]) == 0
+        assert run(["diff", str(folder), str(folder / "model.safetensors")]) == 0
+        assert run(["convert", str(folder), str(tmp_path / "copy.pt")]) == 0
+        capfd.readouterr()
+        assert np.array_equal(wl.load(tmp_path / "copy.pt")["w"], weights["w"])
+
+    def test_damage_names_the_file(self, tmp_path):
+        (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+        with pytest.raises(wl.NotACheckpointError, match=r"model\.safetensors"):
+            wl.load(tmp_path)
+
+    def test_a_folder_of_that_name(self, tmp_path):
+        """DeepSpeed's script writes one."""
+        (tmp_path / "pytorch_model.bin").mkdir()
+        (tmp_path / "part.bin").write_bytes(b"")
+        wl.save({"w": np.ones(1)}, tmp_path / "part.bin")
+        (tmp_path / "other.bin.index.json").write_text(json.dumps({"weight_map": {"w": "part.bin"}}))
+        assert wl.load(tmp_path)["w"].tolist() == [1.0]
+
+    def test_full_precision_before_a_copy_in_half(self, tmp_path):
+        """The trainer of transformers leaves the weights in half precision beside DeepSpeed's folder."""
+        write_stage_2(tmp_path / "global_step3", 2)
+        (tmp_path / "latest").write_text("global_step3")
+        expected = wl.load(tmp_path)
+        wl.save({"origin": np.zeros(1, "f2")}, tmp_path / "model.safetensors", format="safetensors")
+        assert list(wl.load(tmp_path)) == list(expected)

@@ -3,8 +3,9 @@
 Reads the directory and the pickles, no tensor data, and needs neither NumPy nor PyTorch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from weighlock.errors import DamagedError, MissingFileError, SourceError, WeighlockError
 from weighlock.formats.collector import collector_paused
@@ -12,7 +13,7 @@ from weighlock.formats.detect import is_index, read_any, read_file
 from weighlock.formats.layout import LayoutRow, complete
 from weighlock.formats.reading import Contents, Options, Reading
 from weighlock.limits import DEFAULT_LIMITS, Limits
-from weighlock.storages.addresses import find_folder, is_address, local_path, open_anywhere
+from weighlock.storages.addresses import find_folder, folder_at, is_address, local_path, open_anywhere
 from weighlock.storages.assembled import AssembledSource, assembled
 from weighlock.storages.folders import FolderSource, LocalFolder
 from weighlock.storages.plan import read_extents
@@ -22,6 +23,8 @@ from weighlock.storages.source import ByteSource, open_source
 from weighlock.tensors.leaves import Leaves
 
 __all__ = ["Checkpoint", "open_any", "read_checkpoint"]
+
+_ONE_SLASH: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/(?!/)")
 
 
 class Checkpoint:
@@ -156,6 +159,8 @@ def open_any(f: Any, storage_options: Mapping[str, Any] | None = None, *, addres
                 return FolderSource(LocalFolder(f))
             if isinstance(error, MissingFileError) and os.path.islink(f):
                 error.locate(hint="It is a symbolic link to a file that is not there.")
+            elif isinstance(error, MissingFileError) and isinstance(f, str) and _ONE_SLASH.match(f):
+                error.locate(hint="An address has two slashes behind the colon.")
         raise
     if not isinstance(f, str | os.PathLike) or not _is_index(source):
         return source
@@ -180,11 +185,8 @@ def _open_address(address: str, options: Mapping[str, Any] | None) -> ByteSource
     from weighlock.storages.remote_folders import split_address
 
     where, name = split_address(address)
-    folder = find_folder(where, options)
-    if folder is None:
-        return source
     source.close()
-    return FolderSource(folder, name)
+    return FolderSource(folder_at(where, options), name)
 
 
 def _is_index(source: ByteSource) -> bool:

@@ -26,7 +26,7 @@ from weighlock.objects import children, format_path
 from weighlock.pickling.pickler import Pickler
 from weighlock.pickling.reductions import PID_TAIL, Describe
 from weighlock.storages.sinks import ObjectSink, Sink, StorageRecords
-from weighlock.storages.targets import Write, os_reason, write_path
+from weighlock.storages.targets import Write, os_reason, refuse_address, write_path
 
 __all__ = [
     "FORMAT_BY_SUFFIX", "WRITTEN_FORMATS", "Prepared", "form_of", "path_of_target", "prepare", "save", "trail_path"
@@ -69,7 +69,8 @@ def save(
         framework ``"torch"``, everything that `torch.save` takes.
     f : str, os.PathLike, or object with `write`
         A path is written beside its target first and then renamed, which replaces a file that is there; a symbolic
-        link is followed. Devices, pipes and file objects are written directly, from where they stand.
+        link is followed. Devices, pipes and file objects are written directly, from where they stand. Addresses
+        (``s3://...``) are refused.
     pickle_protocol : int
         1 to 5. PyTorch's ``weights_only=True`` reads no other than 2.
     pickle_module : module, optional
@@ -226,6 +227,7 @@ def path_of_target(f: Any) -> str | None:
         path = os.fsdecode(f)
         if not path or "\0" in path:
             raise SaveError("the path of the file is empty or has a null byte in it", got=repr(path))
+        refuse_address(path)
         return path
     if not callable(getattr(f, "write", None)):
         raise ArgumentTypeError(

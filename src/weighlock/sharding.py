@@ -248,30 +248,36 @@ class _Target:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold a file that says to others: the unfinished parts with this token have a living writer."""
-        path = self._holder(self._token)
+        while True:
+            path = self._holder(self._token)
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except OSError:
+                yield  # writing the first file says what is wrong, better than this could
+                return
+            # Another process may have taken it for a dead one's in the moment before it was locked.
+            if hold(descriptor) is not False and os.fstat(descriptor).st_nlink:
+                break
+            os.close(descriptor)
+            self._token = os.urandom(6).hex()
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError:
-            yield  # writing the first file says what is wrong, better than this could
-            return
-        try:
-            hold(descriptor)
             yield
         finally:
             os.close(descriptor)
             with suppress(OSError):
                 os.unlink(path)
 
-    def _is_alive(self, token: str) -> bool:
-        """Whether the writer of unfinished parts still runs."""
+    def _is_alive(self, token: str, claimed: list[int]) -> bool:
+        """Whether the writer of unfinished parts still runs; what a dead one held is locked, for who might begin."""
         try:
             descriptor = os.open(self._holder(token), os.O_WRONLY)
         except OSError:
             return False
-        try:
-            return hold(descriptor) is False
-        finally:
+        if hold(descriptor) is False:
             os.close(descriptor)
+            return True
+        claimed.append(descriptor)
+        return False
 
     def publish(self, files: list[tuple[str, str]]) -> None:
         """Let files that are complete take their names, the last one last."""
@@ -286,12 +292,20 @@ class _Target:
 
     def clean(self, kept: set[str]) -> None:
         """Remove what earlier saves have left under the names of this set."""
+        claimed: list[int] = []
+        try:
+            self._clean(kept, claimed)
+        finally:
+            for descriptor in claimed:
+                os.close(descriptor)
+
+    def _clean(self, kept: set[str], claimed: list[int]) -> None:
         alive: dict[str, bool] = {self._token: True}
         for name in self.names():
             if match := self._unfinished.fullmatch(name):
                 token = match[1]
                 if token not in alive:
-                    alive[token] = self._is_alive(token)
+                    alive[token] = self._is_alive(token, claimed)
                 gone = not alive[token]
             else:
                 gone = self.is_of_set(name) and name not in kept

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TextIO
 
 from weighlock.cli.output import Output, note
 from weighlock.errors import ArgumentError
@@ -25,6 +25,7 @@ __all__ = [
 
 FORMATS: Final = ("text", "json", "jsonl", "csv", "tsv", "markdown")
 STDIN: Final = "-"
+STDOUT: Final = "-"
 # What `weighlock.convert` knows, for the grammar and completion, which import no more than they must. A test compares.
 ALIASES: Final = ("record", "clone", "error")
 TAKEN: Final = ("all", "tensors", "state_dict")
@@ -61,12 +62,21 @@ def taken(options: dict[str, Any]) -> Common:
     """Take the common options out of those of a command."""
     if options.pop("as_json", False):
         options["form"] = "json"
+    if options.get("target") == STDOUT:
+        options["target"] = None
     return Common(**{name: options.pop(name) for name in Common._fields if name in options})
 
 
 @contextmanager
-def writing(common: Common, inputs: Sequence[str]) -> Iterator[Output]:
+def writing(common: Common, inputs: Sequence[str], stream: TextIO | None = None) -> Iterator[Output]:
     """Give where the result is written; a file is written when all of it is there, or not at all.
+
+    Parameters
+    ----------
+    common : Common
+    inputs : sequence of str
+    stream : file object, optional
+        Instead of standard output, where no file is asked for.
 
     Raises
     ------
@@ -77,7 +87,7 @@ def writing(common: Common, inputs: Sequence[str]) -> Iterator[Output]:
     """
     json = common.form in ("json", "jsonl")
     if common.target is None:
-        yield Output(json=json, color=common.color, quiet=common.quiet)
+        yield Output(json=json, color=common.color, quiet=common.quiet, stream=stream)
         return
     import io
 
@@ -100,8 +110,11 @@ def write_result(common: Common, data: bytes) -> None:
 
 
 def check_target(target: str, inputs: Sequence[str], *, force: bool) -> None:
-    """Refuse to overwrite an input, and without `force` anything else."""
-    if not os.path.exists(target):
+    """Refuse an address, an input, and without `force` a file that is there."""
+    from weighlock.storages.targets import is_special, refuse_address
+
+    refuse_address(target)
+    if not os.path.exists(target) or is_special(target):
         return
     for name in inputs:
         if os.path.exists(name) and os.path.samefile(name, target):

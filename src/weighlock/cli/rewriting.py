@@ -1,11 +1,12 @@
 """``weighlock convert`` and ``weighlock edit``: a checkpoint written again, in another form or under other names."""
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from weighlock.cli import wording
-from weighlock.cli.common import STDIN, Common, chosen_files, taken, writing
+from weighlock.cli.common import STDIN, STDOUT, Common, chosen_files, taken, writing
 from weighlock.cli.documents import document, failed_input
 from weighlock.cli.opening import GOOD, exit_code, open_checkpoint
 from weighlock.cli.output import Output, Piece, complain
@@ -24,6 +25,7 @@ __all__ = ["convert_file", "convert_files", "edit_file"]
 
 Line = Sequence[Piece]
 
+_STDOUT: Final = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _SHOWN: Final = 8
 _KEY_WIDTH: Final = 72
 _INDENT: Final = 12
@@ -63,7 +65,8 @@ class Choice(NamedTuple):
 def convert_file(src: str, dst: str, **options: Any) -> int:
     """Convert a file; return the exit code. The options are those of `Choice` and `Common`."""
     common, choice = taken(options), Choice(**options)
-    with writing(common, (src, dst)) as output:
+    dst, stream = _stdout_or(dst, common)
+    with writing(common, (src, dst), stream) as output:
         _convert(src, dst, common, choice, output)
     return GOOD
 
@@ -154,7 +157,8 @@ def edit_file(src: str, dst: str, **options: Any) -> int:
         replace=_arrays(options.pop("replace", ())), cast=_casts(options.pop("cast", ())),
         rename=[_pair(text, "a rule is OLD=NEW") for text in options.pop("rename", ())], **options,
     )  # fmt: skip
-    with writing(common, (src, dst)) as output:
+    dst, stream = _stdout_or(dst, common)
+    with writing(common, (src, dst), stream) as output:
         target = _target(dst, wish, common)
         with editing(_opened(src, common), target, changes) as made:
             report = made.report(_run(made.job, common))
@@ -163,6 +167,18 @@ def edit_file(src: str, dst: str, **options: Any) -> int:
         else:
             output.lines(_edit_lines(report, common))
     return GOOD
+
+
+def _stdout_or(dst: str, common: Common) -> tuple[str, TextIO | None]:
+    """Return the path of a target, and where the report goes if the new file itself goes to standard output."""
+    path = _STDOUT[0] if dst == STDOUT else dst
+    if path not in _STDOUT:
+        return path, None
+    if sys.stdout.isatty() and not common.dry_run:
+        raise ArgumentError("a checkpoint is not written to a terminal", got=dst,
+                            hint="Send it on: > model.safetensors, or a pipe.")  # fmt: skip
+    sys.stdout.flush()
+    return path, sys.stderr
 
 
 def _opened(src: str, common: Common) -> "Checkpoint":
@@ -268,12 +284,14 @@ def _headline(report: "ConvertReport | EditReport") -> Line:
     several = "" if len(report.files) == 1 else f" in {len(report.files):,} files"
     verb = "wrote" if report.written else "would write"
     tensors = f"{report.tensors:,} tensor{'' if report.tensors == 1 else 's'}"
-    size = wording.size(report.nbytes) + ("" if report.written else " of data")
+    # Nobody knows how much a pipe has taken.
+    size = "" if report.written and not report.nbytes else f" · {wording.size(report.nbytes)}"
+    size += "" if report.written else " of data"
     checked = " · read back and compared" if report.verified else ""
     return [
         (f"{verb:<{_INDENT}}", "note"),
         (report.target, "name"),
-        f"   {kind} · {size}{several} · {tensors}{checked}",
+        f"   {kind}{size}{several} · {tensors}{checked}",
     ]
 
 

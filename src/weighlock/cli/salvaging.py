@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any, Final
 
 from weighlock.cli import wording
-from weighlock.cli.common import taken
+from weighlock.cli.common import STDOUT, taken
 from weighlock.cli.documents import document
 from weighlock.cli.opening import GOOD, NO
 from weighlock.cli.output import Output, Piece
 from weighlock.cli.progress import Bar, file_size
+from weighlock.errors import ArgumentError
 from weighlock.text import safe_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def salvage_file(damaged: str, out: str, **options: Any) -> int:
     require_crc, raw = options.pop("require_crc", False), options.pop("raw", False)
     everything, manifest = options.pop("everything", False), options.pop("manifest", None)
     common = taken(options)
+    if out == STDOUT:
+        raise ArgumentError("what is saved goes into a file", got=out, hint="A file that is called so: ./-")
     output = Output(json=common.form == "json", color=common.color, quiet=common.quiet)
     # Searched, checked and written; and with a manifest, hashed.
     total = file_size(damaged) * (3 if manifest is None else 4)

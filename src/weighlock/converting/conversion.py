@@ -223,7 +223,7 @@ class Conversion:
         return ConvertReport(
             source.name, source.format, target.path, target.format, found.files, found.nbytes, self._tensors,
             found.aliases, found.copies, self._cast, self._left_out, source.unknown,
-            outcome is not None and target.verify, outcome is not None,
+            outcome is not None and target.read_back, outcome is not None,
         )  # fmt: skip
 
 

@@ -334,7 +334,7 @@ class Edit:
         return EditReport(
             source.name, source.format, target.path, target.format, found.files, found.nbytes, self._tensors,
             self._renamed, self._dropped, self._cast, self._replaced, found.aliases, source.unknown,
-            outcome is not None and target.verify, outcome is not None,
+            outcome is not None and target.read_back, outcome is not None,
         )  # fmt: skip
 
 

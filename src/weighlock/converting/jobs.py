@@ -13,7 +13,7 @@ from weighlock.errors import ArgumentError, TargetError
 from weighlock.formats.flat import DOCUMENT
 from weighlock.saving import FORMAT_BY_SUFFIX, WRITTEN_FORMATS, path_of_target
 from weighlock.storages.copying import Progress
-from weighlock.storages.targets import write_path
+from weighlock.storages.targets import is_special, write_path
 
 __all__ = ["Job", "Outcome", "Target", "format_for", "target_of"]
 
@@ -72,6 +72,11 @@ class Target(NamedTuple):
     durable: bool = False
     force: bool = False
 
+    @property
+    def read_back(self) -> bool:
+        """Whether what was written is read back and compared: what went into a pipe is gone."""
+        return self.verify and not is_special(self.path)
+
 
 def target_of(dst: Any, *, force: bool) -> str:
     """Return the path of a new file.
@@ -86,7 +91,7 @@ def target_of(dst: Any, *, force: bool) -> str:
     path = path_of_target(dst)
     if path is None:
         raise ArgumentError("a new file needs a path", got=type(dst).__name__)
-    if os.path.lexists(path) and not os.path.isdir(path) and not force:
+    if os.path.lexists(path) and not (os.path.isdir(path) or is_special(path) or force):
         raise TargetError("the file is there already", path=path, hint="force=True (--force) replaces it.")
     return path
 
@@ -95,6 +100,8 @@ def refuse_set(target: Target) -> None:
     """Refuse to replace the files of a set of this name that is there already; `TargetError`."""
     from weighlock.sharding import files_in_the_way
 
+    if is_special(target.path):
+        raise ArgumentError("a pipe or a device holds one file, not several", got=target.path)
     found = files_in_the_way(target.path, target.format)
     if found and not target.force:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -173,7 +180,7 @@ class Job:
     @property
     def work(self) -> int:
         """How many bytes `run` reports to its `progress`, about."""
-        return self.nbytes * (2 if self._target.verify else 1)
+        return self.nbytes * (2 if self._target.read_back else 1)
 
     def planned(self) -> Outcome:
         """Return what would be written."""
@@ -216,7 +223,7 @@ class Job:
         write_path(path, written.write, durable=self._target.durable, check=self._check_of(root, written))
 
     def _check_of(self, root: Any, written: Written) -> Callable[[str], None] | None:
-        if not self._target.verify:
+        if not self._target.read_back:
             return None
         own = self._target.format in ("torch-zip", "torch-legacy")
         exact = own or (self._structure and self._target.format == "safetensors" and self._target.aliases != "clone")
@@ -225,7 +232,9 @@ class Job:
 
 
 def _size_of(path: str) -> int:
+    if is_special(path):
+        return 0  # what a pipe has taken cannot be asked for, and a file may have held something before
     try:
         return os.stat(path).st_size
-    except OSError:  # a device, or gone already
+    except OSError:  # gone already
         return 0

@@ -135,9 +135,9 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
     names = _names(source)
     if dcp.METADATA in names:
         return dcp.read(source, reading)
-    index = sharded.find_index(names)
-    if index is not None:
-        return sharded.read(source, index, reading)
+    entry = sharded.find_entry(names)
+    if entry is not None and not sharded.is_alone(entry, names):
+        return sharded.read_entry(source, entry, reading)
     if dcp.is_hub_form(names):
         return dcp.read_hub_form(source, reading)
     tag = None if deepspeed.is_zero(names) else deepspeed.find_tag(source, names)
@@ -146,6 +146,8 @@ def _read_folder(source: FolderSource, reading: Reading) -> Contents:
         return deepspeed.read(source, [] if inside is None else inside.names(), f"{tag}/", reading)
     if deepspeed.is_zero(names):
         return deepspeed.read(source, names, "", reading)
+    if entry is not None:
+        return sharded.read_entry(source, entry, reading)
     dcp.refuse_without_index(source, names)
     from weighlock.formats.foreign import describe_folder
 
@@ -157,12 +159,14 @@ def _names(source: FolderSource) -> list[str]:
     from weighlock.formats import dcp, sharded
 
     try:
-        return source.names()
+        names = source.names()
     except UnsupportedError:
-        found = [name for name in (dcp.METADATA, *sharded.PREFERRED) if source.has(name)]
-        if not found:
+        found = next((name for name in (dcp.METADATA, *sharded.PREFERRED) if source.has(name)), None)
+        if found is None:
             raise
-        return found[:1]
+        return [found]
+    # DeepSpeed's script writes a folder of this name.
+    return [name for name in names if name not in sharded.WHOLE or source.folder.below(name) is None]
 
 
 # Kinds that the description of foreign files gives to whatever it does not know: a pickle of protocol 0 is text.

@@ -15,11 +15,15 @@ from weighlock.storages.folders import FolderSource, check_name
 from weighlock.storages.refs import StorageRef
 from weighlock.storages.source import ByteSource
 
-__all__ = ["PREFERRED", "find_index", "looks_like_index", "read"]
+__all__ = [
+    "PREFERRED", "WHOLE", "find_entry", "find_index", "is_alone", "looks_like_index", "read", "read_entry",
+]  # fmt: skip
 
 _INDEX: Final = re.compile(r".+\.index(\.[\w-]{1,40})?\.json")
-# Where a folder holds several sets, the one that transformers takes.
-PREFERRED: Final = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WHOLE: Final = ("model.safetensors", "pytorch_model.bin")
+"""What a state_dict in one file is called."""
+# Where a folder holds several, the one that transformers takes: `from_pretrained` asks for them in this order.
+PREFERRED: Final = tuple(name for whole in WHOLE for name in (whole, f"{whole}.index.json"))
 _PART: Final = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w{1,20})")
 _MARK: Final = b'"weight_map"'
 _LOOK: Final = 64 << 10
@@ -53,6 +57,22 @@ def find_index(names: list[str]) -> str | None:
     return chosen[0] if chosen else None
 
 
+def find_entry(names: list[str]) -> str | None:
+    """Return the file of a folder that transformers would begin with: a whole state_dict, or the index of a set.
+
+    Raises
+    ------
+    NotACheckpointError
+        If there are several sets, of other names.
+    """
+    return next((name for name in PREFERRED if name in names), None) or find_index(names)
+
+
+def is_alone(entry: str, names: list[str]) -> bool:
+    """Whether a folder's entry is a whole file, and no index stands beside it."""
+    return entry in WHOLE and not any(_INDEX.fullmatch(name) for name in names)
+
+
 class _Index(NamedTuple):
     """A checked index: the file of each tensor, and what else it says."""
 
@@ -84,6 +104,11 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         raise ValueError("a name stands twice")
     return made
+
+
+def read_entry(source: FolderSource, name: str, reading: Reading) -> Contents:
+    """Read what `find_entry` has found; raises as `read`."""
+    return read(source, name, reading) if _INDEX.fullmatch(name) else _read_file(source, name, reading)
 
 
 def read(source: FolderSource, index_name: str, reading: Reading) -> Contents:
@@ -148,12 +173,16 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _read_part(source: FolderSource, name: str, reading: Reading) -> Contents:
+def _read_file(source: FolderSource, name: str, reading: Reading) -> Contents:
     part = source.part(name)
     try:
-        contents = reading.read_any(part, reading)
+        return reading.read_any(part, reading)
     except WeighlockError as error:
         raise error.locate(path=part.name) from error.__cause__
+
+
+def _read_part(source: FolderSource, name: str, reading: Reading) -> Contents:
+    contents, part = _read_file(source, name, reading), source.part(name)
     if not isinstance(contents.object, Mapping):
         raise DamagedError("a file of a sharded checkpoint is no dictionary of tensors", path=part.name,
                            got=type(contents.object).__name__)  # fmt: skip

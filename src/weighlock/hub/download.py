@@ -11,6 +11,7 @@ from weighlock.errors import DownloadError, OfflineError
 from weighlock.hub.hosts import Host, host_of_url
 from weighlock.hub.settings import Settings
 from weighlock.storages.connections import (
+    Advice,
     Answer,
     Connections,
     basic_authorization,
@@ -114,7 +115,7 @@ class Client(Connections):
             self._refused.add(origin_of(url))
             answer = self.followed(method, url, dict(headers or {}), body, None)
         if answer.status >= 400:
-            raise self.failed(answer, refused=origin_of(url) in self._refused)
+            raise self.failed(answer, _advice(host, refused=origin_of(url) in self._refused))
         return answer
 
     def address(self, url: str) -> str:
@@ -135,6 +136,22 @@ class Client(Connections):
                 return basic_authorization(_GIT_USERS.get(host.kind, "token"), token)
             return f"Bearer {token}"
         return netrc_authorization(url)
+
+
+def _advice(host: Host | None, *, refused: bool) -> Advice:
+    """Return what to do about an error: tokens are for the hosts that the hub knows, and no others."""
+    if host is None:
+        sent = "The name and password that were sent were refused; without them, too."
+        denied = "If it is private: give https://USER:PASSWORD@host/..., or an entry in ~/.netrc."
+        return Advice(sent if refused else denied)
+    denied = (
+        "The token that was sent was refused; without it, too." if refused else
+        "If it is private, the host's token is missing (GITHUB_TOKEN for github.com), or an entry in ~/.netrc."
+    )  # fmt: skip
+    return Advice(
+        denied, "A private one answers like this too: is the host's token set?",
+        "A token (GITHUB_TOKEN for github.com) raises the limit; what is in the cache needs no request.",
+    )  # fmt: skip
 
 
 _GIT_USERS: Final = {"github": "x-access-token", "gitlab": "oauth2", "bitbucket": "x-token-auth", "huggingface": "user"}

@@ -15,7 +15,7 @@ from weighlock.salvaging.report import SalvageReport
 from weighlock.salvaging.translated import is_translated, untranslated
 from weighlock.storages.addresses import is_address, open_anywhere
 from weighlock.storages.source import ByteSource, open_source
-from weighlock.storages.targets import write_path
+from weighlock.storages.targets import refuse_address, write_path
 
 __all__ = ["check_target", "salvage"]
 
@@ -102,8 +102,9 @@ def check_target(f: Any, target: str, *, force: bool) -> None:
 
     Raises
     ------
-    ArgumentError
+    ArgumentError, TargetError
     """
+    refuse_address(target)
     for name in (f, getattr(f, "name", None)):
         if isinstance(name, str | bytes | os.PathLike) and _is_same(name, target):
             raise ArgumentError("the result would be written over the damaged file", got=target)

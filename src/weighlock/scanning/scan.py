@@ -14,7 +14,7 @@ from weighlock.scanning.dangers import judge
 from weighlock.scanning.dcp_parts import parts_of
 from weighlock.scanning.examining import examine
 from weighlock.scanning.report import FileReport, Gap, ScanReport
-from weighlock.storages.addresses import is_address, open_anywhere
+from weighlock.storages.addresses import files_below, is_address, open_anywhere
 from weighlock.storages.source import open_source
 
 __all__ = ["allowing", "expand", "scan", "scan_file"]
@@ -138,7 +138,10 @@ def expand(f: Any, exclude: Collection[str] = ()) -> Iterator[tuple[Any, bool]]:
         for item in f:
             yield from expand(item, exclude)
         return
-    if not isinstance(f, str | os.PathLike) or is_address(f):
+    if is_address(f):
+        yield from _expand_address(f, exclude)
+        return
+    if not isinstance(f, str | os.PathLike):
         yield f, False
         return
     path = os.fspath(f)
@@ -154,6 +157,24 @@ def expand(f: Any, exclude: Collection[str] = ()) -> Iterator[tuple[Any, bool]]:
         yield path, False
 
 
+def _expand_address(address: str, exclude: Collection[str]) -> Iterator[tuple[str, bool]]:
+    try:
+        found = files_below(address)
+    except WeighlockError:
+        found = None  # whoever opens it is told what is wrong
+    if found is None:
+        yield address, False
+        return
+    for below, file in found.items():
+        *folders, name = below.split("/")
+        if not (_PASSED_OVER.intersection(folders) or _is_excluded(below, name, exclude)):
+            yield file, True
+
+
+def _is_excluded(below: str, name: str, exclude: Collection[str]) -> bool:
+    return any(fnmatch.fnmatch(below, rule) or fnmatch.fnmatch(name, rule) for rule in exclude)
+
+
 def _walk(folder: str, exclude: Collection[str]) -> Iterator[str]:
     unread: list[str] = []
     entered: set[tuple[int, int]] = set()
@@ -166,7 +187,7 @@ def _walk(folder: str, exclude: Collection[str]) -> Iterator[str]:
         for name in sorted(names):
             path = os.path.join(root, name)
             below = os.path.relpath(path, folder)
-            if not any(fnmatch.fnmatch(below, rule) or fnmatch.fnmatch(name, rule) for rule in exclude):
+            if not _is_excluded(below, name, exclude):
                 yield path
     yield from unread
 

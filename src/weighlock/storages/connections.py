@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -30,6 +30,7 @@ from weighlock.errors import (
 from weighlock.storages.urls import without_user
 
 __all__ = [
+    "Advice",
     "Answer",
     "Connections",
     "Patience",
@@ -129,6 +130,24 @@ class Answer:
     def done(self) -> None:
         """Give the connection back for the next request."""
         self._response.release_conn()
+
+
+class Advice(NamedTuple):
+    """What to do about an answer that is an error, which depends on whose server it is.
+
+    Attributes
+    ----------
+    denied : str
+        Where the server does not let in whoever asked.
+    missing : str or None
+        Where there is nothing.
+    limited : str
+        Where too much was asked.
+    """
+
+    denied: str
+    missing: str | None = None
+    limited: str = "Ask again later, and less often."
 
 
 class Patience(Protocol):
@@ -237,13 +256,13 @@ class Connections:
             proxy = None
         return _pools(os.getpid(), proxy, _certificates())
 
-    def failed(self, answer: Answer, *, refused: bool = False) -> StatusError:
+    def failed(self, answer: Answer, advice: "Advice") -> StatusError:
         """Return the error for an answer that is one, and give its connection back."""
         text = b""
         with contextlib.suppress(NetworkError):
             text = answer.read(2000)
         answer.close()
-        return _status_error(answer, text.decode("utf-8", "replace"), refused=refused)
+        return _status_error(answer, text.decode("utf-8", "replace"), advice)
 
 
 def _version() -> str:
@@ -352,23 +371,24 @@ def is_limited(answer: Answer) -> bool:
     return answer.status == 429 or answer.header("X-RateLimit-Remaining") == "0" or bool(answer.header("Retry-After"))
 
 
-def _status_error(answer: Answer, text: str, *, refused: bool) -> StatusError:
+_PROXY_ADVICE: Final = "The proxy's address in the environment may hold it: http://USER:PASSWORD@host:port."
+
+
+def _status_error(answer: Answer, text: str, advice: Advice) -> StatusError:
     status, url = answer.status, answer.url
     if status in (403, 429) and (is_limited(answer) or "rate limit" in text.lower()):
-        return _rate_limit(answer)
-    if status in (401, 403, 407):
-        what = "the proxy asks who you are" if status == 407 else f"the server refuses (HTTP Error {status})"
-        advice = "The token that was sent was refused; without it, too." if refused else (
-            "If it is private, the host's token is missing (GITHUB_TOKEN for github.com), or an entry in ~/.netrc."
-        )  # fmt: skip
-        return AuthenticationError(what, url=url, status=status, hint=advice)
+        return _rate_limit(answer, advice)
+    if status == 407:
+        return AuthenticationError("the proxy asks who you are", url=url, status=status, hint=_PROXY_ADVICE)
+    if status in (401, 403):
+        what = f"the server refuses (HTTP Error {status})"
+        return AuthenticationError(what, url=url, status=status, hint=advice.denied)
     reason = getattr(answer._response, "reason", "") or ""  # noqa: SLF001 - the same module's own class
-    private = "A private one answers like this too: is the host's token set?"
-    hint = private if status == 404 else None
+    hint = advice.missing if status == 404 else None
     return StatusError(f"HTTP Error {status}: {reason}".rstrip(": "), url=url, status=status, hint=hint)
 
 
-def _rate_limit(answer: Answer) -> RateLimitError:
+def _rate_limit(answer: Answer, advice: Advice) -> RateLimitError:
     after = _retry_after(answer.headers)
     reset = count_of(answer.header("X-RateLimit-Reset")) if after is None else time.time() + after
     if reset is not None and reset > _LATEST:
@@ -378,5 +398,5 @@ def _rate_limit(answer: Answer) -> RateLimitError:
     return RateLimitError(
         f"HTTP Error {answer.status}: rate limit exceeded{when}", url=answer.url, status=answer.status, reset=reset,
         got=f"all {limit} requests used" if limit else None,
-        hint="A token (GITHUB_TOKEN for github.com) raises the limit; what is in the cache needs no request.",
+        hint=advice.limited,
     )  # fmt: skip

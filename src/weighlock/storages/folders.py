@@ -64,6 +64,9 @@ class Folder(Protocol):
     remote: bool
     connections: int
 
+    def called(self, name: str) -> str:
+        """Return what a file in it is called in messages."""
+
     def names(self) -> list[str]:
         """Return the names of all entries, sorted; `UnsupportedError` where the place has no list of them."""
 
@@ -82,6 +85,9 @@ class LocalFolder:
 
     def __init__(self, path: str | os.PathLike[Any]) -> None:
         self.name = os.fsdecode(path)
+
+    def called(self, name: str) -> str:
+        return os.path.join(self.name, name)
 
     def names(self) -> list[str]:
         try:
@@ -115,7 +121,7 @@ class FolderSource:
     def __init__(self, folder: Folder, index: str | None = None) -> None:
         self.folder = folder
         self.index = index
-        self.name = folder.name if index is None else os.path.join(folder.name, index)
+        self.name = folder.name if index is None else folder.called(index)
         self.size = 0
         self._parts: dict[str, ByteSource] = {}
         self._held: set[int] = set()
@@ -257,7 +263,7 @@ class PartSource:
     def __init__(self, whole: FolderSource, name: str) -> None:
         self.whole = whole
         self.part_name = name
-        self.name = os.path.join(whole.folder.name, name)
+        self.name = whole.folder.called(name)
         with whole.borrowed(name) as source:
             self.size = source.size
 

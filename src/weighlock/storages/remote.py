@@ -22,7 +22,7 @@ from weighlock.errors import (
     UnsupportedError,
     WeighlockError,
 )
-from weighlock.storages.connections import Answer, Connections, basic_authorization, netrc_authorization
+from weighlock.storages.connections import Advice, Answer, Connections, basic_authorization, netrc_authorization
 from weighlock.storages.ranges import HEAD, RangedSource, Stretch
 from weighlock.storages.source import ByteSource, FileObjectSource
 from weighlock.storages.urls import shown, without_user
@@ -128,10 +128,15 @@ def _opened(remote: "_Remote", answer: Answer) -> ByteSource:
 
 
 def _body(answer: Answer, count: int) -> bytes:
+    """Return the bytes of an answer, or those that came before it broke off: the rest is asked for later."""
     data = bytearray()
-    while len(data) < count and (more := answer.read(count - len(data))):
-        data += more
-    answer.done()
+    try:
+        while len(data) < count and (more := answer.read(count - len(data))):
+            data += more
+    except NetworkError:
+        answer.close()
+    else:
+        answer.done()
     return bytes(data)
 
 
@@ -161,7 +166,21 @@ class _Downloaded(FileObjectSource):
 
 
 def _download(remote: "_Remote", answer: Answer) -> ByteSource:
-    """Take the whole body of an answer."""
+    """Take the whole body of an answer; of one that breaks off nothing is kept, since the next may be another file."""
+    attempt = 0
+    while True:
+        try:
+            return _downloaded(remote, answer)
+        except NetworkError:
+            answer.close()
+            if attempt >= remote.options.retries:
+                raise
+        remote.connections.wait(attempt)
+        attempt += 1
+        answer = remote.ask(None, None)
+
+
+def _downloaded(remote: "_Remote", answer: Answer) -> ByteSource:
     import tempfile
 
     most, length = remote.options.max_download, answer.length
@@ -227,6 +246,8 @@ class _Remote:
             netrc_authorization(url) if parts.username is None
             else basic_authorization(unquote(parts.username), unquote(parts.password or ""))
         )  # fmt: skip
+        where = "~/.netrc" if parts.username is None else "the address"
+        self._sent = None if self._authorization is None else f"The name and password in {where} were"
         self._final: str | None = None
         self._etag: str | None = None
         self._modified: str | None = None
@@ -255,10 +276,20 @@ class _Remote:
             self._final = None
         answer = self.connections.followed("GET", self.url, headers, None, self._authorization, self.options.headers)
         if answer.status >= 400 and answer.status != 416:
-            raise self.connections.failed(answer)
+            raise self.connections.failed(answer, self._advice())
         if answer.hops:
             self._final = answer.url
         return answer
+
+    def _advice(self) -> Advice:
+        if self._sent is not None:
+            return Advice(f"{self._sent} refused: check them.")
+        if any(name.lower() == "authorization" for name in self.options.headers):
+            return Advice("The Authorization in storage_options['headers'] was refused: check it.")
+        return Advice(
+            "If it is private: give https://USER:PASSWORD@host/..., an entry in ~/.netrc, or storage_options="
+            "{'headers': {'Authorization': ...}}."
+        )  # fmt: skip
 
     def note(self, answer: Answer) -> None:
         """Take the first answer for the file that is meant."""
@@ -287,10 +318,12 @@ class _Remote:
                 f"length {self._length}, {self._etag or self._modified}", f"{total}, {etag or modified}"
             )
         if answer.status != 206:
-            if self.validator is None and answer.length == self._length:
+            told = self._etag is None or etag is not None, self._modified is None or modified is not None
+            if answer.length == self._length and (self.validator is None or all(told)):
                 raise DownloadError(
-                    "the server has stopped sending ranges", got=f"HTTP status {answer.status}", url=self.name
-                )
+                    "the server has stopped sending ranges", got=f"HTTP status {answer.status}", url=self.name,
+                    hint="Download the file first.",
+                )  # fmt: skip
             raise self._changed("a range of the same file", f"HTTP status {answer.status}")
         if start != offset or end is None:
             raise _other_bytes(self.name, answer, offset)

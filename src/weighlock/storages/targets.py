@@ -9,6 +9,7 @@ lock goes with it: the next save into the same folder finds what nobody holds, a
 
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +19,11 @@ from typing import Any, Final
 
 from weighlock.errors import MissingFolderError, TargetError, WeighlockError
 from weighlock.storages.sinks import DescriptorSink, FileSink, Sink
+from weighlock.storages.urls import is_address, shown
 
 __all__ = [
-    "Write", "absolute", "alone_in", "hold", "os_reason", "sweep", "sync_folder", "write_file", "write_path",
+    "Write", "absolute", "alone_in", "hold", "is_special", "os_reason", "refuse_address", "sweep", "sync_folder",
+    "write_file", "write_path",
 ]  # fmt: skip
 
 Write = Callable[[Sink], object]
@@ -29,7 +32,7 @@ _SUFFIX: Final = ".weighlock-tmp"
 # Longest part of the target's name that is repeated in the temporary name: file names have at most 255 bytes.
 _NAME_BYTES: Final = 200
 # What a shell or a parent process has opened: there is no name to replace.
-_OPEN_FILES: Final = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+_OPEN_FILES: Final = re.compile(r"/dev/(?:std(?P<name>out|err)|fd/(?P<fd>\d+))|/proc/self/fd/(?P<proc>\d+)")
 _FLAGS: Final[int] = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 # A name in a folder of others may be anything: neither follow it, nor wait for it.
 _CAREFUL: Final[int] = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -44,6 +47,27 @@ def write_file(path: str, data: bytes, *, durable: bool = False) -> None:
         sink.write_at(0, data)
 
     write_path(path, write, durable=durable)
+
+
+def refuse_address(path: str) -> None:
+    """Refuse to write to an address; `TargetError`.
+
+    What stands there is replaced piece by piece, or by a whole upload, and neither can be taken back as a file can.
+    """
+    if is_address(path):
+        raise TargetError(
+            "an address cannot be written to", path=shown(path), expected="the path of a file on this machine",
+            hint="Save to a file, then upload it: aws s3 cp, gsutil cp, or fsspec's put_file. "
+                 "A file that is called so: pass a pathlib.Path.",
+        )  # fmt: skip
+
+
+def is_special(path: str) -> bool:
+    """Whether a path names a pipe, a device or an open descriptor: nothing that could be replaced."""
+    if _OPEN_FILES.fullmatch(path):
+        return True
+    held = _stat(path)
+    return held is not None and not (stat.S_ISREG(held.st_mode) or stat.S_ISDIR(held.st_mode))
 
 
 def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str], None] | None = None) -> None:
@@ -69,11 +93,12 @@ def write_path(path: str, write: Write, *, durable: bool, check: Callable[[str],
     TargetError
         If the target cannot be written; what was there before is untouched.
     """
+    refuse_address(path)
     with _errors(path):
         held = _stat(path)
         if held is not None and stat.S_ISDIR(held.st_mode):
             raise TargetError("the target is a folder", path=path, hint="Give the name of a file in it.")
-        named = (held is None or stat.S_ISREG(held.st_mode)) and not path.startswith(_OPEN_FILES)
+        named = (held is None or stat.S_ISREG(held.st_mode)) and not _OPEN_FILES.fullmatch(path)
         if named and held is not None and held.st_size == 0 and check is None and _is_open_here(held):
             _write_into(path, write, durable=durable)
         elif named:
@@ -91,7 +116,10 @@ def absolute(path: str) -> str:
     ------
     MissingFolderError
         If the current folder was deleted.
+    TargetError
+        If it is an address.
     """
+    refuse_address(path)
     with _errors(path):
         return os.path.abspath(path)
 
@@ -157,7 +185,12 @@ def _write_into(path: str, write: Write, *, durable: bool) -> None:
 
 
 def _write_directly(path: str, write: Write, *, durable: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | _FLAGS)
+    # An open file is written to from where it stands: opened again by its name, it would be from its beginning.
+    match = _OPEN_FILES.fullmatch(path)
+    number = {"out": 1, "err": 2}.get(match["name"]) if match else None
+    if match and number is None:
+        number = int(match["fd"] or match["proc"])
+    descriptor = os.open(path, os.O_WRONLY | _FLAGS) if number is None else os.dup(number)
     try:
         write(DescriptorSink(descriptor))
         if durable:
