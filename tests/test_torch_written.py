@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,18 @@ def test_a_program_may_overwrite_what_it_saved(drop_in, torch, tmp_path, how):
     assert drop_in.load(path)["w"].tolist() == [1.0] * 6
 
 
-@pytest.mark.parametrize("how", ["decay", "copy", "replaced", "another process", "in memory"])
+def test_where_no_birth_is_known_damage_stays_an_error(drop_in, torch, tmp_path, monkeypatch):
+    from weighlock.torch import written
+
+    monkeypatch.setattr(written, "_identity", lambda *_: None)
+    path = tmp_path / "model.pt"
+    drop_in.save({"w": torch.ones(6)}, path)
+    overwrite(path, b"1234")
+    with pytest.raises(wl.ChecksumError):
+        drop_in.load(path)
+
+
+@pytest.mark.parametrize("how", ["decay", "copy", "replaced", "number given again", "another process", "in memory"])
 def test_damage_stays_an_error(drop_in, torch, tmp_path, how):
     path = tmp_path / "model.pt"
     data = torch.full((6,), 2.0).numpy().tobytes()
@@ -82,6 +94,16 @@ def test_damage_stays_an_error(drop_in, torch, tmp_path, how):
         if how == "replaced":
             os.replace(read, path)
             read = path
+    if how == "number given again":
+        kept = path.read_bytes()
+        for _ in range(20):  # until another file has the number of one that was saved and removed
+            gone = os.stat(path).st_ino
+            path.unlink()
+            time.sleep(0.02)
+            path.write_bytes(kept)
+            if os.stat(path).st_ino == gone:
+                break
+            drop_in.save({"w": torch.ones(6)}, path)
     before = os.stat(read)
     overwrite(read, data)
     if how == "decay":  # what a disk does to a file leaves its time alone

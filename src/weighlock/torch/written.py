@@ -5,45 +5,64 @@ bytes stay in the file, and whoever checks them must tell such a change from dam
 it can be told: a write sets the file's time, and the decay of a disk, or a copy that went wrong, does not.
 
 The system's clock for that ticks only every few milliseconds. So a file that was saved is given a time between two
-ticks, which no write leaves behind.
+ticks, which no write leaves behind. Files are known by device, number and the time of their birth: the number of a file
+that was removed is soon given to another one.
 """
 
+import ctypes
 import os
+import struct
+import sys
 import threading
 import time
-from typing import Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
 
 __all__ = ["note", "was_changed"]
 
 _MOST: Final = 1024
-# By device and number: the time that was set. The oldest is forgotten first.
-_saved: Final[dict[tuple[int, int], int]] = {}
+_UNASKABLE: Final = (OSError, AttributeError, ValueError, TypeError)
+"""In memory, a pipe, a device, closed, another owner's file."""
+
+# Linux: `statx` of the C library, since Python's `os.stat` leaves the time of birth out there.
+_EMPTY_PATH: Final = 0x1000
+_BIRTH: Final = 0x800
+_BIRTH_AT: Final = 80
+_SIZE_OF_STATX: Final = 256
+
+
+class _File(NamedTuple):
+    """What no two files have in common that were ever on a disk."""
+
+    device: int
+    number: int
+    birth: float | tuple[int, int]
+
+
+# The times that were set. The oldest is forgotten first.
+_saved: Final[dict[_File, int]] = {}
 _lock: Final = threading.Lock()
 
 
 def note(f: Any) -> None:
-    """Remember the file that was just saved; what cannot be asked for its time is left alone."""
+    """Remember the file that was just saved; what cannot be asked for its times is left alone."""
     try:
-        if not isinstance(f, str | os.PathLike):
-            f.flush()
-            _mark(f.fileno())
-            return
-        descriptor = os.open(f, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            _mark(descriptor)
-        finally:
-            os.close(descriptor)
-    except (OSError, AttributeError, ValueError, TypeError):  # in memory, a pipe, a device, another owner's file
+        with _descriptor(f) as descriptor:
+            before = os.fstat(descriptor)
+            if _identity(descriptor, before) is None:
+                return
+            now = time.time_ns()
+            os.utime(descriptor, ns=(before.st_atime_ns, now - now % 1_000_000 + 999_983))
+            status = os.fstat(descriptor)
+            known = _identity(descriptor, status)
+    except _UNASKABLE:
         return
-
-
-def _mark(descriptor: int) -> None:
-    now = time.time_ns()
-    os.utime(descriptor, ns=(os.fstat(descriptor).st_atime_ns, now - now % 1_000_000 + 999_983))
-    status = os.fstat(descriptor)
+    if known is None:
+        return
     with _lock:
-        _saved.pop((status.st_dev, status.st_ino), None)
-        _saved[status.st_dev, status.st_ino] = status.st_mtime_ns
+        _saved.pop(known, None)
+        _saved[known] = status.st_mtime_ns
         while len(_saved) > _MOST:
             del _saved[next(iter(_saved))]
 
@@ -51,8 +70,41 @@ def _mark(descriptor: int) -> None:
 def was_changed(f: Any) -> bool:
     """Whether this process has saved the file, and something has been written into it since."""
     try:
-        status = os.stat(f) if isinstance(f, str | os.PathLike) else os.fstat(f.fileno())
-    except (OSError, AttributeError, ValueError, TypeError):
+        with _descriptor(f) as descriptor:
+            status = os.fstat(descriptor)
+            known = _identity(descriptor, status)
+    except _UNASKABLE:
         return False
-    known = _saved.get((status.st_dev, status.st_ino))
-    return known is not None and known != status.st_mtime_ns
+    before = None if known is None else _saved.get(known)
+    return before is not None and before != status.st_mtime_ns
+
+
+@contextmanager
+def _descriptor(f: Any) -> Iterator[int]:
+    """Give the descriptor of a file object, all it has gathered written; that of a path for as long as is needed."""
+    if not isinstance(f, str | os.PathLike):
+        if hasattr(f, "flush"):
+            f.flush()
+        yield f.fileno()
+        return
+    descriptor = os.open(f, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _identity(descriptor: int, status: os.stat_result) -> _File | None:
+    """Return what a file is known by; None where the system does not say when it was born."""
+    birth = getattr(status, "st_birthtime", None) or _birth(descriptor)
+    return None if birth is None else _File(status.st_dev, status.st_ino, birth)
+
+
+def _birth(descriptor: int) -> tuple[int, int] | None:
+    ask = getattr(ctypes.CDLL(None), "statx", None) if sys.platform == "linux" else None
+    answer = ctypes.create_string_buffer(_SIZE_OF_STATX)
+    if ask is None or ask(descriptor, b"", _EMPTY_PATH, _BIRTH, answer):
+        return None
+    (said,) = struct.unpack_from("=I", answer, 0)
+    seconds, fraction = struct.unpack_from("=qI", answer, _BIRTH_AT)
+    return (seconds, fraction) if said & _BIRTH else None
