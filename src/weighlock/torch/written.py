@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 __all__ = ["note", "was_changed"]
@@ -50,19 +51,17 @@ def note(f: Any) -> None:
     try:
         with _descriptor(f) as descriptor:
             before = os.fstat(descriptor)
-            if _identity(descriptor, before) is None:
+            known = _identity(descriptor, before)
+            if known is None:
                 return
             now = time.time_ns()
             os.utime(descriptor, ns=(before.st_atime_ns, now - now % 1_000_000 + 999_983))
-            status = os.fstat(descriptor)
-            known = _identity(descriptor, status)
+            set_to = os.fstat(descriptor).st_mtime_ns
     except _UNASKABLE:
-        return
-    if known is None:
         return
     with _lock:
         _saved.pop(known, None)
-        _saved[known] = status.st_mtime_ns
+        _saved[known] = set_to
         while len(_saved) > _MOST:
             del _saved[next(iter(_saved))]
 
@@ -100,8 +99,13 @@ def _identity(descriptor: int, status: os.stat_result) -> _File | None:
     return None if birth is None else _File(status.st_dev, status.st_ino, birth)
 
 
+@cache
+def _statx() -> Any:
+    return getattr(ctypes.CDLL(None), "statx", None) if sys.platform == "linux" else None
+
+
 def _birth(descriptor: int) -> tuple[int, int] | None:
-    ask = getattr(ctypes.CDLL(None), "statx", None) if sys.platform == "linux" else None
+    ask = _statx()
     answer = ctypes.create_string_buffer(_SIZE_OF_STATX)
     if ask is None or ask(descriptor, b"", _EMPTY_PATH, _BIRTH, answer):
         return None
