@@ -10,7 +10,7 @@ _LARGEST: Final = {"float8_e4m3fn": 448}
 
 
 def cast_into(target: Any, source: Any) -> None:
-    """Copy an array into one of another type. A number that the type cannot hold becomes inf, as in PyTorch."""
+    """Copy an array into one of another type. A number that is too large becomes inf, or what PyTorch makes of it."""
     import numpy as np
 
     with np.errstate(all="ignore"):  # which is nothing to warn of

@@ -106,7 +106,7 @@ def write_safetensors(sink: Sink, header: bytes, tensors: Sequence[FlatTensor]) 
     gathering.write(header)
     for name, leaf in tensors:
         if leaf.buffer is not None and leaf.nbytes <= GATHER_UP_TO:
-            gathering.gather((leaf.buffer,), leaf.nbytes)
+            gathering.gather(leaf.buffer, leaf.nbytes)
             continue
         written = 0
         for piece in leaf.pieces():

@@ -323,14 +323,11 @@ class GatheringSink:
             return
         if isinstance(data, Stream):
             data = data.read()
-        self._gathered.append(data)
-        self._size += size
-        if self._size >= RUN:
-            self.flush()
+        self.gather(data, size)
 
-    def gather(self, buffers: Sequence[Any], nbytes: int) -> None:
-        """Take small buffers of any kind, which are this many bytes together."""
-        self._gathered += buffers
+    def gather(self, buffer: Any, nbytes: int) -> None:
+        """Take a small buffer of any kind, such as an array, of which `len` need not be its bytes."""
+        self._gathered.append(buffer)
         self._size += nbytes
         if self._size >= RUN:
             self.flush()

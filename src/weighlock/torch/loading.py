@@ -93,16 +93,13 @@ def load(
         return load_as(f, request)
     except ScriptArchiveError as error:
         return _script(f, start, map_location, error, weights_only=only)
-    except ChecksumError as error:
-        if not written.was_changed(f):
-            wording.say_as_torch(error, weights_only=only)
-            raise
-        return _changed(f, start, request, error)
     except NotACheckpointError as error:
         if isinstance(f, str | os.PathLike) and os.path.isdir(f):
             raise _FolderError(error.what, kind=error.kind, path=error.path, hint=error.hint) from None
         raise
     except WeighlockError as error:
+        if isinstance(error, ChecksumError) and written.was_changed(f):
+            return _changed(f, start, request, error)
         wording.say_as_torch(error, weights_only=only)
         raise
 
