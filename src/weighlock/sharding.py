@@ -12,7 +12,7 @@ process at a time. The last set stays, whole.
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
@@ -158,15 +158,6 @@ def save_shards(
             target.clean({os.path.basename(target.whole)})
         return [target.whole]
     files = target.files()
-    # A safetensors file holds no tensor under a second name, so that the index lists none: others look for it there.
-    unlisted = shards.views if format == "safetensors" else {}
-    index = {
-        "metadata": {"total_size": shards.total_size},
-        "weight_map": {
-            name: file for file, names in zip(files, shards.names, strict=True) for name in names
-            if name not in unlisted
-        },
-    }  # fmt: skip
     temporary: list[tuple[str, str]] = []
     try:
         with target.held():
@@ -174,7 +165,7 @@ def save_shards(
                 temporary.append((target.temporary(file), os.path.join(target.folder, file)))
                 save({name: obj[name] for name in names}, temporary[-1][0])
             temporary.append((target.temporary(target.index), os.path.join(target.folder, target.index)))
-            _write_text(temporary[-1][0], json.dumps(index, indent=2, sort_keys=True) + "\n")
+            _write_text(temporary[-1][0], _index(shards, files, format))
             with alone_in(target.folder):
                 target.publish(temporary)
                 if durable:
@@ -186,6 +177,20 @@ def save_shards(
                 os.unlink(name)
         raise
     return [os.path.join(target.folder, name) for name in (*files, target.index)]
+
+
+def _index(shards: Shards, files: Sequence[str], format: str) -> str:
+    """Return the text of the index: which file holds which name."""
+    # A safetensors file holds no tensor under a second name, so that the index lists none: others look for it there.
+    unlisted = shards.views if format == "safetensors" else {}
+    index = {
+        "metadata": {"total_size": shards.total_size},
+        "weight_map": {
+            name: file for file, names in zip(files, shards.names, strict=True) for name in names
+            if name not in unlisted
+        },
+    }  # fmt: skip
+    return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
 
 def files_in_the_way(path: str, format: str) -> list[str]:
